@@ -1,0 +1,63 @@
+"""What a person watching a job sees: progress bars on a terminal, plain lines elsewhere, and a log file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+logger = logging.getLogger("dualteacher")
+
+
+def start(log: Path | None = None) -> None:
+    """Send the project's messages to stderr and, with `log`, to that file too (rewritten each run)."""
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log, mode="w", encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        logger.addHandler(handler)
+
+
+def interactive() -> bool:
+    """A bar that redraws itself is only readable on a terminal that one job has to itself."""
+    return sys.stderr.isatty() and os.environ.get("DUALTEACHER_PROGRESS") != "lines"
+
+
+def progress(items: Iterable[Item], description: str, total: int | None = None, unit: str = "it") -> Iterator[Item]:
+    """Iterate with a progress bar and ETA; a line every ten seconds where no bar can be drawn."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)  # type: ignore[arg-type]
+    if interactive():
+        yield from tqdm(items, desc=description, total=total, unit=unit, dynamic_ncols=True, leave=False)
+        return
+    began = spoken = time.monotonic()
+    for number, item in enumerate(items):
+        now = time.monotonic()
+        if now - spoken >= 10 and number:
+            spoken = now
+            logger.info(line(description, number, total, now - began, unit))
+        yield item
+
+
+def line(description: str, done: int, total: int | None, seconds: float, unit: str = "it") -> str:
+    """«train 40/150, 3.1 it/s, 35 s left»."""
+    rate = done / max(seconds, 1e-9)
+    text = f"{description} {done}" + (f"/{total}" if total else "") + f", {rate:.3g} {unit}/s"
+    if total:
+        left = (total - done) / max(rate, 1e-9)
+        text += f", {left:.0f} s left" if left < 120 else f", {left / 60:.0f} min left"
+    return text

@@ -1,0 +1,1 @@
+"""Images in: fetching, packing, partitioning, augmenting, loading."""

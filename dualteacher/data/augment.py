@@ -1,0 +1,135 @@
+"""The weak augmentation of one training image, in a loader worker: scale, crop, flip, colour factors.
+
+Scaling and cropping are one resampling: the crop's place is drawn in the scaled image, mapped back, and
+only that part of the original is read by PIL's `resize(box=…)`. Colour is left to the device: the worker
+only draws the factors (views.py applies them to the whole batch).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from dualteacher import views
+from dualteacher.losses import IGNORE
+from dualteacher.settings import Augment
+
+TRIES = 10  # crops drawn before one class may fill more than `class_share` of it
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square crop: where it lies in the scaled image, and the scaled image's size, in pixels."""
+
+    top: int
+    left: int
+    height: int  # of the scaled image
+    width: int
+    side: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the crop that the image covers; the rest is padding."""
+        return min(self.side, self.height)
+
+    @property
+    def columns(self) -> int:
+        return min(self.side, self.width)
+
+    def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The covered part in the original image of `size` (H, W): left, upper, right, lower."""
+        y, x = size[0] / self.height, size[1] / self.width
+        return self.left * x, self.top * y, (self.left + self.columns) * x, (self.top + self.rows) * y
+
+
+def scaled_size(size: tuple[int, int], resize: list[int] | None, factor: float) -> tuple[int, int]:
+    """Size (H, W) after scaling by `factor`, keeping the ratio.
+
+    With `resize` = [long, short] the image is first fitted into long × short (both times `factor`), the
+    usual "ratio range" of segmentation pipelines; without, the factor is of the original size.
+    """
+    if resize is not None:
+        long, short = max(resize) * factor, min(resize) * factor
+        factor = min(long / max(size), short / min(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def draw_crop(rng: np.random.Generator, size: tuple[int, int], augment: Augment, side: int) -> Crop:
+    """A random scale and place for an image of `size` (H, W)."""
+    height, width = scaled_size(size, augment.resize, rng.uniform(augment.scale[0], augment.scale[1]))
+    top = int(rng.integers(0, max(0, height - side) + 1))
+    left = int(rng.integers(0, max(0, width - side) + 1))
+    return Crop(top, left, height, width, side)
+
+
+def move(rng: np.random.Generator, crop: Crop) -> Crop:
+    """The same scale at another place."""
+    top = int(rng.integers(0, max(0, crop.height - crop.side) + 1))
+    left = int(rng.integers(0, max(0, crop.width - crop.side) + 1))
+    return Crop(top, left, crop.height, crop.width, crop.side)
+
+
+def cut_image(image: np.ndarray, crop: Crop, pad: np.ndarray) -> np.ndarray:
+    """Bilinear (antialiased) crop of a uint8 (H, W, 3) image → (side, side, 3), padded with `pad` (3,)."""
+    out = np.empty((crop.side, crop.side, 3), np.uint8)
+    out[:] = pad
+    size = (crop.columns, crop.rows)
+    box = crop.box(image.shape[:2])
+    part = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box=box)
+    out[: crop.rows, : crop.columns] = np.asarray(part)
+    return out
+
+
+def cut_mask(mask: np.ndarray, crop: Crop) -> np.ndarray:
+    """Nearest-neighbour crop of a uint8 (H, W) mask, padded with 255."""
+    out = np.full((crop.side, crop.side), IGNORE, np.uint8)
+    part = Image.fromarray(mask).resize(
+        (crop.columns, crop.rows), Image.Resampling.NEAREST, box=crop.box(mask.shape[:2])
+    )
+    out[: crop.rows, : crop.columns] = np.asarray(part)
+    return out
+
+
+def one_class_fills(mask: np.ndarray, share: float) -> bool:
+    """Whether one class covers more than `share` of the crop's valid pixels."""
+    counts = np.bincount(mask.ravel(), minlength=256)[:IGNORE]
+    total = counts.sum()
+    return total > 0 and counts.max() > share * total
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One weakly augmented image, still without its colour factors applied."""
+
+    image: np.ndarray  # (side, side, 3) uint8
+    mask: np.ndarray  # (side, side) uint8; without a mask: 0 inside the image, 255 in the padding
+    factors: np.ndarray  # (4,) float32, see views.COLUMNS
+
+
+def weak(
+    image: np.ndarray,
+    mask: np.ndarray | None,
+    augment: Augment,
+    side: int,
+    pad: np.ndarray,
+    rng: np.random.Generator,
+) -> Sample:
+    """Scale, crop, flip and draw colour factors; image (H, W, 3) uint8, mask (H, W) uint8 or None."""
+    crop = draw_crop(rng, image.shape[:2], augment, side)
+    if mask is None:
+        cut = np.full((side, side), IGNORE, np.uint8)
+        cut[: crop.rows, : crop.columns] = 0
+    else:
+        cut = cut_mask(mask, crop)
+        for _ in range(TRIES if augment.class_share < 1 else 0):
+            if not one_class_fills(cut, augment.class_share):
+                break
+            crop = move(rng, crop)
+            cut = cut_mask(mask, crop)
+    pixels = cut_image(image, crop, pad)
+    if rng.random() < augment.flip:
+        pixels, cut = pixels[:, ::-1], cut[:, ::-1]
+    factors = views.draw_photometric(rng) if augment.photometric else [1.0, 1.0, 1.0, 0.0]
+    return Sample(np.ascontiguousarray(pixels), np.ascontiguousarray(cut), np.array(factors, np.float32))

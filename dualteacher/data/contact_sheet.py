@@ -1,0 +1,104 @@
+"""One picture of a prepared dataset: images, their masks laid over them, and the class table.
+
+The quickest way to see that masks sit where they should: prepared data is looked at before it is trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageDraw, ImageFont
+
+from dualteacher import files
+from dualteacher.data.pack import IGNORE, Pack
+
+SHOWN = {"train": 9, "val": 3}  # image pairs
+COLUMNS = 3  # pairs side by side
+SIDE, GAP, MARGIN = 232, 20, 36  # pixels
+OPACITY = 0.6
+PAPER, INK, PALE = (255, 255, 255), (32, 36, 42), (118, 124, 132)
+
+
+def write(path: Path, packs: Mapping[str, Pack], pixels: pa.Table) -> None:
+    """Draw the sheet. pixels: split, image_id, class_index, pixels, as in stats.parquet."""
+    classes = packs["train"].classes
+    counts = {split: _counts(pack, split, pixels) for split, pack in packs.items()}
+    cells = [(split, i) for split, pack in packs.items() for i in _choose(counts[split], SHOWN[split])]
+    rows = -(-len(cells) // COLUMNS)
+    width = 2 * MARGIN + COLUMNS * 2 * SIDE + (COLUMNS - 1) * GAP
+    top, row_height, line = 108, SIDE + 34, 28
+    legend_columns = max(1, (width - 2 * MARGIN) // 340)
+    legend_rows = -(-(len(classes) + 1) // legend_columns)
+    legend_top = top + rows * row_height + 44
+    sheet = Image.new("RGB", (width, legend_top + legend_rows * line + MARGIN - 8), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    numbers = f"{len(packs['train'])} training and {len(packs['val'])} validation images"
+    draw.text((MARGIN, 30), packs["train"].dataset, INK, _font(26, bold=True))
+    draw.text((MARGIN, 66), f"{numbers}, {len(classes)} classes", PALE, _font(15))
+    for place, (split, i) in enumerate(cells):
+        left = MARGIN + place % COLUMNS * (2 * SIDE + GAP)
+        upper = top + place // COLUMNS * row_height
+        _pair(sheet, packs[split], i, left, upper)
+        draw.text((left, upper + SIDE + 5), f"{split}  {packs[split].ids[i]}", PALE, _font(13))
+    draw.text((MARGIN, legend_top - 34), "Share of pixels: training / validation", INK, _font(15, bold=True))
+    named = [(info.name, info.color) for info in classes] + [("ignored", (0, 0, 0))]
+    shares = {split: count.sum(0) / max(count.sum(), 1) for split, count in counts.items()}
+    for index, (name, color) in enumerate(named):
+        left = MARGIN + index // legend_rows * ((width - 2 * MARGIN) // legend_columns)
+        upper = legend_top + index % legend_rows * line
+        draw.rounded_rectangle((left, upper, left + 26, upper + 18), 4, color, outline=(180, 184, 190))
+        share = " / ".join(f"{shares[split][index]:.1%}" for split in packs)
+        draw.text((left + 36, upper), name, INK, _font(14))
+        draw.text((left + 176, upper), share, PALE, _font(14))
+    with files.atomic(path) as temporary:
+        sheet.save(temporary, "PNG", optimize=True)
+
+
+def _counts(pack: Pack, split: str, pixels: pa.Table) -> np.ndarray:
+    """Pixels by image and class, (images, classes + 1); the last column is what is ignored."""
+    counts = np.zeros((len(pack), len(pack.classes) + 1), np.int64)
+    table = pixels.to_pydict()
+    columns = (table[name] for name in ("split", "image_id", "class_index", "pixels"))
+    for of, image_id, index, number in zip(*columns, strict=True):
+        if of == split:
+            counts[pack.index(image_id), -1 if index == IGNORE else index] = number
+    return counts
+
+
+def _choose(counts: np.ndarray, number: int) -> list[int]:
+    """Images that show many classes, rarely shown ones first."""
+    shares = np.sqrt(counts[:, :-1] / np.maximum(counts.sum(1, keepdims=True), 1))
+    shown = np.ones(shares.shape[1])
+    chosen: list[int] = []
+    for _ in range(min(number, len(counts))):
+        score = (shares / shown).sum(1)
+        score[chosen] = -1
+        chosen.append(int(score.argmax()))
+        shown += 4 * shares[chosen[-1]]
+    return chosen
+
+
+def _pair(sheet: Image.Image, pack: Pack, i: int, left: int, upper: int) -> None:
+    """The image and, beside it, the image under its mask; fitted into two squares."""
+    image = pack.image(i)
+    mask = pack.mask(i)
+    if mask is None:
+        over = np.full_like(image, 235)
+    else:
+        palette = np.zeros((256, 3), np.float32)
+        palette[: len(pack.classes)] = [info.color for info in pack.classes]
+        over = (OPACITY * palette[mask] + (1 - OPACITY) * image).round().astype(np.uint8)
+    scale = SIDE / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    for place, picture in enumerate((image, over)):
+        sheet.paste(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), (left + place * SIDE, upper))
+
+
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which Matplotlib carries: the sheet looks the same on every machine."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)

@@ -1,0 +1,153 @@
+"""Batches as a pure function of the step.
+
+Step s takes labelled images number s·B … s·B + B - 1 of an endless stream of shuffled passes, and
+unlabelled ones likewise. Order and augmentation are derived from (seed, role, pass, image), so neither
+the number of workers nor a resume at step s can change a batch, and all methods see the same labelled
+images in the same order with the same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dualteacher import seeds, views
+from dualteacher.data import augment
+from dualteacher.data.pack import Pack
+from dualteacher.losses import IGNORE
+from dualteacher.settings import Augment
+
+
+class Batch(NamedTuple):
+    """One step's images on their way to the device; U may be 0.
+
+    labelled (B, 3, S, S) uint8, label (B, S, S) uint8, labelled_factors (B, 4) colour factors;
+    unlabelled (U, 3, S, S) uint8, inside (U, S, S) bool: not padding, unlabelled_factors (U, 4).
+    """
+
+    labelled: Tensor
+    label: Tensor
+    labelled_factors: Tensor
+    unlabelled: Tensor
+    inside: Tensor
+    unlabelled_factors: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class Images(NamedTuple):
+    """A batch on the device, weak views finished: floats in [0, 1], int64 labels."""
+
+    labelled: Tensor  # (B, 3, S, S)
+    label: Tensor  # (B, S, S) int64
+    unlabelled: Tensor  # (U, 3, S, S)
+    inside: Tensor  # (U, S, S) bool
+
+
+def finish(batch: Batch) -> Images:
+    """Bytes to floats and weak colour distortion, on the device, for the whole batch at once."""
+    labelled = views.jitter(batch.labelled.float().div_(255), batch.labelled_factors)
+    unlabelled = batch.unlabelled.float().div_(255)
+    if len(unlabelled):
+        unlabelled = views.jitter(unlabelled, batch.unlabelled_factors)
+    return Images(labelled, batch.label.long(), unlabelled, batch.inside)
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a worker is asked for: image `index` of the pack in pass number `turn` of its role."""
+
+    role: str
+    turn: int
+    index: int
+
+
+class Stream:
+    """An endless stream of shuffled passes over `indices`; position → Item without any state."""
+
+    def __init__(self, role: str, indices: np.ndarray, seed: int) -> None:
+        if not len(indices):
+            raise ValueError(f"no {role} images")
+        self.role, self.indices, self.seed = role, indices, seed
+        self._turn, self._order = -1, indices
+
+    def __getitem__(self, position: int) -> Item:
+        turn, place = divmod(position, len(self.indices))
+        if turn != self._turn:
+            rng = seeds.generator(self.seed, "order", self.role, turn)
+            self._turn, self._order = turn, rng.permutation(self.indices)
+        return Item(self.role, turn, int(self._order[place]))
+
+
+class Augmented(Dataset):
+    """Decodes and weakly augments the images that Items name."""
+
+    def __init__(self, pack: Pack, settings: Augment, side: int, pad: np.ndarray, seed: int) -> None:
+        self.pack, self.settings, self.side, self.pad, self.seed = pack, settings, side, pad, seed
+
+    def __getitem__(self, item: Item) -> augment.Sample:
+        image = self.pack.image(item.index)
+        # an unlabelled image's mask is never read, even where the data set has one
+        mask = self.pack.mask(item.index) if item.role == "labelled" else None
+        rng = seeds.generator(self.seed, "augment", item.role, item.turn, self.pack.ids[item.index])
+        return augment.weak(image, mask, self.settings, self.side, self.pad, rng)
+
+
+class Steps:
+    """Batch sampler: the Items of steps `first` … `last - 1`."""
+
+    def __init__(self, streams: list[tuple[Stream, int]], first: int, last: int) -> None:
+        self.streams, self.first, self.last = streams, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for step in range(self.first, self.last):
+            yield [stream[step * size + i] for stream, size in self.streams for i in range(size)]
+
+
+class _Collate:
+    """Stacks samples into a Batch; the first `labelled` of them are labelled."""
+
+    def __init__(self, labelled: int) -> None:
+        self.labelled = labelled
+
+    def __call__(self, samples: list[augment.Sample]) -> Batch:
+        known, unknown = samples[: self.labelled], samples[self.labelled :]
+        side = samples[0].mask.shape[0]
+        images, masks, factors = zip(*map(self._stack, (known, unknown), (side, side)), strict=True)
+        return Batch(images[0], masks[0], factors[0], images[1], masks[1] != IGNORE, factors[1])
+
+    @staticmethod
+    def _stack(samples: list[augment.Sample], side: int) -> tuple[Tensor, Tensor, Tensor]:
+        if not samples:
+            empty = torch.zeros((0, side, side), dtype=torch.uint8)
+            return empty[:, None].expand(0, 3, side, side), empty, torch.zeros((0, 4))
+        image = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2).contiguous()
+        mask = torch.from_numpy(np.stack([s.mask for s in samples]))
+        return image, mask, torch.from_numpy(np.stack([s.factors for s in samples]))
+
+
+def batches(
+    dataset: Augmented, streams: list[tuple[Stream, int]], first: int, last: int, *, workers: int, pin: bool
+) -> DataLoader:
+    """A loader for steps `first` … `last - 1`; `streams` holds the labelled stream, then perhaps another."""
+    return DataLoader(
+        dataset,
+        batch_sampler=Steps(streams, first, last),
+        collate_fn=_Collate(streams[0][1]),
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        persistent_workers=False,
+        # fork is unsafe once a thread pool runs (torch, Arrow); spawn costs seconds at the start of a job
+        multiprocessing_context="forkserver" if workers else None,
+    )

@@ -1,0 +1,246 @@
+"""A split of a dataset in one file: an uncompressed Arrow IPC file, read through a memory map.
+
+One file a split keeps both engines fast (20,000 small files cost seconds at every status), any row is reached
+in constant time, and loader workers share its pages through the system's cache. Other programs read it too:
+``pyarrow.ipc.open_file`` or ``polars.read_ipc`` show the columns of `SCHEMA`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from dualteacher import files
+from dualteacher.errors import UserError
+
+FORMAT = "1"
+IGNORE = 255
+BATCH_BYTES = 8 << 20  # a record batch is written when it holds this much …
+BATCH_ROWS = 256  # … or this many rows: bounded memory while writing
+AGAIN = "run the prepare stage again"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),  # encoded as published: JPEG or PNG
+        pa.field("mask", pa.binary()),  # PNG of class indices (uint8, 255 = ignore); null: no mask
+        pa.field("height", pa.int32(), nullable=False),  # pixels
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("block", pa.string()),  # images of one block are neighbours; null: no such thing
+        pa.field("sha256", pa.string(), nullable=False),  # of the image's bytes
+    ]
+)
+
+
+class ClassInfo(NamedTuple):
+    """A class's name and its colour (r, g, b); its index is its place in the table."""
+
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of a pack: encoded image, encoded mask (or None), size in pixels, block (or None)."""
+
+    image_id: str
+    image: bytes
+    mask: bytes | None
+    height: int
+    width: int
+    block: str | None = None
+
+
+def class_table(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
+    """The class table as JSON values, the content of classes.json."""
+    return [{"index": i, "name": name, "color": list(color)} for i, (name, color) in enumerate(classes)]
+
+
+def decode_image(data: bytes | pa.Buffer) -> np.ndarray:
+    """Encoded image → uint8 (H, W, 3); OSError or ValueError if it cannot be decoded."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def decode_mask(data: bytes | pa.Buffer) -> np.ndarray:
+    """PNG of indices → uint8 (H, W); palettes are not applied. OSError or ValueError as above."""
+    with Image.open(io.BytesIO(data)) as mask:
+        if mask.mode not in ("L", "P"):
+            raise ValueError(f"a mask holds one index a pixel (mode L or P), not mode {mask.mode}")
+        return np.array(mask)
+
+
+class PackWriter:
+    """Write a pack row by row; at `path` it appears whole when the context closes without an error.
+
+    Memory stays bounded by one record batch. The bytes are a function of the rows alone.
+    """
+
+    def __init__(self, path: Path, dataset: str, classes: Sequence[ClassInfo]) -> None:
+        self.path = path
+        metadata = {"format": FORMAT, "dataset": dataset, "classes": json.dumps(class_table(classes))}
+        self._schema = SCHEMA.with_metadata({f"dualteacher.{key}": text for key, text in metadata.items()})
+        self._rows: list[tuple] = []
+        self._bytes = 0
+        self._ids: set[str] = set()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> PackWriter:
+        with ExitStack() as stack:
+            temporary = stack.enter_context(files.atomic(self.path))
+            # Python's own file: a full disk comes as an OSError that carries its number.
+            file = stack.enter_context(open(temporary, "wb"))
+            self._writer = stack.enter_context(pa.ipc.new_file(file, self._schema))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stack:  # whatever is raised in here drops the file
+            if error is not None:
+                raise error
+            self._flush()
+
+    def add(self, sample: Sample) -> None:
+        """Append a row; ids may not repeat."""
+        if sample.image_id in self._ids:
+            raise UserError(f"{self.path}: two images share the id '{sample.image_id}'; ids must differ")
+        self._ids.add(sample.image_id)
+        digest = hashlib.sha256(sample.image).hexdigest()
+        row = (sample.image_id, sample.image, sample.mask, sample.height, sample.width, sample.block, digest)
+        self._rows.append(row)
+        self._bytes += len(sample.image) + len(sample.mask or b"")
+        if self._bytes >= BATCH_BYTES or len(self._rows) >= BATCH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            columns = [
+                pa.array(values, field.type)
+                for values, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
+            ]
+            self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+        self._rows, self._bytes = [], 0
+
+
+class Pack:
+    """Random access to a pack. Decoding happens on access; nothing is copied before.
+
+    Pickles as its path, and may be used after a fork: both suit loader workers. UserError in one line if
+    the file is missing, truncated, of another kind or of another version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        batches, metadata = _open(self.path)
+        self.dataset, self.classes = _describe(self.path, metadata)
+        self.ids: list[str] = [i for batch in batches for i in batch.column("image_id").to_pylist()]
+        self.blocks: list[str | None] = [b for batch in batches for b in batch.column("block").to_pylist()]
+        self._images = [batch.column("image") for batch in batches]
+        self._masks = [batch.column("mask") for batch in batches]
+        self._hashes = [batch.column("sha256") for batch in batches]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+        sizes = [np.stack([batch.column(c).to_numpy() for c in ("height", "width")], 1) for batch in batches]
+        self._sizes = np.concatenate(sizes) if sizes else np.zeros((0, 2), np.int32)
+        self._indices = {image_id: i for i, image_id in enumerate(self.ids)}
+
+    def __reduce__(self) -> tuple[type[Pack], tuple[Path]]:
+        return Pack, (self.path,)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, i: int) -> np.ndarray:
+        """uint8 (H, W, 3), the caller's own copy."""
+        try:
+            return decode_image(self.encoded(i))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UserError(f"{self.path}: image {self.ids[i]} cannot be decoded ({error})") from None
+
+    def mask(self, i: int) -> np.ndarray | None:
+        """Class indices, uint8 (H, W), 255 = ignore; None if the image has no mask."""
+        chunk, row = self._place(i)
+        data = self._masks[chunk][row]
+        if not data.is_valid:
+            return None
+        try:
+            return decode_mask(data.as_buffer())
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UserError(f"{self.path}: the mask of {self.ids[i]} cannot be decoded ({error})") from None
+
+    def encoded(self, i: int) -> pa.Buffer:
+        """The image's bytes as published, without a copy."""
+        chunk, row = self._place(i)
+        return self._images[chunk][row].as_buffer()
+
+    def has_mask(self, i: int) -> bool:
+        chunk, row = self._place(i)
+        return self._masks[chunk][row].is_valid
+
+    def size(self, i: int) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        height, width = self._sizes[i]
+        return int(height), int(width)
+
+    def index(self, image_id: str) -> int:
+        """The row of an image; UserError if the pack does not hold it."""
+        try:
+            return self._indices[image_id]
+        except KeyError:
+            raise UserError(f"{self.path}: holds no image '{image_id}'; run prepare and partition again") from None
+
+    def damaged(self) -> list[str]:
+        """Ids of the images whose bytes no longer have the hash recorded with them. Reads everything."""
+        hashes = [value for chunk in self._hashes for value in chunk.to_pylist()]
+        found = (hashlib.sha256(self.encoded(i)).hexdigest() for i in range(len(self)))
+        return [i for i, stored, actual in zip(self.ids, hashes, found, strict=True) if stored != actual]
+
+    def _place(self, i: int) -> tuple[int, int]:
+        """(record batch, row in it)."""
+        if not 0 <= i < len(self.ids):
+            raise IndexError(f"{self.path}: no row {i} of {len(self.ids)}")
+        chunk = int(np.searchsorted(self._starts, i, side="right")) - 1
+        return chunk, i - int(self._starts[chunk])
+
+
+def _open(path: Path) -> tuple[list[pa.RecordBatch], dict[bytes, bytes]]:
+    """Memory-mapped record batches and the file's metadata, checked as far as that is cheap."""
+    try:
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: empty; {AGAIN}")
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        if not reader.schema.equals(SCHEMA):
+            raise UserError(f"{path}: an Arrow file, but not a pack of this project; {AGAIN}")
+        for batch in batches:
+            batch.validate(full=True)  # offsets stay inside the file: a damaged one would read astray
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the prepare stage") from None
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a pack, or damaged ({error}); {AGAIN}") from None
+    return batches, reader.schema.metadata or {}
+
+
+def _describe(path: Path, metadata: dict[bytes, bytes]) -> tuple[str, list[ClassInfo]]:
+    """The dataset's name and class table out of a pack's metadata."""
+    try:
+        version = metadata[b"dualteacher.format"].decode()
+        if version != FORMAT:
+            raise UserError(f"{path}: pack format {version}, this program reads {FORMAT}; {AGAIN}")
+        table = json.loads(metadata[b"dualteacher.classes"])
+        classes = [ClassInfo(entry["name"], (*entry["color"],)) for entry in table]
+        return metadata[b"dualteacher.dataset"].decode(), classes
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: not a pack, or damaged ({error!r} in its description); {AGAIN}") from None

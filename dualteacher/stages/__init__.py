@@ -1,0 +1,1 @@
+"""One file a stage: read inputs, call the rooms below, write outputs. No maths here."""

@@ -1,0 +1,21 @@
+"""Fetch a dataset's archives, verify them and write the manifest that names them."""
+
+from __future__ import annotations
+
+import logging
+
+from dualteacher import paths
+from dualteacher.data import fetch, sources
+from dualteacher.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def run(settings: Settings, dataset: str) -> None:
+    """Works offline once the archives are there: they are then only hashed."""
+    place = paths.Dataset(dataset)
+    archives = sources.choose(settings.datasets[dataset]).archives()
+    fetched = [archive.fetch(place.raw) for archive in archives]
+    fetch.write_manifest(place.manifest, archives, fetched)
+    for path in fetched:
+        logger.info("%s: %.1f MB, verified", path, path.stat().st_size / 1e6)

@@ -1,0 +1,27 @@
+"""Stage report: every cell's results → tables, figures and one page. Needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dualteacher import console, files, paths
+from dualteacher.reporting import drawing, figures, page, results, tables
+from dualteacher.settings import Settings
+
+
+def run(settings: Settings) -> None:
+    """Write results/report and results/summary.json for all cells of `settings.grid`; print the table.
+
+    UserError where a cell's file is missing, naming it and the command that makes it.
+    """
+    loaded = results.load(settings)
+    seeds = tables.per_seed(loaded)
+    table = tables.aggregate(seeds)
+    tables.write(table, seeds, tables.curves(loaded), paths.REPORT, settings.report.baseline)
+    drawn = figures.build(loaded)
+    for figure in console.progress(drawn.values(), "figures", unit="figure"):
+        drawing.write(figure, paths.REPORT / "figures")
+    path = page.write(loaded, table, seeds, drawn, Path("params.yaml").read_text(encoding="utf-8"))
+    files.write_json(paths.SUMMARY, tables.summary(table))
+    print(tables.plain(table))
+    print(f"\nreport: {path}")

@@ -1,0 +1,37 @@
+"""Training: one cell of the grid, from its warm-up, by its method."""
+
+from __future__ import annotations
+
+from dualteacher import methods, paths
+from dualteacher.methods.base import Clock
+from dualteacher.models import saved
+from dualteacher.settings import Settings
+from dualteacher.training import cell
+from dualteacher.training.device import setup
+from dualteacher.training.diagnostics import Row, blank, judge_teachers, probe_images, validator
+
+SECTIONS = ("model", "batch", "augment", "mixing", "optimizer", "train", "inference")
+
+
+def run(settings: Settings, dataset: str, partition: str, method: str, seed: int) -> None:
+    """Train the student by `method`; judged every `train.validate_every` epochs and at the end."""
+    where = paths.Cell(dataset, partition, method, seed)
+    device = setup(settings.runtime)
+    start = where.warmup.student
+    data = cell.open_data(where)
+    student, _ = saved.load(start, drop_path=settings.model.drop_path)
+    student.to(device)
+    chosen = methods.build(method, settings, student)
+    validate = validator(student, data.val, settings, device)
+    probe = probe_images(data.train, data.unlabelled, settings.train.probe_images, seed)
+
+    def observe(clock: Clock, last: bool) -> Row:
+        row = blank()
+        if last or (clock.epoch + 1) % settings.train.validate_every == 0:
+            row |= validate()
+        return row | judge_teachers(student, chosen, clock, data.train, probe, settings, device)
+
+    cell.train(
+        where, settings, data, student, chosen, device,
+        length=settings.train, sections=SECTIONS, inputs=[start], observe=observe,
+    )  # fmt: skip

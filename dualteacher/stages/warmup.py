@@ -1,0 +1,34 @@
+"""Warm-up: the student on the labelled images alone, the start that all methods of a cell share."""
+
+from __future__ import annotations
+
+from dualteacher import paths
+from dualteacher.methods.base import Clock, Method
+from dualteacher.models import segmenter
+from dualteacher.settings import Settings
+from dualteacher.training import cell
+from dualteacher.training.device import setup
+from dualteacher.training.diagnostics import Row, blank, validator
+
+SECTIONS = ("model", "batch", "augment", "optimizer", "warmup", "inference")
+
+
+def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
+    """Train from the pretrained backbone; validated once, at the end. steps: 0 writes the start itself."""
+    where = paths.Cell(dataset, partition, "warmup", seed)
+    device = setup(settings.runtime)
+    start = paths.backbone_weights(settings.model.backbone)
+    data = cell.open_data(where)
+    student = segmenter.build(
+        settings.model, len(data.val.classes), start, drop_path=settings.model.drop_path, seed=seed
+    ).to(device)
+    method = Method(None, settings, student)
+    validate = validator(student, data.val, settings, device)
+
+    def observe(clock: Clock, last: bool) -> Row:
+        return blank() | (validate() if last else {})
+
+    cell.train(
+        where, settings, data, student, method, device,
+        length=settings.warmup, sections=SECTIONS, inputs=[start], observe=observe,
+    )  # fmt: skip

@@ -1,0 +1,157 @@
+"""One cell's run from files to files: what the warm-up and train stages share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dualteacher import __version__, files, paths
+from dualteacher.console import logger
+from dualteacher.data import partition
+from dualteacher.data.loader import Augmented, Stream
+from dualteacher.data.pack import Pack, class_table
+from dualteacher.errors import UserError
+from dualteacher.methods.base import Clock, Method
+from dualteacher.models import saved
+from dualteacher.models.segmenter import Segmenter
+from dualteacher.settings import Length, Settings
+from dualteacher.training import loop
+from dualteacher.training.checkpoint import Store, fingerprint
+from dualteacher.training.device import peak_memory
+
+COLUMNS = (
+    "epoch", "step", "learning_rate", "loss", "loss_supervised", "loss_mix", "loss_consistency", "mix", "teacher",
+    "kept", "val_miou", "val_pixel_accuracy", "probe_coverage", "probe_accuracy", "probe_accuracy_all",
+    "distance_active", "distance_waiting", "disagreement_active", "disagreement_waiting",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Data:
+    """A cell's images: both packs and the training pack's rows by role."""
+
+    train: Pack
+    val: Pack
+    labelled: list[int]
+    unlabelled: list[int]
+    files: tuple[Path, ...]
+
+
+def open_data(where: paths.Cell) -> Data:
+    """Open the packs and the partition; UserError if they do not belong together."""
+    dataset = paths.Dataset(where.dataset)
+    table = paths.Split(where.dataset, where.partition, where.seed).table
+    train, val = Pack(dataset.train), Pack(dataset.val)
+    labelled, unlabelled = ([train.index(name) for name in names] for names in partition.read(table))
+    if not labelled:
+        raise UserError(f"{table}: no labelled image; give partition.{where.partition} a larger fraction or count")
+    without = [train.ids[i] for i in labelled if not train.has_mask(i)]
+    if without:
+        raise UserError(f"{table}: {without[0]} is labelled but {dataset.train} holds no mask for it")
+    return Data(train, val, labelled, unlabelled, (dataset.train, dataset.val, table))
+
+
+def train(
+    where: paths.Cell, settings: Settings, data: Data, student: Segmenter, method: Method, device: torch.device,
+    *, length: Length, sections: Sequence[str], inputs: Sequence[Path],
+    observe: Callable[[Clock, bool], dict[str, Any]],
+) -> None:  # fmt: skip
+    """Run the loop for a cell and write its weights, history and cost."""
+    if method.uses_unlabelled and not data.unlabelled:
+        raise UserError(
+            f"{where.method} needs unlabelled images and partition.{where.partition} leaves none;"
+            " lower its fraction or count"
+        )
+    per_epoch = loop.steps_per_epoch(len(data.labelled), settings.batch.labelled)
+    steps = length.steps if length.steps is not None else per_epoch * (length.epochs or 0)
+    parameters = used_parameters(settings, sections, where)
+    mark = fingerprint(parameters, [*data.files, *inputs])
+    side = settings.batch.crop
+    pad = (student.mean.flatten().cpu().numpy() * 255).round().astype(np.uint8)
+    name = where.method if where.method == "warmup" else "train"
+    job = loop.Job(
+        name=f"{name} {where.dataset}-{where.partition}-{where.method}-{where.seed}",
+        settings=settings,
+        student=student,
+        method=method,
+        dataset=Augmented(data.train, settings.augment, side, pad, where.seed),
+        labelled=Stream("labelled", np.array(data.labelled), where.seed),
+        unlabelled=Stream("unlabelled", np.array(data.unlabelled), where.seed) if method.uses_unlabelled else None,
+        steps=steps,
+        learning_rate=length.learning_rate,
+        seed=where.seed,
+        device=device,
+        store=Store("-".join(where.folder.parts[2:]), mark, settings.runtime.checkpoint_minutes),
+        observe=observe,
+    )
+    logger.info(
+        "%s: %d labelled, %d unlabelled images, %d steps of %d an epoch, on %s",
+        job.name, len(data.labelled), len(data.unlabelled), steps, per_epoch, device,
+    )  # fmt: skip
+    progress = loop.run(job)
+    write(where, job, progress, data, parameters)
+    job.store.clear()
+
+
+def used_parameters(settings: Settings, sections: Sequence[str], where: paths.Cell) -> dict[str, Any]:
+    """The settings that a run's result depends on, and its place in the grid."""
+    everything = settings.model_dump(mode="json")
+    used = {name: everything[name] for name in sections}
+    used["method"] = everything["methods"].get(where.method)
+    used["runtime"] = {key: everything["runtime"][key] for key in ("precision", "compile")}
+    return used | {"cell": [where.dataset, where.partition, where.method, where.seed]}
+
+
+def params_fingerprint(parameters: dict[str, Any]) -> str:
+    """64 hex digits that name these parameters in tables and weights."""
+    return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
+
+
+def write(where: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data, parameters: dict[str, Any]) -> None:
+    """Weights with their description, history and cost; the weights last, as the sign of completion."""
+    history = pd.DataFrame(progress.history, columns=list(COLUMNS))
+    history = history.astype({"mix": "string", "teacher": "Int64"})
+    with files.atomic(where.history) as temporary:
+        history.to_parquet(temporary, index=False)
+    student_images, teacher_images = job.method.images_seen()
+    images = (student_images + teacher_images) * progress.step
+    cost = {
+        "seconds": round(progress.seconds, 3),
+        "steps": progress.step,
+        "images_per_second": round(images / progress.seconds, 3) if progress.seconds else None,
+        "peak_memory_bytes": peak_memory(job.device),
+        "student_images": student_images * progress.step,
+        "teacher_images": teacher_images * progress.step,
+        "parameters": sum(p.numel() for p in job.student.parameters()),
+        "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else job.device.type,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+    files.write_json(where.cost, cost)
+    description = {
+        "program": f"dualteacher {__version__}",
+        "cell": {
+            "dataset": where.dataset,
+            "partition": where.partition,
+            "method": where.method,
+            "seed": where.seed,
+        },
+        "classes": class_table(data.train.classes),
+        "crop": job.settings.batch.crop,
+        "stride": job.student.stride,
+        "inference": job.settings.inference.model_dump(mode="json"),
+        "partition_sha256": files.sha256(data.files[2]),
+        "params_fingerprint": params_fingerprint(parameters),
+        "parameters": parameters,
+        "steps": progress.step,
+    }
+    saved.save(where.student, job.student, description)

@@ -1,0 +1,136 @@
+"""Judging a run at an epoch's end: validation, pseudo-labels against held-back masks, teacher and student.
+
+These are the paper's own argument made visible: temporary teachers are to stay apart from the student
+(distance, disagreement) and to label well (coverage, accuracy). Held-back masks are read here only, never
+by the training loader.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualteacher import ema, seeds, upsampling
+from dualteacher.data.pack import Pack
+from dualteacher.evaluation.inference import Predictor, same_size_runs, to_tensor
+from dualteacher.evaluation.scoring import score
+from dualteacher.losses import IGNORE
+from dualteacher.methods.base import Clock, Method
+from dualteacher.models.segmenter import Segmenter
+from dualteacher.settings import Settings
+
+Row = dict[str, Any]
+VALIDATION = ("val_miou", "val_pixel_accuracy")
+PROBE = (
+    "probe_coverage",
+    "probe_accuracy",
+    "probe_accuracy_all",
+    "disagreement_active",
+    "disagreement_waiting",
+)
+DISTANCE = ("distance_active", "distance_waiting")
+
+
+def blank() -> Row:
+    """All columns of this module, not a number."""
+    return dict.fromkeys((*VALIDATION, *PROBE, *DISTANCE), math.nan)
+
+
+def validator(student: Segmenter, val: Pack, settings: Settings, device: torch.device) -> Callable[[], Row]:
+    """A function that gives the validation scores of the student as it is then."""
+    predictor = Predictor(student, settings.inference)
+
+    def validate() -> Row:
+        scores = score(predictor, val, device, settings.inference.batch).scores()
+        return {"val_miou": scores["miou"], "val_pixel_accuracy": scores["pixel_accuracy"]}
+
+    return validate
+
+
+def probe_images(pack: Pack, unlabelled: Sequence[int], count: int, seed: int) -> list[int]:
+    """A fixed draw of `count` unlabelled images, in the pack's order."""
+    drawn = seeds.generator(seed, "probe").permutation(len(unlabelled))[:count]
+    return sorted(unlabelled[i] for i in drawn)
+
+
+@torch.no_grad()
+def judge_teachers(
+    student: Segmenter, method: Method, clock: Clock, pack: Pack, images: Sequence[int], settings: Settings,
+    device: torch.device,
+) -> Row:  # fmt: skip
+    """Pseudo-label quality of the active teacher, and how far each teacher is from the student."""
+    active = method.active(clock)
+    if active is None:
+        return {}
+    waiting = next((i for i in range(len(method.teachers)) if i != active), None)
+    row: Row = {"distance_active": float(ema.distance(method.teachers[active], student))}
+    if waiting is not None:
+        row["distance_waiting"] = float(ema.distance(method.teachers[waiting], student))
+    if not images:
+        return row
+    tally = Tally(getattr(method.own, "threshold", 0.0), device)
+    predictors = [Predictor(teacher, settings.inference) for teacher in method.teachers]
+    own = Predictor(student, settings.inference)
+    for run in same_size_runs(pack, images, settings.inference.batch):
+        pixels = to_tensor([pack.image(i) for i in run], device)
+        size = (pixels.shape[2], pixels.shape[3])
+        label, confidence = upsampling.label_and_confidence(predictors[active].logits(pixels), size)
+        other = predictors[waiting](pixels) if waiting is not None else None
+        tally.add(label, confidence, own(pixels), other, held_back_masks(pack, run, size).to(device))
+    return row | tally.shares()
+
+
+def held_back_masks(pack: Pack, run: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """Masks (B, H, W) uint8 of images that training treats as unlabelled; 255 where there is none."""
+    truth = torch.full((len(run), *size), IGNORE, dtype=torch.uint8)
+    for place, index in enumerate(run):
+        mask = pack.mask(index)
+        if mask is not None:
+            truth[place] = torch.from_numpy(mask)
+    return truth
+
+
+class Tally:
+    """Pixel counts behind the probe's shares, summed on the device."""
+
+    def __init__(self, threshold: float, device: torch.device) -> None:
+        self.threshold = threshold
+        self.counts = torch.zeros(8, dtype=torch.float64, device=device)
+        self.has_waiting = False
+
+    def add(self, label: Tensor, confidence: Tensor, student: Tensor, waiting: Tensor | None, truth: Tensor) -> None:
+        """Class maps (B, H, W): the active teacher's with its confidence, the student's, the other teacher's."""
+        kept, known = confidence >= self.threshold, truth != IGNORE
+        right = (label == truth) & known
+        self.has_waiting = waiting is not None
+        apart = waiting != student if waiting is not None else torch.zeros_like(known)
+        pieces = (
+            torch.ones_like(known),
+            kept,
+            known,
+            right,
+            known & kept,
+            right & kept,
+            label != student,
+            apart,
+        )
+        self.counts += torch.stack([piece.sum(dtype=torch.float64) for piece in pieces])
+
+    def shares(self) -> Row:
+        """The history's columns; NaN where nothing can be said."""
+        pixels, kept, known, right, kept_known, kept_right, apart, apart_waiting = self.counts.tolist()
+        return {
+            "probe_coverage": _share(kept, pixels),
+            "probe_accuracy": _share(kept_right, kept_known),
+            "probe_accuracy_all": _share(right, known),
+            "disagreement_active": _share(apart, pixels),
+            "disagreement_waiting": _share(apart_waiting, pixels) if self.has_waiting else math.nan,
+        }
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan

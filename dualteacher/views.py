@@ -1,0 +1,118 @@
+"""Photometric views as batched tensor operations on the device: jitter, blur, grayscale, flip.
+
+Images are (B, 3, H, W) floats in [0, 1]. Every image has parameters of its own, drawn beforehand on the
+CPU and given as tensors, so nothing here waits for the device, loops over images or owns a random state.
+An image that a transform leaves alone simply carries its identity parameters (factor 1, angle 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dualteacher.settings import Jitter
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+COLUMNS = ("brightness", "contrast", "saturation", "hue")
+
+
+def gray(image: Tensor) -> Tensor:
+    """Luma, (B, 1, H, W)."""
+    r, g, b = image.unbind(1)
+    return (LUMA[0] * r + LUMA[1] * g + LUMA[2] * b).unsqueeze(1)
+
+
+def draw_jitter(rng: np.random.Generator, jitter: Jitter) -> list[float]:
+    """Factors of one image for `jitter`, in the order of COLUMNS; the identity with 1 - probability."""
+    applies = rng.random() < jitter.probability
+    spread = rng.uniform(-1, 1, 4) * (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+    return [*(1 + spread[:3]), spread[3]] if applies else [1.0, 1.0, 1.0, 0.0]
+
+
+def draw_photometric(rng: np.random.Generator) -> list[float]:
+    """Factors of one image for the weak photometric distortion: each with probability 1/2.
+
+    Ranges of the usual segmentation pipelines: brightness ± 32/255, contrast and saturation 1 ± 0.5,
+    hue ± 18° (0.05 turns).
+    """
+    applies = rng.random(4) < 0.5
+    spread = np.where(applies, rng.uniform(-1, 1, 4), 0.0) * (32 / 255, 0.5, 0.5, 0.05)
+    return [*(1 + spread[:3]), spread[3]]
+
+
+def jitter(image: Tensor, factors: Tensor, order: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
+    """Brightness, contrast, saturation and hue by `factors` (B, 4), applied in `order`."""
+    columns = factors.to(image.dtype).T[:, :, None, None, None]
+    operations = (_brightness, _contrast, _saturation, _hue)
+    for index in order:
+        image = operations[index](image, columns[index])
+    return image
+
+
+def _brightness(image: Tensor, factor: Tensor) -> Tensor:
+    return (image * factor).clamp_(0, 1)
+
+
+def _contrast(image: Tensor, factor: Tensor) -> Tensor:
+    mean = gray(image).mean((2, 3), keepdim=True)
+    return (mean + (image - mean) * factor).clamp_(0, 1)
+
+
+def _saturation(image: Tensor, factor: Tensor) -> Tensor:
+    base = gray(image)
+    return (base + (image - base) * factor).clamp_(0, 1)
+
+
+def _hue(image: Tensor, turns: Tensor) -> Tensor:
+    """Rotate the hue by `turns` at constant HSV saturation and value.
+
+    Channel n ∈ {5, 3, 1} of an HSV colour is v - (v - m) · clamp(min(k, 4 - k), 0, 1) with
+    k = (n + 6 h) mod 6 and m the smallest channel; no branch per sextant is needed.
+    """
+    r, g, b = image.unbind(1)
+    value, low = image.amax(1), image.amin(1)
+    chroma = value - low
+    scale = chroma.clamp(min=1e-6).reciprocal()
+    # hue in sextants; the branch is chosen by which channel is largest
+    h = torch.where(value == r, (g - b) * scale, torch.where(value == g, 2 + (b - r) * scale, 4 + (r - g) * scale))
+    h = h + 6 * turns.squeeze(1)
+    channels = []
+    for n in (5, 3, 1):
+        k = (n + h).remainder(6)
+        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
+    return torch.stack(channels, 1)
+
+
+def blur(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
+    """Gaussian blur with one σ (pixels) an image, (B,); σ = 0 leaves it sharp.
+
+    `largest` bounds σ on the host, so the kernel's size (± 3 σ) is known without a sync.
+    """
+    batch, channels, height, width = image.shape
+    radius = min(max(1, int(np.ceil(3 * largest))), height - 1, width - 1)
+    offset = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    kernel = torch.exp(-0.5 * (offset / sigma.to(image.dtype)[:, None].clamp(min=0.01)) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    planes = F.pad(image, (radius,) * 4, mode="reflect").reshape(1, batch * channels, *_grown(image, radius))
+    planes = F.conv2d(planes, kernel[:, None, :, None], groups=batch * channels)
+    planes = F.conv2d(planes, kernel[:, None, None, :], groups=batch * channels)
+    return planes.reshape(batch, channels, height, width).clamp(0, 1)
+
+
+def _grown(image: Tensor, radius: int) -> tuple[int, int]:
+    return image.shape[2] + 2 * radius, image.shape[3] + 2 * radius
+
+
+def grayscale(image: Tensor, chosen: Tensor) -> Tensor:
+    """Replace the `chosen` (B,) images by their luma."""
+    return torch.where(chosen[:, None, None, None], gray(image), image)
+
+
+def flip(tensor: Tensor, chosen: Tensor) -> Tensor:
+    """Mirror the `chosen` (B,) images, or label maps (B, H, W), left to right."""
+    shape = (-1,) + (1,) * (tensor.dim() - 1)
+    return torch.where(chosen.reshape(shape), tensor.flip(-1), tensor)

@@ -1,0 +1,72 @@
+"""A small real pack, made here, and settings for it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from dualteacher import settings as settings_module
+from dualteacher.data.pack import ClassInfo, PackWriter, Sample
+
+ROOT = Path(__file__).parent.parent.parent
+CLASSES = [ClassInfo("ground", (120, 90, 60)), ClassInfo("disc", (200, 30, 30)), ClassInfo("bar", (30, 30, 200))]
+
+
+def png(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, "PNG")
+    return out.getvalue()
+
+
+def scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy ground with a red disc and a blue bar, and its mask."""
+    height, width = size
+    y, x = np.mgrid[:height, :width]
+    mask = np.zeros(size, np.uint8)
+    mask[(y - rng.integers(10, height - 10)) ** 2 + (x - rng.integers(10, width - 10)) ** 2 < 80] = 1
+    left = int(rng.integers(0, width - 8))
+    mask[:, left : left + 6] = 2
+    image = np.array([info.color for info in CLASSES], np.int64)[mask] + rng.integers(-25, 25, (*size, 3))
+    return image.clip(0, 255).astype(np.uint8), mask
+
+
+def write_pack(path: Path, count: int, seed: int, sizes=((48, 64), (56, 40)), unmasked: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    with PackWriter(path, "toy", CLASSES) as writer:
+        for i in range(count):
+            size = sizes[i % len(sizes)]
+            image, mask = scene(rng, size)
+            encoded = None if i >= count - unmasked else png(mask)
+            writer.add(Sample(f"image{i:03d}", png(image), encoded, *size))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def settings():
+    """The tiny preset on a dataset called toy."""
+    return toy_settings()
+
+
+def toy_settings(**sections: dict) -> settings_module.Settings:
+    raw = yaml.safe_load((ROOT / "presets" / "tiny.yaml").read_text())
+    raw["datasets"] = {"toy": next(iter(raw["datasets"].values()))}
+    raw["partition"] = {"some": {"fraction": None, "count": 5}}
+    raw["grid"] = {"dataset": ["toy"], "partition": ["some"], "method": ["supervised", "mean_teacher", "dual_teacher"],
+                   "seed": [0]}  # fmt: skip
+    raw["model"] |= {"backbone": "mobilenetv2_100", "weights": "none", "head_width": 16, "architecture": "segformer"}
+    raw["batch"] |= {"labelled": 2, "unlabelled": 2, "crop": 32}
+    raw["runtime"] |= {"device": "cpu", "checkpoint_minutes": 60, "workers": 0}
+    for name, values in sections.items():
+        raw[name] = raw[name] | values
+    return settings_module.parse(raw)

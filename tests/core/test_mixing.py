@@ -1,0 +1,134 @@
+"""CutMix and ClassMix keep image, label and confidence together; the views are what their names say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms.v2 import functional as tv
+
+from dualteacher import mixing, views
+from dualteacher.settings import Jitter
+
+from .conftest import toy_settings
+
+MIXING = toy_settings().mixing
+SILENT = MIXING.model_copy(
+    update={
+        "cutmix_jitter": MIXING.cutmix_jitter.model_copy(update={"probability": 0.0}),
+        "blur": 0.0,
+        "flip": 0.5,
+    }
+)
+
+
+def tagged(batch: int, size: tuple[int, int], classes: int = 6, seed: int = 0) -> mixing.Labelled:
+    """Images whose pixels say which image and place they come from, in colour, label and confidence."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(0, classes, (batch, *size), generator=generator)
+    tag = torch.arange(batch * size[0] * size[1]).view(batch, *size) / (batch * size[0] * size[1])
+    return mixing.Labelled(tag[:, None].repeat(1, 3, 1, 1), label, tag.clone())
+
+
+@settings(max_examples=30, deadline=None)
+@given(step=st.integers(0, 10_000), batch=st.integers(1, 5), height=st.integers(8, 40), width=st.integers(8, 40))
+def test_image_label_and_confidence_travel_together(step, batch, height, width):
+    weak = tagged(batch, (height, width))
+    draws = mixing.draw(SILENT, 3, step, batch, 6, (height, width))
+    for mixed in (mixing.cutmix(weak, draws, SILENT), mixing.classmix(weak, draws)):
+        torch.testing.assert_close(mixed.image[:, 0], mixed.confidence, rtol=0, atol=2e-6)
+        pixel = (mixed.confidence * weak.label.numel()).round().long()
+        assert torch.equal(weak.label.flatten()[pixel], mixed.label)
+
+
+def test_cutmix_box_has_the_published_size_and_stays_inside():
+    centre = np.random.default_rng(0).uniform(0, 1, (1000, 2))
+    ratio = 0.36  # sides are 0.8 of the image's
+    box = mixing.cutmix_boxes(ratio, centre, (100, 200))
+    top, bottom, left, right = box.T
+    assert (top >= 0).all() and (bottom <= 100).all() and (left >= 0).all() and (right <= 200).all()
+    assert (bottom - top).max() == 80 and (right - left).max() == 160
+    middle = (100 / 8 + centre[:, 0] * 100 * 7 / 8).astype(int)
+    np.testing.assert_array_equal(bottom, np.minimum(middle + 40, 100))
+    inside = ~mixing.box_mask(torch.from_numpy(box[:5]), (100, 200))
+    np.testing.assert_array_equal(inside.sum((1, 2)), ((bottom - top) * (right - left))[:5])
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 1000), classes=st.integers(1, 12))
+def test_classmix_pastes_half_of_the_present_classes_whole(seed, classes):
+    rng = np.random.default_rng(seed)
+    label = torch.from_numpy(rng.integers(0, classes, (3, 7, 9)))
+    label[0, 0, :4] = 255
+    mask = mixing.class_mask(label, torch.from_numpy(rng.random((3, classes))).float())
+    for one, chosen in zip(label, mask, strict=True):
+        present = set(one.unique().tolist()) - {255}
+        pasted = set(one[chosen].unique().tolist())
+        assert len(pasted) == len(present) // 2
+        assert not chosen[one == 255].any()
+        assert pasted.isdisjoint(one[~chosen].unique().tolist())
+
+
+def test_draws_are_functions_of_seed_and_step_alone():
+    one = mixing.draw(MIXING, 1, 7, 4, 6, (32, 32))
+    mixing.draw(MIXING, 1, 8, 4, 6, (32, 32))
+    again = mixing.draw(MIXING, 1, 7, 4, 6, (32, 32))
+    other = mixing.draw(MIXING, 2, 7, 4, 6, (32, 32))
+    assert torch.equal(one.rank, again.rank) and torch.equal(one.box, again.box) and one.order == again.order
+    assert not torch.equal(one.rank, other.rank)
+    # image 2 of the step has its draws wherever the batch is cut
+    tail = mixing.draw(MIXING, 1, 7, 2, 6, (32, 32), first=2)
+    assert torch.equal(one.rank[2:], tail.rank) and torch.equal(one.box[2:], tail.box)
+
+
+def test_jitter_equals_torchvision_image_by_image():
+    image = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    factors = torch.tensor([[1.3, 0.6, 1.4, 0.2], [0.7, 1.4, 0.5, -0.25], [1, 1, 1, 0], [1.1, 0.9, 0, 0.5]])
+    found = views.jitter(image, factors)
+    for one, (b, c, s, h), ours in zip(image, factors.tolist(), found, strict=True):
+        one = tv.adjust_contrast(tv.adjust_brightness(one, b), c)
+        one = tv.adjust_hue(tv.adjust_saturation(one, s), h)
+        # torchvision rounds the luma's weights a little differently
+        torch.testing.assert_close(ours, one, rtol=0, atol=2e-3)
+    torch.testing.assert_close(found[2], image[2], rtol=0, atol=1e-6)
+
+
+def test_blur_equals_torchvision_and_zero_leaves_sharp():
+    image = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+    found = views.blur(image, torch.tensor([1.0, 0.0]), 1.15)
+    expected = tv.gaussian_blur(image[:1], [9, 9], [1.0, 1.0])[0]
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[1], image[1], rtol=0, atol=1e-6)
+
+
+def test_grayscale_and_flip_touch_the_chosen_only():
+    image = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    chosen = torch.tensor([True, False])
+    gray = views.grayscale(image, chosen)
+    assert torch.equal(gray[1], image[1]) and torch.equal(gray[0, 0], gray[0, 2])
+    flipped = views.flip(image, chosen)
+    assert torch.equal(flipped[1], image[1]) and torch.equal(flipped[0], image[0].flip(-1))
+    label = torch.arange(70).view(2, 5, 7)
+    assert torch.equal(views.flip(label, chosen)[0], label[0].flip(-1))
+
+
+def test_jitter_applies_with_its_probability():
+    always = Jitter(probability=1.0, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25)
+    rng = np.random.default_rng(0)
+    drawn = np.array([views.draw_jitter(rng, always) for _ in range(500)])
+    assert (drawn[:, :3] >= 0.5).all() and (drawn[:, :3] <= 1.5).all() and (abs(drawn[:, 3]) <= 0.25).all()
+    never = always.model_copy(update={"probability": 0.0})
+    assert views.draw_jitter(rng, never) == [1.0, 1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["cutmix", "classmix"])
+def test_partner_pixels_replace_own_ones_somewhere(name):
+    weak = tagged(4, (32, 32))
+    changed = 0
+    for step in range(10):
+        draws = mixing.draw(SILENT.model_copy(update={"flip": 0.0}), 0, step, 4, 6, (32, 32))
+        mixed = mixing.cutmix(weak, draws, SILENT) if name == "cutmix" else mixing.classmix(weak, draws)
+        changed += int((mixed.label != weak.label).sum())
+    assert changed > 0

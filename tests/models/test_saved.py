@@ -1,0 +1,121 @@
+"""Trained networks on disk: whole, self-describing, the same bytes for the same weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from dualteacher.errors import UserError
+from dualteacher.models import saved
+from dualteacher.models.segmenter import build
+
+from .conftest import model, randomised
+
+LITE = "tf_efficientnet_lite0"
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # all paths are relative to the project's folder
+
+
+def test_a_saved_network_comes_back_whole(tmp_path: Path) -> None:
+    section = model(backbone=LITE, architecture="deeplabv3plus")
+    network = randomised(build(section, 4, None, drop_path=0.3))
+    network.mean.fill_(0.25)  # what the file says counts, not what timm says today
+    saved.save(tmp_path / "student.safetensors", network, {"classes": [{"name": "Gewässer"}], "crop": 96})
+    state = torch.get_rng_state()
+    found, about = saved.load(tmp_path / "student.safetensors")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert about["classes"] == [{"name": "Gewässer"}]
+    assert (about["crop"], about["num_classes"]) == (96, 4)
+    assert about["model"] == section.model_dump()
+    assert found.settings == section
+    assert not found.training
+    image = torch.rand(2, 3, 64, 70)
+    with torch.no_grad():
+        assert torch.equal(found(image), network(image))
+
+
+def test_equal_networks_are_equal_bytes(tmp_path: Path) -> None:
+    network = build(model(), 3, None, drop_path=0.1, seed=3)
+    about = {f"key{i}": i for i in range(20)}
+    saved.save(tmp_path / "a", network, about)
+    saved.save(tmp_path / "b", saved.load(tmp_path / "a")[0], dict(reversed(about.items())))
+    saved.save(tmp_path / "c", build(model(), 3, None, drop_path=0.0, seed=3).train(), about)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
+
+
+def test_going_on_from_a_file_brings_drop_path_back(tmp_path: Path) -> None:
+    saved.save(tmp_path / "warmup", build(model(dropout=0.0), 3, None, drop_path=0.0), {})
+    network = saved.load(tmp_path / "warmup", drop_path=0.9)[0].train()
+    image = torch.rand(4, 3, 32, 32)
+    assert not torch.equal(network(image), network(image))
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def another_format(path: Path) -> None:
+    redescribe(path, format=99)
+
+
+def no_description(path: Path) -> None:
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path)
+
+
+def no_model(path: Path) -> None:
+    redescribe(path, model={"backbone": "mit_b0"})
+
+
+def other_kind(path: Path) -> None:
+    redescribe(path, kind="backbone")
+
+
+def other_head(path: Path) -> None:
+    redescribe(path, num_classes=9)
+
+
+def not_tensors(path: Path) -> None:
+    path.write_text("<html>not found</html>")
+
+
+def redescribe(path: Path, **changes: Any) -> None:
+    state = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["dualteacher"])
+    safetensors.torch.save_file(state, path, metadata={"dualteacher": json.dumps(about | changes)})
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (truncated, "cut short"),
+        (not_tensors, "not a safetensors file"),
+        (another_format, "file format 99"),
+        (no_description, "not written by this program"),
+        (no_model, "lacks valid model settings"),
+        (other_kind, "holds prepared backbone weights; expected a trained network"),
+        (other_head, r"head\.classifier\.weight is \(3, 16, 1, 1\), not \(9, 16, 1, 1\)"),
+        (Path.unlink, "no such file"),
+    ],
+)
+def test_other_files_are_refused_in_one_line(tmp_path: Path, damage: Any, words: str) -> None:
+    path = tmp_path / "student.safetensors"
+    saved.save(path, build(model(), 3, None, drop_path=0.0), {})
+    damage(path)
+    with pytest.raises(UserError, match=words) as caught:
+        saved.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_description_cannot_hide_the_format(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="reserved"):
+        saved.save(tmp_path / "x", build(model(), 3, None, drop_path=0.0), {"format": 2})

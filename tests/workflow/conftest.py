@@ -1,0 +1,89 @@
+"""Copies of the project in which the engines can run: never in the project itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+STUB = Path(__file__).with_name("stub.py")
+SMALL = {"dataset": ["bluemarble"], "partition": ["eighth"], "method": ["supervised", "dual_teacher"], "seed": [0]}
+
+
+class Project:
+    """A copy of the project, git-initialised; `ran()` tells what the stub's commands did since last asked."""
+
+    def __init__(self, root: Path, stub: bool) -> None:
+        self.root = root
+        self.environment: dict[str, str] = {}  # in addition, for its commands
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout.split("\0")  # fmt: skip
+        for name in filter(None, listed):
+            if (ROOT / name).is_file() and not name.startswith("tests/"):
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, root / name)
+        if stub:
+            shutil.copy(STUB, root / "dualteacher" / "__main__.py")
+        self("git", "init", "--quiet")
+
+    def __call__(self, *command: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command with this interpreter's programs; the exit code is checked unless `code` is None."""
+        nobody = {
+            f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+        }
+        bin_folder = str(Path(sys.executable).parent)  # not resolved: a venv's python is a link out of it
+        environment = {**os.environ, **nobody, "PATH": bin_folder + os.pathsep + os.environ["PATH"]}
+        environment.pop("PYTHONPATH", None)
+        environment |= {"COLUMNS": "200", **self.environment}
+        done = subprocess.run(
+            command, cwd=self.root, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        assert code is None or done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def edit(self, key: str, value: Any) -> None:
+        """Set a dotted key of params.yaml."""
+        path = self.root / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        place = params
+        *sections, last = key.split(".")
+        for section in sections:
+            place = place[section]
+        place[last] = value
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def touch_up(self, source: str) -> None:
+        """Edit a source file."""
+        with open(self.root / source, "a") as file:
+            file.write("\n# edited\n")
+
+    def ran(self) -> list[str]:
+        """Stages that ran since last asked, each job one entry, sorted."""
+        path = self.root / "ran.txt"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return sorted(lines)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Callable[..., Project]:
+    """Makes a copy: with `stub`, its commands write their files in a moment, for a small grid."""
+
+    def make(stub: bool = True) -> Project:
+        (tmp_path / "project").mkdir()
+        made = Project(tmp_path / "project", stub)
+        if stub:
+            made.edit("grid", SMALL)
+        return made
+
+    return make

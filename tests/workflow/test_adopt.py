@@ -1,0 +1,49 @@
+"""Files made by one engine are taken over by the other, which then sees the next edit."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Project
+from test_rerun import AFTER_TRAINING
+
+pytestmark = pytest.mark.slow
+
+
+def make(made: Project, target: str, code: int = 0) -> str:
+    """Run a target of the project's Makefile with the interpreter of the tests (no .venv in the copy)."""
+    done = made("make", target, "READY=Makefile", code=code)
+    return done.stdout + done.stderr
+
+
+def test_dvc_takes_over_what_snakemake_made_and_experiments_go_on_from_there(project):
+    made = project()
+    assert "error: Snakemake has jobs left" in make(made, "adopt-dvc", code=2)
+    assert not (made.root / "dvc.lock").exists()
+    made("snakemake", "--quiet", "all")
+    made.ran()
+    assert "up to date" in make(made, "adopt-dvc")
+    made("git", "add", "--all")
+    made("git", "commit", "--quiet", "--message", "start")
+
+    made("dvc", "exp", "run", "--quiet", "--name", "fast", "--set-param", "train.learning_rate=0.5")
+    assert made.ran() == AFTER_TRAINING
+    table = make(made, "exp-show")
+    (head,) = [line for line in table.splitlines() if "Experiment" in line]
+    assert "train.learning_rate" in head and len(head.split()) <= 5, table
+    assert sum("fast" in line for line in table.splitlines()) == 1
+    assert "train.learning_rate" in made("dvc", "params", "diff").stdout
+    assert "dual_teacher" in made("dvc", "metrics", "diff").stdout
+    made("dvc", "plots", "diff", "HEAD")
+    assert "val_miou" in (made.root / "dvc_plots" / "index.html").read_text()
+
+
+def test_snakemake_takes_over_what_dvc_made(project):
+    made = project()
+    assert "error: DVC has stages left" in make(made, "adopt-snakemake", code=2)
+    made("dvc", "repro", "--quiet")
+    made.ran()
+    assert "nothing to be done" in make(made, "adopt-snakemake")
+    made("dvc", "status", "--quiet")
+    made.edit("train.learning_rate", 0.5)
+    made("snakemake", "--quiet", "all")
+    assert made.ran() == AFTER_TRAINING

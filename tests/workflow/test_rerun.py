@@ -1,0 +1,41 @@
+"""What runs again after an edit, with either engine: what the edit changes, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ENGINES = {"snakemake": ("snakemake", "--quiet", "all"), "dvc": ("dvc", "repro", "--quiet")}
+CELLS = [f"bluemarble-eighth-{method}-0" for method in ("dual_teacher", "supervised")]
+AFTER_TRAINING = [*(f"evaluate {cell}" for cell in CELLS), "report", *(f"train {cell}" for cell in CELLS)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_edit_reruns_what_it_changes(project, engine):
+    made, run = project(), ENGINES[engine]
+    made(*run)
+    assert len(made.ran()) == 10
+
+    made.edit("runtime.threads", 2)
+    made(*run)
+    assert made.ran() == [], "nothing changed but how many threads a job may use"
+
+    made.edit("train.learning_rate", 0.5)
+    made(*run)
+    assert made.ran() == AFTER_TRAINING, "a key of the train section"
+
+    made.touch_up("dualteacher/mixing.py")
+    made(*run)
+    assert made.ran() == AFTER_TRAINING, "a source that only training uses"
+
+    made.touch_up("dualteacher/methods/dual_teacher.py")
+    made(*run)
+    assert made.ran() == [line for line in AFTER_TRAINING if "supervised" not in line], "one method's source"
+
+    made.edit("grid.seed", [0, 1])
+    made(*run)
+    seed1 = [line.replace("-0", "-1") for line in AFTER_TRAINING if line != "report"]
+    assert made.ran() == sorted([*seed1, "partition bluemarble-eighth-1", "warmup bluemarble-eighth-1", "report"]), (
+        "a new seed"
+    )

@@ -1,0 +1,104 @@
+"""Snakemake and DVC run the same commands on the same files with the same parameters and sources."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import stub
+import yaml
+from conftest import ROOT
+
+FOLDERS = ("results/runs", "results/report/figures")  # in DVC, a folder stands for the files in it
+# Read by the report, and for DVC part of what the runs in results/runs were made from.
+FOLLOWS = ("classes.json", ".provenance.json")
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    """Both engines' jobs for the default settings."""
+    from conftest import Project
+
+    made = Project(tmp_path_factory.mktemp("jobs"), stub=False)
+    return json.loads(made(sys.executable, str(Path(__file__).with_name("jobs.py"))).stdout)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def expected_commands(grid):
+    yield "python -m dualteacher download --weights"
+    yield "python -m dualteacher report"
+    for dataset in grid["dataset"]:
+        yield f"python -m dualteacher download --dataset {dataset}"
+        yield f"python -m dualteacher prepare --dataset {dataset}"
+        for partition in grid["partition"]:
+            for seed in grid["seed"]:
+                cell = f"--dataset {dataset} --partition {partition} --seed {seed}"
+                yield f"python -m dualteacher partition {cell}"
+                yield f"python -m dualteacher warmup {cell}"
+                for method in grid["method"]:
+                    cell = f"--dataset {dataset} --partition {partition} --method {method} --seed {seed}"
+                    yield f"python -m dualteacher train {cell}"
+                    yield f"python -m dualteacher evaluate {cell}"
+
+
+@pytest.mark.parametrize("engine", ["snakemake", "dvc"])
+def test_each_engine_runs_every_cell_of_the_grid_once(jobs, params, engine):
+    assert sorted(jobs[engine]) == sorted(expected_commands(params["grid"]))
+
+
+def test_commands_and_parameters_are_equal(jobs):
+    assert jobs["snakemake"].keys() == jobs["dvc"].keys()
+    for command, job in jobs["snakemake"].items():
+        assert job["params"] == jobs["dvc"][command]["params"], command
+
+
+def test_files_are_equal(jobs):
+    for command, job in jobs["snakemake"].items():
+        other = jobs["dvc"][command]
+        for side in ("inputs", "outputs"):
+            ours, theirs = set(job[side]), set(other[side])
+            folders = theirs & set(FOLDERS)
+            missing = {path for path in ours - theirs if not any(path.startswith(f"{f}/") for f in folders)}
+            if command.endswith(" report") and side == "inputs":
+                missing = {path for path in missing if not path.endswith(FOLLOWS)}
+            assert not missing, f"{command}: {side} that only Snakemake declares"
+            assert theirs - ours == folders, f"{command}: {side} that only DVC declares"
+
+
+def test_files_are_those_of_paths_py(jobs, params):
+    for command, job in jobs["snakemake"].items():
+        arguments, stage = stub.parse(command.split()[3:])
+        inputs, _, outputs = stub.STAGES[stage](arguments, params)
+        declared = {path for path in job["inputs"] if not path.startswith("dualteacher/")}
+        assert {str(path) for path in outputs} == set(job["outputs"]), command
+        assert {str(path) for path in inputs} == declared, command
+        assert job["log"] == [str(stub.log_of(arguments, stage))], command
+
+
+def test_the_reports_figures_are_those_it_draws(jobs, params):
+    from dualteacher.reporting.figures import files_of
+    from dualteacher.settings import Grid
+
+    declared = {path for path in jobs["snakemake"]["python -m dualteacher report"]["outputs"] if "/figures/" in path}
+    assert declared == {str(path) for path in files_of(Grid(**params["grid"]))}
+
+
+@pytest.mark.parametrize("stage", ["warmup", "train"])
+def test_the_sections_that_a_run_is_fingerprinted_by_are_tracked(jobs, stage):
+    tree = ast.parse((ROOT / f"dualteacher/stages/{stage}.py").read_text())
+    sections = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SECTIONS"
+    )
+    for command, job in jobs["dvc"].items():
+        if f" {stage} " in command:
+            own = {"method"} if stage == "train" else set()
+            assert job["params"].keys() == {*sections, "precision", "compile", *own}

@@ -1,0 +1,76 @@
+# From archives to packed images and partitions.
+
+
+rule download:
+    input:
+        code=CODE["download"],
+    output:
+        manifest="data/{dataset}/raw/manifest.json",
+    log:
+        "logs/download/{dataset}.log",
+    benchmark:
+        "logs/benchmarks/download/{dataset}.tsv"
+    params:
+        dataset=lookup(dpath="datasets/{dataset}", within=config),
+    shell:
+        "python -m dualteacher download --dataset {wildcards.dataset:q}"
+
+
+rule weights:
+    input:
+        code=CODE["weights"],
+    output:
+        weights=f"data/weights/{config['model']['backbone']}.safetensors",
+    log:
+        "logs/weights/weights.log",
+    benchmark:
+        "logs/benchmarks/weights/weights.tsv"
+    params:
+        backbone=lookup(dpath="model/backbone", within=config),
+        weights=lookup(dpath="model/weights", within=config),
+    shell:
+        "python -m dualteacher download --weights"
+
+
+rule prepare:
+    input:
+        manifest="data/{dataset}/raw/manifest.json",
+        code=CODE["prepare"],
+    output:
+        train="data/{dataset}/train.arrow",
+        val="data/{dataset}/val.arrow",
+        classes="data/{dataset}/classes.json",
+        stats="data/{dataset}/stats.parquet",
+        contact_sheet=report(
+            "data/{dataset}/contact_sheet.png",
+            caption="../report/contact_sheet.rst",
+            category="Data",
+            labels={"dataset": "{dataset}", "what": "contact sheet"},
+        ),
+    log:
+        "logs/prepare/{dataset}.log",
+    benchmark:
+        "logs/benchmarks/prepare/{dataset}.tsv"
+    params:
+        dataset=lookup(dpath="datasets/{dataset}", within=config),
+    shell:
+        "python -m dualteacher prepare --dataset {wildcards.dataset:q}"
+
+
+rule partition:
+    input:
+        train="data/{dataset}/train.arrow",
+        stats="data/{dataset}/stats.parquet",
+        code=CODE["partition"],
+    output:
+        table="data/{dataset}/partitions/{partition}/seed{seed}.parquet",
+        provenance="data/{dataset}/partitions/{partition}/seed{seed}.provenance.json",
+    log:
+        "logs/partition/{dataset}-{partition}-{seed}.log",
+    benchmark:
+        "logs/benchmarks/partition/{dataset}-{partition}-{seed}.tsv"
+    params:
+        partition=lookup(dpath="partition/{partition}", within=config),
+    shell:
+        "python -m dualteacher partition --dataset {wildcards.dataset:q}"
+        " --partition {wildcards.partition:q} --seed {wildcards.seed:q}"

@@ -1,0 +1,73 @@
+# Scores of every cell, then one report on all of them.
+
+
+rule evaluate:
+    input:
+        val="data/{dataset}/val.arrow",
+        classes="data/{dataset}/classes.json",
+        partition="data/{dataset}/partitions/{partition}/seed{seed}.parquet",
+        student="results/runs/{dataset}/{partition}/{method}/seed{seed}/student.safetensors",
+        history="results/runs/{dataset}/{partition}/{method}/seed{seed}/history.parquet",
+        code=CODE["evaluate"],
+    output:
+        metrics="results/runs/{dataset}/{partition}/{method}/seed{seed}/metrics.json",
+        per_class="results/runs/{dataset}/{partition}/{method}/seed{seed}/per_class.parquet",
+        confusion="results/runs/{dataset}/{partition}/{method}/seed{seed}/confusion.parquet",
+        gallery=report(
+            "results/runs/{dataset}/{partition}/{method}/seed{seed}/gallery.png",
+            caption="../report/gallery.rst",
+            category="Galleries",
+            labels={
+                "dataset": "{dataset}",
+                "partition": "{partition}",
+                "method": "{method}",
+                "seed": "{seed}",
+            },
+        ),
+    log:
+        "logs/evaluate/{dataset}-{partition}-{method}-{seed}.log",
+    benchmark:
+        "logs/benchmarks/evaluate/{dataset}-{partition}-{method}-{seed}.tsv"
+    threads: config["runtime"]["threads"]
+    resources:
+        gpu=engines.gpus(config["runtime"]["device"]),
+    params:
+        inference=lookup(dpath="inference", within=config),
+        evaluate=lookup(dpath="evaluate", within=config),
+        precision=lookup(dpath="runtime/precision", within=config),
+    shell:
+        "python -m dualteacher evaluate --dataset {wildcards.dataset:q}"
+        " --partition {wildcards.partition:q} --method {wildcards.method:q} --seed {wildcards.seed:q}"
+
+
+rule report:
+    input:
+        classes=cells("data/{dataset}/classes.json"),
+        provenance=cells("data/{dataset}/partitions/{partition}/seed{seed}.provenance.json"),
+        history=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/history.parquet"),
+        cost=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/cost.json"),
+        metrics=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/metrics.json"),
+        per_class=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/per_class.parquet"),
+        confusion=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/confusion.parquet"),
+        gallery=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/gallery.png"),
+        code=CODE["report"],
+    output:
+        csv=report("results/report/table.csv", caption="../report/table.rst", category="Results"),
+        md="results/report/table.md",
+        tex="results/report/table.tex",
+        parquet="results/report/table.parquet",
+        seeds="results/report/table_seeds.parquet",
+        curves="results/report/curves.csv",
+        page=report("results/report/index.html", caption="../report/page.rst", category="Results"),
+        figures=report(figures("svg"), caption="../report/figure.rst", category="Figures"),
+        bitmaps=figures("png"),
+        summary="results/summary.json",
+    log:
+        "logs/report/report.log",
+    benchmark:
+        "logs/benchmarks/report/report.tsv"
+    params:
+        grid=lookup(dpath="grid", within=config),
+        report=lookup(dpath="report", within=config),
+    shell:
+        "python -m dualteacher report"
