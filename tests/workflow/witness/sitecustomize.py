@@ -11,7 +11,7 @@ from pathlib import Path
 
 if "dualteacher" in sys.orig_argv:
     opened: set[str] = set()
-    project = os.getcwd()
+    project = Path.cwd()
 
     def note(event: str, arguments: tuple) -> None:
         if event == "open" and isinstance(arguments[0], str) and arguments[1] in (None, "r", "rb"):
