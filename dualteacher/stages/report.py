@@ -19,8 +19,11 @@ def run(settings: Settings) -> None:
     table = tables.aggregate(seeds)
     tables.write(table, seeds, tables.curves(loaded), paths.REPORT, settings.report.baseline)
     drawn = figures.build(loaded)
+    folder = paths.REPORT / "figures"
+    for old in folder.glob("*"):  # of a grid that was larger; Snakemake removes only what it declares
+        old.unlink()
     for figure in console.progress(drawn.values(), "figures", unit="figure"):
-        drawing.write(figure, paths.REPORT / "figures")
+        drawing.write(figure, folder)
     path = page.write(loaded, table, seeds, drawn, Path("params.yaml").read_text(encoding="utf-8"))
     files.write_json(paths.SUMMARY, tables.summary(table))
     print(tables.plain(table))

@@ -61,7 +61,7 @@ def settings():
 def toy_settings(**sections: dict) -> settings_module.Settings:
     raw = yaml.safe_load((ROOT / "presets" / "tiny.yaml").read_text())
     raw["datasets"] = {"toy": next(iter(raw["datasets"].values()))}
-    raw["partition"] = {"some": {"fraction": None, "count": 5}}
+    raw["partition"] = {"some": {"fraction": None, "count": 5, "list": None}}
     raw["grid"] = {"dataset": ["toy"], "partition": ["some"], "method": ["supervised", "mean_teacher", "dual_teacher"],
                    "seed": [0]}  # fmt: skip
     raw["model"] |= {"backbone": "mobilenetv2_100", "weights": "none", "head_width": 16, "architecture": "segformer"}
