@@ -56,14 +56,26 @@ class Draws:
 
 
 def draw(
-    mixing: Mixing, seed: int, step: int, batch: int, classes: int, size: tuple[int, int], first: int = 0
+    mixing: Mixing,
+    seed: int,
+    step: int,
+    batch: int,
+    classes: int,
+    size: tuple[int, int],
+    *,
+    first: int = 0,
+    view: int = 0,
 ) -> Draws:
-    """Draw one step's strong views for images `first` … `first + batch - 1` of the step's global batch."""
-    shared = seeds.generator(seed, "mixing", step)
+    """Draw one step's strong views for images `first` … `first + batch - 1` of the step's global batch.
+
+    Methods with several strong views number them; view 0 is the same for every method.
+    """
+    place = (step,) if view == 0 else (step, f"view {view}")
+    shared = seeds.generator(seed, "mixing", *place)
     ratio = shared.beta(mixing.cutmix_beta, mixing.cutmix_beta)
     order = tuple(int(i) for i in shared.permutation(4))
-    partner = seeds.generator(seed, "partner", step, first).permutation(batch)
-    rows = [_draw_image(mixing, seeds.generator(seed, "strong", step, first + i), classes) for i in range(batch)]
+    partner = seeds.generator(seed, "partner", *place, first).permutation(batch)
+    rows = [_draw_image(mixing, seeds.generator(seed, "strong", *place, first + i), classes) for i in range(batch)]
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     centre, rank, mix_jitter, sigma, flipped, strong_jitter, is_gray = columns
     return Draws(
@@ -158,3 +170,10 @@ def classmix(strong: Labelled, draws: Draws) -> Labelled:
 def strong_view(image: Tensor, draws: Draws) -> Tensor:
     """The view of implicit consistency: strong colour jitter and random grayscale; no geometry."""
     return views.grayscale(views.jitter(image, draws.strong_jitter, draws.order), draws.gray)
+
+
+def strong_cutmix(weak: Labelled, draws: Draws, mixing: Mixing) -> Labelled:
+    """The strong view of FixMatch's family: jitter, grayscale and blur, then CutMix; no further geometry."""
+    image = views.blur(strong_view(weak.image, draws), draws.sigma, mixing.blur_sigma[1])
+    size = (weak.label.shape[1], weak.label.shape[2])
+    return paste(weak._replace(image=image), box_mask(draws.box, size), draws.partner)

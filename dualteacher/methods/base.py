@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -33,8 +32,8 @@ class Method:
     """A semi-supervised method; this base is the supervised one.
 
     The loop calls, for each step, `draw` (the method's random numbers, on the host), `loss` (one student
-    pass, at most one teacher pass), steps the optimiser, then calls `after_step`. `teachers` are saved
-    and restored by the checkpoint.
+    pass, at most one teacher pass), steps the optimiser, then calls `after_step`. `teachers` (no gradient)
+    and `partners` (trained beside the student) are saved and restored by the checkpoint.
     """
 
     uses_unlabelled = False
@@ -43,6 +42,7 @@ class Method:
         self.own = own
         self.settings = settings
         self.teachers: list[Segmenter] = []
+        self.partners: list[Segmenter] = []
 
     def active(self, clock: Clock) -> int | None:
         """Index of the teacher that labels at this time."""
@@ -56,8 +56,8 @@ class Method:
         """The random numbers of one step, functions of (seed, step), on their way to the device."""
         return None
 
-    def loss(self, student: Callable[[Tensor], Tensor], images: Images, draws: Any, clock: Clock) -> Losses:
-        """Losses of one batch; `student` maps images to logits, in train mode."""
+    def loss(self, student: Segmenter, images: Images, draws: Any, clock: Clock) -> Losses:
+        """Losses of one batch; `student` is in train mode, and perhaps compiled."""
         supervised = losses.supervised_loss(student(images.labelled), images.label)
         return Losses(supervised, {"loss": supervised.detach(), "loss_supervised": supervised.detach()})
 

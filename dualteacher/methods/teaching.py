@@ -7,7 +7,6 @@ batch (the released code runs two of each).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dualteacher import ema, losses, mixing
 from dualteacher.data.loader import Batch, Images
+from dualteacher.methods import labelling
 from dualteacher.methods.base import Clock, Losses, Method
 from dualteacher.mixing import Draws, Labelled
 from dualteacher.models.segmenter import Segmenter
@@ -48,13 +48,9 @@ class Teaching(Method):
         """The active teacher's labels for the weak views; padding is ignored and has no confidence."""
         index = self.active(clock)
         assert index is not None
-        size = (images.unlabelled.shape[2], images.unlabelled.shape[3])
-        with torch.no_grad():
-            label, confidence = losses.pseudo_label(self.teachers[index](images.unlabelled), size)
-        label = torch.where(images.inside, label, losses.IGNORE)
-        return Labelled(images.unlabelled, label, torch.where(images.inside, confidence, 0.0))
+        return labelling.label(self.teachers[index], images)
 
-    def loss(self, student: Callable[[Tensor], Tensor], images: Images, draws: Draws, clock: Clock) -> Losses:
+    def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock) -> Losses:
         own = self.own
         weak = self.pseudo_label(images, clock)
         strong = weak._replace(image=mixing.strong_view(weak.image, draws))

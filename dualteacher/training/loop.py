@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,11 +69,12 @@ class Progress:
 def run(job: Job) -> Progress:
     """Train to the end, from the newest checkpoint if there is one; the student is trained in place."""
     settings, student, method = job.settings, job.student, job.method
-    optimizer = make_optimizer(student, settings.optimizer, job.learning_rate)
+    optimizer = make_optimizer([student, *method.partners], settings.optimizer, job.learning_rate)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     progress = resume(job, optimizer)
     began = time.monotonic() - progress.seconds
-    forward = torch.compile(student) if settings.runtime.compile else student
+    if settings.runtime.compile:
+        student.compile()
     autocast = torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=settings.runtime.precision == "bfloat16")
     student.train()
 
@@ -90,7 +91,7 @@ def run(job: Job) -> Progress:
         draws = method.draw(clock, batch, job.seed, job.device)
         images = loader.finish(batch.to(job.device))
         with autocast:
-            losses = method.loss(forward, images, draws, clock)
+            losses = method.loss(student, images, draws, clock)
 
         # --- backward, optimiser, teachers
         optimizer.zero_grad(set_to_none=True)
@@ -128,9 +129,10 @@ def feed(job: Job, first: int) -> Iterator[loader.Batch]:
     yield from console.progress(source, job.name, total=job.steps - first, unit="step")
 
 
-def make_optimizer(student: Segmenter, optimizer: Optimizer, learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW or SGD over the student's parameter groups, one fused kernel a group."""
-    groups = student.parameter_groups(learning_rate, optimizer.head_multiplier, optimizer.weight_decay)
+def make_optimizer(networks: Sequence[Segmenter], optimizer: Optimizer, learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW or SGD over the networks' parameter groups, one fused kernel a group."""
+    rates = (learning_rate, optimizer.head_multiplier, optimizer.weight_decay)
+    groups = [group for network in networks for group in network.parameter_groups(*rates)]
     if optimizer.name == "adamw":
         betas = (optimizer.betas[0], optimizer.betas[1])
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
@@ -182,9 +184,14 @@ def checkpoint(job: Job, optimizer: torch.optim.Optimizer, progress: Progress) -
         "sums": progress.sums,
         "counted": progress.counted,
         "student": job.student.state_dict(),
-        "teachers": [teacher.state_dict() for teacher in job.method.teachers],
+        "others": [network.state_dict() for network in others(job.method)],
         "optimizer": optimizer.state_dict(),
     }
+
+
+def others(method: Method) -> list[Segmenter]:
+    """The networks beside the student."""
+    return [*method.teachers, *method.partners]
 
 
 def resume(job: Job, optimizer: torch.optim.Optimizer) -> Progress:
@@ -193,8 +200,8 @@ def resume(job: Job, optimizer: torch.optim.Optimizer) -> Progress:
     if state is None:
         return Progress()
     job.student.load_state_dict(state["student"])
-    for teacher, saved in zip(job.method.teachers, state["teachers"], strict=True):
-        teacher.load_state_dict(saved)
+    for network, saved in zip(others(job.method), state["others"], strict=True):
+        network.load_state_dict(saved)
     optimizer.load_state_dict(state["optimizer"])
     logger.info("%s: going on from step %d of %d", job.name, state["step"], job.steps)
     return Progress(state["step"], state["seconds"], state["history"], state["sums"], state["counted"])

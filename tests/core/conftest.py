@@ -67,6 +67,16 @@ def toy_settings(**sections: dict) -> settings_module.Settings:
     raw["model"] |= {"backbone": "mobilenetv2_100", "weights": "none", "head_width": 16, "architecture": "segformer"}
     raw["batch"] |= {"labelled": 2, "unlabelled": 2, "crop": 32}
     raw["runtime"] |= {"device": "cpu", "checkpoint_minutes": 60, "workers": 0}
+    dual = raw["methods"]["dual_teacher"]
+    raw["methods"] |= {
+        "fixmatch": {"threshold": 0.3, "unlabelled_weight": 1.0},
+        "unimatch": {"threshold": 0.3, "unlabelled_weight": 1.0, "feature_dropout": 0.5},
+        "cps": {"unlabelled_weight": 1.0, "partner_seed": 1},
+        "dual_teacher_single": dual | {"teachers": 1},
+        "dual_teacher_triple": dual | {"teachers": 3, "period": 2},
+        "dual_teacher_steps": dual | {"period": 4, "period_unit": "step"},
+        "dual_teacher_permanent": dual | {"temporary": False},
+    }
     for name, values in sections.items():
         raw[name] = raw[name] | values
     return settings_module.parse(raw)

@@ -1,0 +1,72 @@
+"""Cross pseudo supervision (Chen et al., CVPR 2021), with CutMix: two networks teach each other.
+
+The second network shares the warm-up\'s backbone but its head is drawn anew, since two equal networks have
+nothing to teach each other. Each learns the other\'s hard labels on the CutMix view, without a threshold. The
+student is the first network; both are trained, so a step costs about twice as much.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dualteacher import losses, mixing, seeds
+from dualteacher.data.loader import Batch, Images
+from dualteacher.methods.base import Clock, Losses, Method
+from dualteacher.methods.labelling import self_label
+from dualteacher.mixing import Draws, Labelled
+from dualteacher.models import segmenter
+from dualteacher.models.segmenter import Segmenter
+from dualteacher.settings import CPS as Own
+from dualteacher.settings import Settings
+
+
+class CPS(Method):
+    """One partner, trained beside the student on the same batches."""
+
+    own: Own
+    uses_unlabelled = True
+
+    def __init__(self, own: Own, settings: Settings, student: Segmenter) -> None:
+        super().__init__(own, settings, student)
+        device = next(student.parameters()).device
+        drop_path = settings.model.drop_path
+        seed = seeds.derive(own.partner_seed, "cps partner")
+        partner = segmenter.build(settings.model, student.num_classes, None, drop_path=drop_path, seed=seed)
+        partner.backbone.load_state_dict(student.backbone.state_dict())
+        self.partners = [partner.to(device).train()]
+
+    def mix(self, clock: Clock) -> str:
+        return "cutmix"
+
+    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device) -> Draws:
+        count, _, height, width = batch.unlabelled.shape
+        return mixing.draw(self.settings.mixing, seed, clock.step, count, 0, (height, width)).to(device)
+
+    def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock) -> Losses:
+        pair = (student, self.partners[0])
+        labels = [self_label(network, images) for network in pair]
+        mixed = [mixing.strong_cutmix(one, draws, self.settings.mixing) for one in labels]
+        batch = torch.cat([images.labelled, mixed[0].image])  # both labels belong to the same mixed image
+        supervised, crossed = [], []
+        for network, target in zip(pair, reversed(mixed), strict=True):
+            known, unknown = network(batch).split([len(images.labelled), len(images.unlabelled)])
+            supervised.append(losses.supervised_loss(known, images.label))
+            crossed.append(cross_loss(unknown, target))
+        first, second = torch.stack(supervised).sum(), torch.stack(crossed).sum()
+        total = first + self.own.unlabelled_weight * second
+        parts = {"loss": total, "loss_supervised": first, "loss_mix": second}
+        detached = {name: value.detach() for name, value in parts.items()}
+        return Losses(total, detached | {"kept": torch.ones_like(detached["loss"])})
+
+    def images_seen(self) -> tuple[int, int]:
+        batch = self.settings.batch
+        return 2 * (batch.labelled + batch.unlabelled), 2 * batch.unlabelled
+
+
+def cross_loss(logits: Tensor, target: Labelled) -> Tensor:
+    """Cross entropy with the other network\'s hard labels, mean over the valid pixels."""
+    return losses.supervised_loss(logits, target.label)
+
+
+METHOD = CPS

@@ -1,0 +1,5 @@
+"""Ablation of Dual Teacher: without implicit consistency; its settings say so."""
+
+from dualteacher.methods.switching import Switching
+
+METHOD = Switching

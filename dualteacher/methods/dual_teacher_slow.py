@@ -1,0 +1,5 @@
+"""Ablation of Dual Teacher: a slower EMA; its settings say so."""
+
+from dualteacher.methods.switching import Switching
+
+METHOD = Switching

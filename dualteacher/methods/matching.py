@@ -1,0 +1,65 @@
+"""What FixMatch and UniMatch share (Sohn et al., NeurIPS 2020; Yang et al., CVPR 2023).
+
+The student labels the weak view itself, without a teacher, and learns those labels on a strong view of the
+same image: jitter, grayscale, blur and CutMix. Loss: mean over the valid pixels of CE · [c ≥ τ].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualteacher import losses, mixing
+from dualteacher.data.loader import Batch, Images
+from dualteacher.methods.base import Clock, Losses, Method
+from dualteacher.methods.labelling import self_label
+from dualteacher.mixing import Draws, Labelled
+from dualteacher.models.segmenter import Segmenter
+from dualteacher.settings import FixMatch as Own
+
+
+class Matching(Method):
+    """No teacher; `views` strong views."""
+
+    own: Own
+    uses_unlabelled = True
+    views = 1
+
+    def mix(self, clock: Clock) -> str:
+        return "cutmix"
+
+    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device) -> list[Draws]:
+        count, _, height, width = batch.unlabelled.shape
+        size, settings = (height, width), self.settings.mixing
+        drawn = (mixing.draw(settings, seed, clock.step, count, 0, size, view=view) for view in range(self.views))
+        return [draws.to(device) for draws in drawn]
+
+    def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock) -> Losses:
+        weak = self_label(student, images)
+        strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws]
+        batch = [images.labelled, *(view.image for view in strong)]
+        logits = student(torch.cat(batch)).split([len(part) for part in batch])
+        supervised = losses.supervised_loss(logits[0], images.label)
+        unlabelled = self.view_loss(logits[1:], strong)
+        return self.sum_up(supervised, unlabelled, weak.confidence)
+
+    def view_loss(self, logits: tuple[Tensor, ...], strong: list[Labelled]) -> Tensor:
+        """Mean over the strong views of their thresholded cross entropy."""
+        each = [
+            losses.consistency_loss(one, view.label, view.confidence, self.own.threshold)
+            for one, view in zip(logits, strong, strict=True)
+        ]
+        return torch.stack(each).mean()
+
+    def sum_up(self, supervised: Tensor, unlabelled: Tensor, confidence: Tensor) -> Losses:
+        """Total loss, and its parts for the history."""
+        total = supervised + self.own.unlabelled_weight * unlabelled
+        parts = {"loss": total, "loss_supervised": supervised, "loss_mix": unlabelled}
+        detached: dict[str, Any] = {name: value.detach() for name, value in parts.items()}
+        return Losses(total, detached | {"kept": losses.kept_share(confidence, self.own.threshold)})
+
+    def images_seen(self) -> tuple[int, int]:
+        batch = self.settings.batch
+        return batch.labelled + self.views * batch.unlabelled, batch.unlabelled

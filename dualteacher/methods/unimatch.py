@@ -1,0 +1,50 @@
+"""UniMatch (Yang et al., CVPR 2023): FixMatch with two strong views and a stream of dropped-out features.
+
+The unlabelled loss is half the mean of the two strong views\' losses and half the loss of the weak view whose
+features lost half of their channels, each mean CE · [c ≥ τ] over the valid pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from dualteacher import losses, mixing
+from dualteacher.data.loader import Images
+from dualteacher.methods.base import Clock, Losses
+from dualteacher.methods.labelling import self_label
+from dualteacher.methods.matching import Matching
+from dualteacher.mixing import Draws
+from dualteacher.models.segmenter import Segmenter
+from dualteacher.settings import UniMatch as Own
+
+
+class UniMatch(Matching):
+    """Two strong views and feature perturbation, in one student pass."""
+
+    own: Own
+    views = 2
+
+    def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock) -> Losses:
+        weak = self_label(student, images)
+        strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws]
+        batch = [images.labelled, *(view.image for view in strong), weak.image]
+        sizes = [len(part) for part in batch]
+        features = [self.perturb(level, sizes[-1]) for level in student.features(torch.cat(batch))]
+        logits = student.head(features).contiguous().split(sizes)
+        supervised = losses.supervised_loss(logits[0], images.label)
+        perturbed = losses.consistency_loss(logits[-1], weak.label, weak.confidence, self.own.threshold)
+        unlabelled = (self.view_loss(logits[1:-1], strong) + perturbed) / 2
+        return self.sum_up(supervised, unlabelled, weak.confidence)
+
+    def perturb(self, level: torch.Tensor, last: int) -> torch.Tensor:
+        """Drop channels of the last `last` images of a feature map (B, C, h, w)."""
+        kept, weak = level[:-last], level[-last:]
+        return torch.cat([kept, F.dropout2d(weak, self.own.feature_dropout)])
+
+    def images_seen(self) -> tuple[int, int]:
+        batch = self.settings.batch
+        return batch.labelled + 3 * batch.unlabelled, batch.unlabelled
+
+
+METHOD = UniMatch

@@ -1,0 +1,145 @@
+"""The other methods and the ablations: what teaches whom, on which views, at which cost."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dualteacher import losses, methods, mixing
+from dualteacher.data.loader import Batch, finish
+from dualteacher.methods.base import Clock
+
+from .conftest import toy_settings
+from .test_methods import EPOCH, batch_of, flat, step, student_of
+
+RIVALS = ["fixmatch", "unimatch", "cps"]
+
+
+def clock_at(number: int) -> Clock:
+    return Clock(number, *divmod(number, EPOCH))
+
+
+def build(name: str, settings):
+    student = student_of(settings)
+    method = methods.build(name, settings, student)
+    return student.train(), method
+
+
+def train_steps(name: str, count: int = 2, lr: float = 0.05):
+    settings = toy_settings()
+    student, method = build(name, settings)
+    networks = [student, *method.partners]
+    optimizer = torch.optim.SGD([p for network in networks for p in network.parameters()], lr=lr)
+    before = [flat(network) for network in networks]
+    results = [step(method, student, optimizer, number, settings)[1] for number in range(count)]
+    return before, [flat(network) for network in networks], results
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_step_trains_every_network_and_says_its_parts(name):
+    before, after, results = train_steps(name)
+    assert len(after) == (2 if name == "cps" else 1)
+    assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    for result in results:
+        parts = {key: float(value) for key, value in result.parts.items()}
+        assert parts["loss"] == pytest.approx(parts["loss_supervised"] + parts["loss_mix"], rel=1e-5)
+        assert parts["loss_mix"] > 0 and 0 < parts["kept"] <= 1
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_labelling_leaves_the_student_in_train_mode_and_its_buffers_alone(name):
+    settings = toy_settings()
+    student, _ = build(name, settings)
+    buffers = {key: value.clone() for key, value in student.state_dict().items() if "running" in key}
+    from dualteacher.methods.labelling import self_label
+
+    self_label(student, finish(batch_of(settings)))
+    assert student.training
+    assert all(torch.equal(student.state_dict()[key], value) for key, value in buffers.items())
+
+
+def test_unimatch_sees_two_different_strong_views_and_fixmatch_the_first_of_them():
+    settings = toy_settings()
+    _, fix = build("fixmatch", settings)
+    _, uni = build("unimatch", settings)
+    batch = batch_of(settings)
+    (only,), (first, second) = (m.draw(clock_at(0), batch, 0, torch.device("cpu")) for m in (fix, uni))
+    assert torch.equal(only.strong_jitter, first.strong_jitter) and torch.equal(only.box, first.box)
+    assert not torch.equal(first.box, second.box)
+
+
+def test_feature_dropout_touches_the_last_images_only():
+    settings = toy_settings()
+    _, method = build("unimatch", settings)
+    level = torch.ones(5, 64, 4, 4)
+    out = method.perturb(level, 2)
+    assert torch.equal(out[:3], level[:3])
+    planes = out[3:].flatten(2)
+    assert ((planes == 0).all(2) | (planes == 2).all(2)).all() and 0.2 < (planes == 0).float().mean() < 0.8
+
+
+def test_cps_networks_start_apart_and_learn_each_others_labels():
+    settings = toy_settings()
+    student, method = build("cps", settings)
+    partner = method.partners[0]
+    assert torch.equal(flat(partner.backbone), flat(student.backbone))
+    assert not torch.equal(flat(partner.head), flat(student.head))
+    batch = finish(batch_of(settings))
+    draws = method.draw(clock_at(0), batch_of(settings), 0, torch.device("cpu"))
+    student.eval(), partner.eval()
+    # with both networks frozen in evaluation mode the loss can be written down
+    frozen = [copy.deepcopy(network) for network in (student, partner)]
+    labels = [losses.pseudo_label(network(batch.unlabelled), (32, 32)) for network in frozen]
+    mixed = [mixing.strong_cutmix(mixing.Labelled(batch.unlabelled, *one), draws, settings.mixing) for one in labels]
+    expected = sum(
+        losses.supervised_loss(network(mixed[0].image), other.label)
+        for network, other in zip(frozen, reversed(mixed), strict=True)
+    )
+    for network in (student, partner):  # keep them in evaluation mode through self_label
+        network.train = lambda mode=True, network=network: network
+    result = method.loss(student, batch, draws, clock_at(0))
+    assert float(result.parts["loss_mix"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_cost_counts_every_pass():
+    settings = toy_settings()  # 2 labelled, 2 unlabelled
+    seen = {name: build(name, settings)[1].images_seen() for name in (*RIVALS, "dual_teacher", "supervised")}
+    assert seen == {
+        "fixmatch": (4, 2), "unimatch": (8, 2), "cps": (8, 4), "dual_teacher": (6, 2), "supervised": (2, 0),
+    }  # fmt: skip
+
+
+def actives(name: str, count: int) -> list[int]:
+    _, method = build(name, toy_settings())
+    return [method.active(clock_at(s)) for s in range(count)]
+
+
+def test_turns_of_the_ablations():
+    assert actives("dual_teacher_single", 7) == [0] * 7
+    assert actives("dual_teacher_triple", 20) == [0] * 6 + [1] * 6 + [2] * 6 + [0] * 2  # two epochs of three steps
+    assert actives("dual_teacher_steps", 10) == [0] * 4 + [1] * 4 + [0] * 2
+    _, triple = build("dual_teacher_triple", toy_settings())
+    decays = [triple.decay(clock_at(s)) for s in range(8)]
+    assert decays == pytest.approx([1 - 1 / (i + 1) for i in (*range(6), 0, 1)])
+    assert [triple.mix(clock_at(s)) for s in (0, 5, 6, 11, 12)] == ["cutmix"] * 2 + ["classmix"] * 2 + ["cutmix"]
+    _, permanent = build("dual_teacher_permanent", toy_settings())
+    assert [permanent.decay(clock_at(s)) for s in (0, 3, 4)] == pytest.approx([0, 0.75, 0.8])
+    assert actives("dual_teacher_permanent", 7) == actives("dual_teacher", 7)
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_no_step_waits_for_the_device(name):
+    settings = toy_settings()
+    student, method = build(name, settings)
+    student.to("meta")
+    for partner in method.partners:
+        partner.to("meta")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batch = Batch(*(torch.empty_like(tensor, device="meta") for tensor in batch_of(settings)))
+        draws = method.draw(clock_at(0), batch, 0, torch.device("meta"))
+        result = method.loss(student, finish(batch), draws, clock_at(0))
+        result.total.backward()
+        assert result.total.shape == ()
