@@ -1,19 +1,22 @@
 """The command line: one command a stage, errors in one line, an exit code for each outcome.
 
-Exit codes: 0 done, 1 a defect (traceback), 2 something the user can put right, 130 interrupted.
+Exit codes: 0 done, 1 a defect (traceback) or a check that found errors, 2 something the user can put right,
+75 stopped on request with its state saved (the same command goes on), 130 interrupted.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from dualteacher import __version__, console, paths, settings
-from dualteacher.errors import UserError
+from dualteacher import __version__, console, heartbeat, paths, settings
+from dualteacher.errors import Interrupted, UserError
 
 app = typer.Typer(
     name="dualteacher",
@@ -32,22 +35,37 @@ MethodOption = Annotated[str, typer.Option(help="a key of `methods` in params.ya
 SeedOption = Annotated[int, typer.Option(min=0, help="the run's seed")]
 
 
-def _stage(stage: str, *arguments: str | int, known: dict[str, str] | None = None) -> None:
-    """Run dualteacher.stages.<stage>.run(settings, *arguments) with a log file."""
+class Precision(StrEnum):
+    """Of an exported file's numbers."""
+
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
+
+
+def _stage(stage: str, *arguments: str | int, known: dict[str, str] | None = None) -> Any:
+    """Run dualteacher.stages.<stage>.run(settings, *arguments) with a log file; what it returns."""
     loaded = settings.load()
+    _check(loaded, known or {})
+    log = paths.log(stage, *arguments)
+    console.start(log)
+    with heartbeat.during(log):
+        module = importlib.import_module(f"dualteacher.stages.{stage}")
+        return module.run(loaded, *arguments)
+
+
+def _check(loaded: settings.Settings, known: dict[str, str]) -> None:
+    """UserError where params.yaml does not describe what an option names."""
     described: dict[str, list[str]] = {
         "dataset": list(loaded.datasets),
         "partition": list(loaded.partition),
         "method": [name for name, value in loaded.methods if value is not None],
     }
-    for kind, value in (known or {}).items():
+    for kind, value in known.items():
         if value not in described[kind]:
             raise UserError(
                 f"--{kind} {value}: params.yaml does not describe it; described: {', '.join(described[kind])}"
             )
-    console.start(paths.log(stage, *arguments))
-    module = importlib.import_module(f"dualteacher.stages.{stage}")
-    module.run(loaded, *arguments)
 
 
 @app.command()
@@ -106,6 +124,109 @@ def report() -> None:
 
 
 @app.command()
+def status() -> None:
+    """Say of every run of the grid whether it waits, runs (with the time left), is done (mIoU) or has failed."""
+    from dualteacher.stages import status
+
+    status.run(settings.load())
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="the folder with your images and masks")],
+    name: Annotated[str | None, typer.Option(help="the dataset's name; else the folder's")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace a params.yaml that you have edited")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="a run of about a minute, to see all stages work")] = False,
+) -> None:
+    """Write params.yaml for a folder of your own images, saying what was assumed; see docs/own-data.md."""
+    from dualteacher.stages import init
+
+    console.start()
+    init.run(folder, name, force, quick)
+
+
+@app.command()
+def check_data(
+    dataset: Annotated[
+        str | None, typer.Option(help="a key of `datasets` in params.yaml; else all of the grid")
+    ] = None,
+) -> None:
+    """Decode every image and mask once: a table, and one line for each thing that is wrong (then exit code 1)."""
+    datasets = settings.load().grid.dataset if dataset is None else [dataset]
+    good = [_stage("check_data", name, known={"dataset": name}) for name in datasets]
+    if not all(good):
+        raise SystemExit(1)
+
+
+@app.command()
+def audit(
+    dataset: DatasetOption,
+    partition: Annotated[
+        str | None, typer.Option(help="a key of `partition` in params.yaml; else all of the grid")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="the run's seed; else all of the grid")] = None,
+) -> None:
+    """Say which images a partition labels: its hash, the official list it equals, overlaps, pixels of each class."""
+    from dualteacher.stages import audit
+
+    loaded = settings.load()
+    _check(loaded, {"dataset": dataset} | ({} if partition is None else {"partition": partition}))
+    console.start()
+    audit.run(loaded, dataset, partition, seed)
+
+
+@app.command()
+def estimate(
+    tflops: Annotated[
+        float | None, typer.Option(min=0.001, help="what your GPU keeps up, in 10¹² operations a second")
+    ] = None,
+) -> None:
+    """Estimate what the grid will take: disk, GPU memory and GPU time, before anything is downloaded."""
+    from dualteacher.stages import estimate
+
+    estimate.run(settings.load(), tflops)
+
+
+@app.command()
+def predict(
+    weights: Annotated[Path, typer.Argument(help="student.safetensors, or the folder of a run that holds it")],
+    images: Annotated[list[Path], typer.Argument(help="images, or folders of images")],
+    output: Annotated[Path, typer.Option(help="folder for masks and overlays")] = Path("predictions"),
+    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N")] = "auto",
+) -> None:
+    """Predict images with a trained network: index masks with a palette, and overlays to look at.
+
+    Files that cannot be read are listed at the end, and the exit code is then 1.
+    """
+    from dualteacher.stages import predict
+
+    console.start()
+    if not predict.run(weights, images, output, device):
+        raise SystemExit(1)
+
+
+@app.command()
+def export(
+    weights: Annotated[Path, typer.Argument(help="student.safetensors, or the folder of a run that holds it")],
+    output: Annotated[Path | None, typer.Option(help="folder; else results/export/ and the run's name")] = None,
+    precision: Annotated[Precision, typer.Option(help="write this ONNX file too, and measure what it costs")] = (
+        Precision.float32
+    ),
+    argmax: Annotated[bool, typer.Option("--argmax", help="give each pixel's class instead of the logits")] = False,
+    pack: Annotated[Path | None, typer.Option(help="images for the check; else the dataset's val.arrow")] = None,
+) -> None:
+    """Write a trained network as ONNX and torch.export files for any batch and size, checked on real images.
+
+    The exit code is 1 if a file gives another class than the network for more than 0.1 % of the pixels.
+    """
+    from dualteacher.stages import export
+
+    console.start()
+    if not export.run(weights, output, pack, precision.value, argmax):
+        raise SystemExit(1)
+
+
+@app.command()
 def check_params(path: Annotated[Path, typer.Argument(help="a settings file")] = Path("params.yaml")) -> None:
     """Say whether a settings file is valid, in one line."""
     loaded = settings.load(path)
@@ -130,12 +251,20 @@ def _options(
 
 
 def main() -> None:
-    """Entry point; turns the two expected kinds of end into one line and an exit code."""
+    """Entry point."""
+    guarded(lambda: app(standalone_mode=True))
+
+
+def guarded(program: Callable[[], object]) -> None:
+    """Run a program; each expected kind of end becomes one line and an exit code."""
     try:
-        app(standalone_mode=True)
+        program()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except Interrupted as stopped:
+        print(f"stopped: {stopped}", file=sys.stderr)
+        raise SystemExit(75) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None

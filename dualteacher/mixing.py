@@ -64,23 +64,29 @@ def draw(
     size: tuple[int, int],
     *,
     first: int = 0,
+    groups: int = 1,
     view: int = 0,
 ) -> Draws:
     """Draw one step's strong views for images `first` … `first + batch - 1` of the step's global batch.
 
-    Methods with several strong views number them; view 0 is the same for every method.
+    The images form `groups` equal groups; partners come from the own group, and each group has one CutMix
+    ratio, so a group's draws do not depend on which process or piece it falls to. Methods with several
+    strong views number them; view 0 is the same for every method.
     """
-    place = (step,) if view == 0 else (step, f"view {view}")
-    shared = seeds.generator(seed, "mixing", *place)
-    ratio = shared.beta(mixing.cutmix_beta, mixing.cutmix_beta)
-    order = tuple(int(i) for i in shared.permutation(4))
-    partner = seeds.generator(seed, "partner", *place, first).permutation(batch)
-    rows = [_draw_image(mixing, seeds.generator(seed, "strong", *place, first + i), classes) for i in range(batch)]
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    place: tuple[int | str, ...] = (step,) if view == 0 else (step, f"view {view}")
+    order = tuple(int(i) for i in seeds.generator(seed, "order of jitter", *place).permutation(4))
+    each = batch // groups
+    partner, ratio = [], []
+    for start in range(0, batch, each):
+        rng = seeds.generator(seed, "mixing", *place, first + start)
+        ratio += [rng.beta(mixing.cutmix_beta, mixing.cutmix_beta)] * each
+        partner.append(start + rng.permutation(each))
+    rngs = (seeds.generator(seed, "strong", *place, first + i) for i in range(batch))
+    columns = [np.array(column) for column in zip(*(_draw_image(mixing, rng, classes) for rng in rngs), strict=True)]
     centre, rank, mix_jitter, sigma, flipped, strong_jitter, is_gray = columns
     return Draws(
-        partner=torch.from_numpy(partner),
-        box=torch.from_numpy(cutmix_boxes(ratio, centre, size)),
+        partner=torch.from_numpy(np.concatenate(partner)),
+        box=torch.from_numpy(cutmix_boxes(np.array(ratio), centre, size)),
         rank=torch.from_numpy(rank).float(),
         mix_jitter=torch.from_numpy(mix_jitter).float(),
         sigma=torch.from_numpy(sigma).float(),
@@ -101,15 +107,15 @@ def _draw_image(mixing: Mixing, rng: np.random.Generator, classes: int) -> tuple
     return centre, rank, mix_jitter, sigma, flipped, strong_jitter, bool(rng.random() < mixing.grayscale)
 
 
-def cutmix_boxes(ratio: float, centre: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def cutmix_boxes(ratio: np.ndarray | float, centre: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Boxes (B, 4) as top, bottom, left, right in pixels, clipped to the image.
 
-    Sides are the image's times sqrt(1 - ratio); `centre` (B, 2) in [0, 1) is mapped to
+    Sides are the image's times sqrt(1 - ratio), ratio (B,) or one for all; `centre` (B, 2) in [0, 1) is mapped to
     [side/8, side) along each axis.
     """
     edges = []
     for axis, side in enumerate(size):
-        half = int(side * np.sqrt(1 - ratio)) // 2
+        half = (side * np.sqrt(1 - np.asarray(ratio))).astype(np.int64) // 2
         middle = (side / 8 + centre[:, axis] * (side - side / 8)).astype(np.int64)
         edges += [np.clip(middle - half, 0, side), np.clip(middle + half, 0, side)]
     return np.stack(edges, 1)

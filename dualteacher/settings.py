@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dualteacher.errors import UserError
 
@@ -22,6 +22,19 @@ Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Color = Annotated[list[Byte], Field(min_length=3, max_length=3)]  # [r, g, b]
+MaskValue = Annotated[int, Field(ge=0, le=65535)] | Color
+
+
+def _inside(text: str) -> str:
+    if not text or "\\" in text or text.startswith("/") or ".." in text.split("/"):
+        raise ValueError("expected a folder inside `folder`, spelt with / and without ..")
+    return text
+
+
+Inside = Annotated[str, AfterValidator(_inside)]
+Place = Annotated[str, Field(min_length=1, description="a file's or folder's path")]
 
 
 class Section(BaseModel):
@@ -68,16 +81,132 @@ class BlueMarble(Section):
         return self
 
 
+class ADE20K(Section):
+    """ADE20K's scene parsing challenge, 150 classes: 20,210 training and 2,000 validation images."""
+
+    source: Literal["ade20k"]
+    archive: Place | None  # ADEChallengeData2016.zip or the folder it unpacks to; null: download
+    lists: bool  # fetch the official partitions' lists too
+
+
+class VOC(Section):
+    """PASCAL VOC 2012 with the 10,582 "augmented" training images, 21 classes with the background.
+
+    classic: masks of VOC's own 1,464 training images; blended: SBD's coarser masks for the others.
+    """
+
+    source: Literal["voc"]
+    protocol: Literal["classic", "blended"]
+    archive: Place | None  # VOCtrainval_11-May-2012.tar or the folder it unpacks to; null: download
+    sbd: Place | None  # blended: benchmark.tgz or the folder it unpacks to; null: download
+    lists: bool  # fetch the official partitions' lists too
+
+
+class Cityscapes(Section):
+    """Cityscapes' fine annotations, 19 classes: 2,975 training and 500 validation images."""
+
+    source: Literal["cityscapes"]
+    images: Place | None  # leftImg8bit_trainvaltest.zip or a folder with leftImg8bit/; null: csDownload
+    masks: Place | None  # gtFine_trainvaltest.zip or a folder with gtFine/; null: csDownload
+    lists: bool  # fetch the official partitions' lists too
+
+
+class Textures(Section):
+    """The positive control: scenes composed from real textures; see docs/control.md."""
+
+    source: Literal["textures"]
+    size: Annotated[int, Field(ge=32, le=512)]  # side of a scene, pixels
+    train: AtLeastOne  # scenes
+    validation: AtLeastOne  # scenes
+    regions: Annotated[int, Field(ge=2, le=8)]  # at most, in a scene
+    variation: NotNegative  # of gamma, contrast, brightness and colour cast from region to region
+
+
+class FolderClass(Section):
+    """A class of your own: its name, its colour in pictures, and how your mask files spell it."""
+
+    name: Annotated[str, Field(min_length=1)]
+    color: Color
+    value: MaskValue
+
+
+class FolderValidation(Section):
+    """Images that are never trained on: a share of the images with masks, or folders of their own."""
+
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] | None
+    images: Inside | None
+    masks: Inside | None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> FolderValidation:
+        if (self.images is None) != (self.masks is None) or (self.share is None) == (self.images is None):
+            raise ValueError("give either share, or images and masks, and null for the rest")
+        return self
+
+
+class Folder(Section):
+    """Your own images, and masks for some of them, in a folder on this machine; see docs/own-data.md."""
+
+    source: Literal["folder"]
+    folder: Place
+    images: Inside  # all below are folders in `folder`, searched with their sub-folders; ".": `folder` itself
+    masks: Inside
+    mask_suffix: str  # what the name of an image's mask has in addition: _mask for a.jpg and a_mask.png
+    unlabelled: Inside | None  # further images, without masks
+    validation: FolderValidation
+    block: Literal["image", "folder"]  # what goes to one side as a whole: an image, or a sub-folder of images
+    classes: Annotated[list[FolderClass], Field(min_length=2, max_length=255)]
+    ignore: list[MaskValue]  # further values of the mask files: pixels of no class
+    on_error: Literal["stop", "skip"]  # files that cannot be used: stop and list them, or leave them out
+
+    @model_validator(mode="after")
+    def _folders(self) -> Folder:
+        own = self.validation
+        together = self.images == self.masks or (own.images is not None and own.images == own.masks)
+        if together and not self.mask_suffix:
+            raise ValueError("images and masks in one folder need a mask_suffix that tells them apart")
+        named = [*{self.images, self.masks}, *{own.images, own.masks}, self.unlabelled]
+        named = [folder for folder in named if folder is not None]
+        twice = next((folder for folder in named if named.count(folder) > 1), None)
+        if twice is not None:
+            raise ValueError(f"'{twice}' is named for two purposes")
+        return self
+
+    @model_validator(mode="after")
+    def _values(self) -> Folder:
+        values = [entry.value for entry in self.classes] + self.ignore
+        if len({isinstance(value, int) for value in values}) > 1:
+            raise ValueError("the values of classes and ignore are all indices or all colours [r, g, b], not both")
+        texts = {"value": list(map(str, values)), "name": [entry.name for entry in self.classes]}
+        for what, given in texts.items():
+            repeated = next((text for text in given if given.count(text) > 1), None)
+            if repeated is not None:
+                raise ValueError(f"classes and ignore give the {what} {repeated} twice")
+        return self
+
+
+SOURCES = {
+    "bluemarble": BlueMarble,
+    "textures": Textures,
+    "ade20k": ADE20K,
+    "voc": VOC,
+    "cityscapes": Cityscapes,
+    "folder": Folder,
+}
+AnyDataset = Annotated[BlueMarble | Textures | ADE20K | VOC | Cityscapes | Folder, Field(discriminator="source")]
+
+
 class Partition(Section):
-    """Which training images keep their masks: a share of them or a number."""
+    """Which training images keep their masks: a share of them, a number, or an official list."""
 
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None
-    count: AtLeastOne | None
+    count: AtLeastOne | Literal["all"] | None  # all: every image that has a mask
+    list: Name | None  # its name in dualteacher/data/partition_lists.json
 
     @model_validator(mode="after")
     def _one_of(self) -> Partition:
-        if (self.fraction is None) == (self.count is None):
-            raise ValueError("give exactly one of fraction and count, and null for the other")
+        if [self.fraction, self.count, self.list].count(None) != 2:
+            raise ValueError("give exactly one of fraction, count and list, and null for the others")
         return self
 
 
@@ -90,14 +219,30 @@ class Model(Section):
     head_width: AtLeastOne
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # the student's; teachers run at full depth
+    sync_norm: bool  # batch normalisation over all processes of a run
 
 
 class Batch(Section):
-    """Images a step."""
+    """Images a step, over all processes.
+
+    A group is what the release had on one GPU: its images mix among themselves and its losses have their own
+    denominators. Each process runs its groups in `accumulate` passes, one after another, to save memory.
+    """
 
     labelled: AtLeastOne
     unlabelled: AtLeastOne
+    groups: AtLeastOne
+    accumulate: AtLeastOne
     crop: Annotated[int, Field(ge=8)]  # side of the square crop, pixels
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Batch:
+        for key in ("labelled", "unlabelled"):
+            if getattr(self, key) % self.groups:
+                raise ValueError(f"batch.{key} ({getattr(self, key)}) must be a multiple of groups ({self.groups})")
+        if self.groups % self.accumulate:
+            raise ValueError(f"batch.groups ({self.groups}) must be a multiple of accumulate ({self.accumulate})")
+        return self
 
 
 class Augment(Section):
@@ -152,6 +297,7 @@ class Optimizer(Section):
     ramp_ratio: Share
     power: NotNegative
     horizon: AtLeastOne | None  # step at which the polynomial reaches 0; null: the last step
+    bad_batch: Literal["stop", "skip"]  # when a loss or gradient is not a number
 
 
 class Length(Section):
@@ -190,6 +336,35 @@ class Teacher(Section):
     normalisation: Literal["running", "batch"]  # statistics the teachers label with
 
 
+class DualTeacher(Teacher):
+    """Temporary teachers that take turns; the paper has two that switch after each epoch."""
+
+    teachers: AtLeastOne
+    period: AtLeastOne  # length of a turn
+    period_unit: Literal["epoch", "step"]
+    temporary: bool  # each turn starts from a copy of the student
+
+
+class FixMatch(Section):
+    """The student labels weak views for its own strong views."""
+
+    threshold: Share
+    unlabelled_weight: NotNegative
+
+
+class UniMatch(FixMatch):
+    """Two strong views and dropped-out features."""
+
+    feature_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]  # share of the channels
+
+
+class CPS(Section):
+    """Two networks teach each other."""
+
+    unlabelled_weight: NotNegative
+    partner_seed: Count  # draws the second network's head
+
+
 class Supervised(Section):
     """Goes on with the labelled images alone; nothing to set."""
 
@@ -199,7 +374,18 @@ class Methods(Section):
 
     supervised: Supervised | None = None
     mean_teacher: Teacher | None = None
-    dual_teacher: Teacher | None = None
+    fixmatch: FixMatch | None = None
+    unimatch: UniMatch | None = None
+    cps: CPS | None = None
+    dual_teacher: DualTeacher | None = None
+    # ablations of Dual Teacher: the same code, other settings
+    dual_teacher_single: DualTeacher | None = None
+    dual_teacher_triple: DualTeacher | None = None
+    dual_teacher_steps: DualTeacher | None = None
+    dual_teacher_cutmix: DualTeacher | None = None
+    dual_teacher_plain: DualTeacher | None = None
+    dual_teacher_permanent: DualTeacher | None = None
+    dual_teacher_slow: DualTeacher | None = None
 
 
 class Inference(Section):
@@ -237,13 +423,15 @@ class Runtime(Section):
     threads: AtLeastOne  # CPU threads a job
     workers: Count  # loader processes a job
     checkpoint_minutes: NotNegative  # 0: after every step
+    checkpoint_steps: AtLeastOne | None  # in addition, every so many steps
 
 
 class Settings(Section):
     """All of params.yaml."""
 
     grid: Grid
-    datasets: dict[Name, BlueMarble]
+    own_data: Place  # a folder whose files both engines watch: where datasets of source `folder` lie
+    datasets: dict[Name, AnyDataset]
     partition: dict[Name, Partition]
     model: Model
     batch: Batch
@@ -273,6 +461,24 @@ class Settings(Section):
                         f"grid.{key} names '{value}', which {where[key]} does not describe;"
                         f" described: {', '.join(sorted(known)) or 'none'}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _lists_are_known(self) -> Settings:
+        from dualteacher.data import lists
+
+        for partition in self.grid.partition:
+            wanted = self.partition[partition].list
+            for dataset in self.grid.dataset if wanted is not None else []:
+                described = self.datasets[dataset]
+                known = lists.names(described.source)
+                if wanted not in known:
+                    raise ValueError(
+                        f"partition.{partition}.list names '{wanted}', which no official list of datasets.{dataset}"
+                        f" is called; known: {', '.join(known) or 'none'}"
+                    )
+                if not getattr(described, "lists", False):
+                    raise ValueError(f"partition.{partition}.list needs datasets.{dataset}.lists: true")
         return self
 
 
@@ -308,14 +514,19 @@ def parse(raw: Any, origin: str = "params.yaml") -> Settings:
 
 def _explain(error: ValidationError) -> str:
     """The first mistake in words, and how many more there are."""
-    problems = error.errors(include_url=False)
+    # a misspelt key is also a missing one: the unknown key says more
+    problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) for part in _as_written(first["loc"]))
     kind, value = first["type"], first.get("input")
     if kind == "extra_forbidden":
         text = f"unknown key '{key}'{_similar(first['loc'])}"
     elif kind == "missing":
         text = f"key '{key}' is missing"
+    elif kind == "union_tag_not_found":
+        text = f"key '{key}.source' is missing (one of: {', '.join(SOURCES)})"
+    elif kind == "union_tag_invalid":
+        text = f"{key}.source = {first['ctx']['tag']!r}: unknown; one of: {', '.join(SOURCES)}"
     else:
         message = first["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
@@ -327,11 +538,18 @@ def _explain(error: ValidationError) -> str:
     return text + (f" (and {more} more mistake{'s' if more > 1 else ''})" if more else "")
 
 
+def _as_written(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Keys as they stand in the file: below datasets.NAME, pydantic inserts the source's name."""
+    return location[:2] + location[3:] if location[0:1] == ("datasets",) else location
+
+
 def _similar(location: tuple[int | str, ...]) -> str:
     """«; did you mean 'x'? allowed: …» for an unknown key."""
     import difflib
 
     model: Any = Settings
+    if location[0] == "datasets" and len(location) > 3:
+        model, location = SOURCES[str(location[2])], location[3:]
     for part in location[:-1]:
         field = model.model_fields.get(str(part)) if hasattr(model, "model_fields") else None
         if field is None:

@@ -38,6 +38,10 @@ class Batch(NamedTuple):
     inside: Tensor
     unlabelled_factors: Tensor
 
+    def pieces(self, count: int) -> list[Batch]:
+        """`count` equal parts, labelled and unlabelled images alike."""
+        return [Batch(*parts) for parts in zip(*(tensor.chunk(count) for tensor in self), strict=True)]
+
     def to(self, device: torch.device) -> Batch:
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
@@ -100,18 +104,30 @@ class Augmented(Dataset):
         return augment.weak(image, mask, self.settings, self.side, self.pad, rng)
 
 
+class Take(NamedTuple):
+    """What a step takes from a stream: `size` images over all processes, of which this one loads `share`."""
+
+    stream: Stream
+    size: int
+    share: slice
+
+    def items(self, step: int) -> list[Item]:
+        """This process's Items of a step."""
+        return [self.stream[step * self.size + i] for i in range(self.share.start, self.share.stop)]
+
+
 class Steps:
     """Batch sampler: the Items of steps `first` … `last - 1`."""
 
-    def __init__(self, streams: list[tuple[Stream, int]], first: int, last: int) -> None:
-        self.streams, self.first, self.last = streams, first, last
+    def __init__(self, takes: list[Take], first: int, last: int) -> None:
+        self.takes, self.first, self.last = takes, first, last
 
     def __len__(self) -> int:
         return self.last - self.first
 
     def __iter__(self) -> Iterator[list[Item]]:
         for step in range(self.first, self.last):
-            yield [stream[step * size + i] for stream, size in self.streams for i in range(size)]
+            yield [item for take in self.takes for item in take.items(step)]
 
 
 class _Collate:
@@ -136,14 +152,12 @@ class _Collate:
         return image, mask, torch.from_numpy(np.stack([s.factors for s in samples]))
 
 
-def batches(
-    dataset: Augmented, streams: list[tuple[Stream, int]], first: int, last: int, *, workers: int, pin: bool
-) -> DataLoader:
-    """A loader for steps `first` … `last - 1`; `streams` holds the labelled stream, then perhaps another."""
+def batches(dataset: Augmented, takes: list[Take], first: int, last: int, *, workers: int, pin: bool) -> DataLoader:
+    """A loader for steps `first` … `last - 1`; `takes` holds the labelled stream's, then perhaps another."""
     return DataLoader(
         dataset,
-        batch_sampler=Steps(streams, first, last),
-        collate_fn=_Collate(streams[0][1]),
+        batch_sampler=Steps(takes, first, last),
+        collate_fn=_Collate(takes[0].share.stop - takes[0].share.start),
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,

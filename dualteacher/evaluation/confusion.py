@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,10 @@ class ConfusionMatrix:
         index = torch.where(inside, target * c + prediction, c * c)
         counted = (target != self.ignore_index).long()
         self._flat.scatter_add_(0, index, counted)
+
+    def merge(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        """Replace the counts by what `reduce` makes of them, such as their sum over processes."""
+        self._flat = reduce(self._flat)
 
     @property
     def counts(self) -> np.ndarray:

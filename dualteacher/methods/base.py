@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -21,11 +22,32 @@ class Clock(NamedTuple):
     step_in_epoch: int
 
 
+class Piece(NamedTuple):
+    """Which part of a step's global batch is at hand: its first unlabelled image, and how many groups it is.
+
+    A group is what the release had on one GPU: its images mix among themselves and its losses have their own
+    denominators. A step's loss is the mean over its groups, however they are spread over pieces and processes.
+    """
+
+    first: int = 0
+    groups: int = 1
+
+
 class Losses(NamedTuple):
     """The loss to descend, and its parts as detached scalars on the device, for the history."""
 
     total: Tensor
     parts: dict[str, Tensor]
+
+
+ALL = Piece()
+
+
+def by_group(groups: int, loss: Callable[..., Tensor], *batches: Tensor) -> Tensor:
+    """Mean over the groups of loss(*the group's part of each batch)."""
+    if groups == 1:
+        return loss(*batches)
+    return torch.stack([loss(*parts) for parts in zip(*(b.chunk(groups) for b in batches), strict=True)]).mean()
 
 
 class Method:
@@ -52,13 +74,13 @@ class Method:
         """Name of the mix applied at this time."""
         return None
 
-    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device) -> Any:
+    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device, piece: Piece = ALL) -> Any:
         """The random numbers of one step, functions of (seed, step), on their way to the device."""
         return None
 
-    def loss(self, student: Segmenter, images: Images, draws: Any, clock: Clock) -> Losses:
-        """Losses of one batch; `student` is in train mode, and perhaps compiled."""
-        supervised = losses.supervised_loss(student(images.labelled), images.label)
+    def loss(self, student: Segmenter, images: Images, draws: Any, clock: Clock, piece: Piece = ALL) -> Losses:
+        """Losses of one piece of a batch; `student` is in train mode, and perhaps compiled."""
+        supervised = by_group(piece.groups, losses.supervised_loss, student(images.labelled), images.label)
         return Losses(supervised, {"loss": supervised.detach(), "loss_supervised": supervised.detach()})
 
     def after_step(self, student: Segmenter, clock: Clock) -> None:

@@ -8,13 +8,12 @@ student is the first network; both are trained, so a step costs about twice as m
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from dualteacher import losses, mixing, seeds
 from dualteacher.data.loader import Batch, Images
-from dualteacher.methods.base import Clock, Losses, Method
+from dualteacher.methods.base import ALL, Clock, Losses, Method, Piece, by_group
 from dualteacher.methods.labelling import self_label
-from dualteacher.mixing import Draws, Labelled
+from dualteacher.mixing import Draws
 from dualteacher.models import segmenter
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import CPS as Own
@@ -39,11 +38,12 @@ class CPS(Method):
     def mix(self, clock: Clock) -> str:
         return "cutmix"
 
-    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device) -> Draws:
+    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device, piece: Piece = ALL) -> Draws:
         count, _, height, width = batch.unlabelled.shape
-        return mixing.draw(self.settings.mixing, seed, clock.step, count, 0, (height, width)).to(device)
+        size = (height, width)
+        return mixing.draw(self.settings.mixing, seed, clock.step, count, 0, size, **piece._asdict()).to(device)
 
-    def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock) -> Losses:
+    def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock, piece: Piece = ALL) -> Losses:
         pair = (student, self.partners[0])
         labels = [self_label(network, images) for network in pair]
         mixed = [mixing.strong_cutmix(one, draws, self.settings.mixing) for one in labels]
@@ -51,8 +51,9 @@ class CPS(Method):
         supervised, crossed = [], []
         for network, target in zip(pair, reversed(mixed), strict=True):
             known, unknown = network(batch).split([len(images.labelled), len(images.unlabelled)])
-            supervised.append(losses.supervised_loss(known, images.label))
-            crossed.append(cross_loss(unknown, target))
+            supervised.append(by_group(piece.groups, losses.supervised_loss, known, images.label))
+            # hard labels of the other network, mean over the valid pixels
+            crossed.append(by_group(piece.groups, losses.supervised_loss, unknown, target.label))
         first, second = torch.stack(supervised).sum(), torch.stack(crossed).sum()
         total = first + self.own.unlabelled_weight * second
         parts = {"loss": total, "loss_supervised": first, "loss_mix": second}
@@ -62,11 +63,6 @@ class CPS(Method):
     def images_seen(self) -> tuple[int, int]:
         batch = self.settings.batch
         return 2 * (batch.labelled + batch.unlabelled), 2 * batch.unlabelled
-
-
-def cross_loss(logits: Tensor, target: Labelled) -> Tensor:
-    """Cross entropy with the other network\'s hard labels, mean over the valid pixels."""
-    return losses.supervised_loss(logits, target.label)
 
 
 METHOD = CPS

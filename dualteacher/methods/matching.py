@@ -6,6 +6,7 @@ same image: jitter, grayscale, blur and CutMix. Loss: mean over the valid pixels
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from dualteacher import losses, mixing
 from dualteacher.data.loader import Batch, Images
-from dualteacher.methods.base import Clock, Losses, Method
+from dualteacher.methods.base import ALL, Clock, Losses, Method, Piece, by_group
 from dualteacher.methods.labelling import self_label
 from dualteacher.mixing import Draws, Labelled
 from dualteacher.models.segmenter import Segmenter
@@ -30,26 +31,27 @@ class Matching(Method):
     def mix(self, clock: Clock) -> str:
         return "cutmix"
 
-    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device) -> list[Draws]:
+    def draw(
+        self, clock: Clock, batch: Batch, seed: int, device: torch.device, piece: Piece = ALL
+    ) -> list[Draws]:
         count, _, height, width = batch.unlabelled.shape
-        size, settings = (height, width), self.settings.mixing
-        drawn = (mixing.draw(settings, seed, clock.step, count, 0, size, view=view) for view in range(self.views))
-        return [draws.to(device) for draws in drawn]
+        fixed = partial(mixing.draw, self.settings.mixing, seed, clock.step, count, 0, (height, width))
+        return [fixed(view=view, **piece._asdict()).to(device) for view in range(self.views)]
 
-    def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock) -> Losses:
+    def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock, piece: Piece = ALL) -> Losses:
         weak = self_label(student, images)
         strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws]
         batch = [images.labelled, *(view.image for view in strong)]
         logits = student(torch.cat(batch)).split([len(part) for part in batch])
-        supervised = losses.supervised_loss(logits[0], images.label)
-        unlabelled = self.view_loss(logits[1:], strong)
+        supervised = by_group(piece.groups, losses.supervised_loss, logits[0], images.label)
+        unlabelled = self.view_loss(logits[1:], strong, piece.groups)
         return self.sum_up(supervised, unlabelled, weak.confidence)
 
-    def view_loss(self, logits: tuple[Tensor, ...], strong: list[Labelled]) -> Tensor:
+    def view_loss(self, logits: tuple[Tensor, ...], strong: list[Labelled], groups: int) -> Tensor:
         """Mean over the strong views of their thresholded cross entropy."""
+        loss = partial(losses.consistency_loss, threshold=self.own.threshold)
         each = [
-            losses.consistency_loss(one, view.label, view.confidence, self.own.threshold)
-            for one, view in zip(logits, strong, strict=True)
+            by_group(groups, loss, one, view.label, view.confidence) for one, view in zip(logits, strong, strict=True)
         ]
         return torch.stack(each).mean()
 

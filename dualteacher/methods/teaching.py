@@ -7,6 +7,7 @@ batch (the released code runs two of each).
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dualteacher import ema, losses, mixing
 from dualteacher.data.loader import Batch, Images
 from dualteacher.methods import labelling
-from dualteacher.methods.base import Clock, Losses, Method
+from dualteacher.methods.base import ALL, Clock, Losses, Method, Piece, by_group
 from dualteacher.mixing import Draws, Labelled
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
@@ -38,10 +39,10 @@ class Teaching(Method):
     def mix(self, clock: Clock) -> str:
         return self.own.mixes[clock.epoch % len(self.own.mixes)]
 
-    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device) -> Draws:
+    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device, piece: Piece = ALL) -> Draws:
         count, _, height, width = batch.unlabelled.shape
         classes = self.teachers[0].num_classes
-        draws = mixing.draw(self.settings.mixing, seed, clock.step, count, classes, (height, width))
+        draws = mixing.draw(self.settings.mixing, seed, clock.step, count, classes, (height, width), **piece._asdict())
         return draws.to(device)
 
     def pseudo_label(self, images: Images, clock: Clock) -> Labelled:
@@ -50,7 +51,7 @@ class Teaching(Method):
         assert index is not None
         return labelling.label(self.teachers[index], images)
 
-    def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock) -> Losses:
+    def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock, piece: Piece = ALL) -> Losses:
         own = self.own
         weak = self.pseudo_label(images, clock)
         strong = weak._replace(image=mixing.strong_view(weak.image, draws))
@@ -63,11 +64,14 @@ class Teaching(Method):
             parts.append(strong.image)
         logits = student(torch.cat(parts)).split([len(part) for part in parts])
 
-        supervised = losses.supervised_loss(logits[0], images.label)
-        mix = MIX_LOSS[name](logits[1], mixed.label, mixed.confidence, own.threshold)
+        groups, threshold = piece.groups, own.threshold
+        supervised = by_group(groups, losses.supervised_loss, logits[0], images.label)
+        mix_loss = partial(MIX_LOSS[name], threshold=threshold)
+        mix = by_group(groups, mix_loss, logits[1], mixed.label, mixed.confidence)
         consistency = logits[0].new_zeros(())
         if own.consistency_weight > 0:
-            consistency = losses.consistency_loss(logits[2], weak.label, weak.confidence, own.threshold)
+            consistent = partial(losses.consistency_loss, threshold=threshold)
+            consistency = by_group(groups, consistent, logits[2], weak.label, weak.confidence)
         total = supervised + own.unlabelled_weight * mix + own.consistency_weight * consistency
         return Losses(total, self._parts(total, supervised, mix, consistency, weak.confidence))
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from dualteacher import losses, mixing
 from dualteacher.data.loader import Images
-from dualteacher.methods.base import Clock, Losses
+from dualteacher.methods.base import ALL, Clock, Losses, Piece, by_group
 from dualteacher.methods.labelling import self_label
 from dualteacher.methods.matching import Matching
 from dualteacher.mixing import Draws
@@ -25,16 +25,16 @@ class UniMatch(Matching):
     own: Own
     views = 2
 
-    def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock) -> Losses:
+    def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock, piece: Piece = ALL) -> Losses:
         weak = self_label(student, images)
         strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws]
         batch = [images.labelled, *(view.image for view in strong), weak.image]
         sizes = [len(part) for part in batch]
         features = [self.perturb(level, sizes[-1]) for level in student.features(torch.cat(batch))]
         logits = student.head(features).contiguous().split(sizes)
-        supervised = losses.supervised_loss(logits[0], images.label)
-        perturbed = losses.consistency_loss(logits[-1], weak.label, weak.confidence, self.own.threshold)
-        unlabelled = (self.view_loss(logits[1:-1], strong) + perturbed) / 2
+        supervised = by_group(piece.groups, losses.supervised_loss, logits[0], images.label)
+        perturbed = self.view_loss(logits[-1:], [weak], piece.groups)
+        unlabelled = (self.view_loss(logits[1:-1], strong, piece.groups) + perturbed) / 2
         return self.sum_up(supervised, unlabelled, weak.confidence)
 
     def perturb(self, level: torch.Tensor, last: int) -> torch.Tensor:

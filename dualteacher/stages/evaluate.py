@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dualteacher import files, paths
+from dualteacher import distributed, files, paths
 from dualteacher.console import logger
 from dualteacher.data.pack import ClassInfo, Pack
 from dualteacher.errors import UserError
-from dualteacher.evaluation import gallery
+from dualteacher.evaluation import gallery, model_card
 from dualteacher.evaluation.inference import Predictor, to_tensor
 from dualteacher.evaluation.scoring import score
 from dualteacher.models import saved
@@ -22,9 +22,9 @@ from dualteacher.training.device import setup
 
 
 def run(settings: Settings, dataset: str, partition: str, method: str, seed: int) -> None:
-    """Write metrics.json, per_class.parquet, confusion.parquet and gallery.png; the last epoch counts."""
+    """Write metrics.json, its tables, gallery.png and model_card.md; the last epoch counts."""
     where = paths.Cell(dataset, partition, method, seed)
-    device = setup(settings.runtime)
+    world, device = distributed.start(setup(settings.runtime))
     model, description = saved.load(where.student)
     val = Pack(paths.Dataset(dataset).val)
     known = [entry["name"] for entry in description["classes"]]
@@ -34,10 +34,14 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
     predictor = Predictor(model, settings.inference, settings.evaluate.scales, settings.evaluate.flip)
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.runtime.precision == "bfloat16")
     with autocast:
-        matrix = score(predictor, val, device, settings.inference.batch, show=True)
-        draw_gallery(where, predictor, val, device, settings.evaluate.gallery)
+        matrix = score(predictor, val, device, settings.inference.batch, world, show=world.leads)
+        if world.leads:
+            draw_gallery(where, predictor, val, device, settings.evaluate.gallery)
+    distributed.stop()
+    if not world.leads:
+        return
     scores = matrix.scores()
-    write_tables(where, val.classes, matrix.counts, scores)
+    per_class = write_tables(where, val.classes, matrix.counts, scores)
     with_mask = sum(val.has_mask(i) for i in range(len(val)))
     metrics = {
         "dataset": dataset, "partition": partition, "method": method, "seed": seed,
@@ -50,6 +54,8 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
         "params_fingerprint": description["params_fingerprint"],
     }  # fmt: skip
     files.write_json(where.metrics, metrics)
+    card = model_card.render(where.student, model, description, metrics, per_class, settings.evaluate)
+    files.write_text(where.model_card, card)
     logger.info("%s: mIoU %.4f, pixel accuracy %.4f", where.student, scores["miou"], scores["pixel_accuracy"])
 
 
@@ -64,8 +70,10 @@ def validation_record(history: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def write_tables(where: paths.Cell, classes: list[ClassInfo], counts: np.ndarray, scores: dict[str, Any]) -> None:
-    """per_class.parquet and confusion.parquet."""
+def write_tables(
+    where: paths.Cell, classes: list[ClassInfo], counts: np.ndarray, scores: dict[str, Any]
+) -> pd.DataFrame:
+    """per_class.parquet, which is returned, and confusion.parquet."""
     names = [info.name for info in classes]
     per_class = pd.DataFrame(
         {
@@ -82,6 +90,7 @@ def write_tables(where: paths.Cell, classes: list[ClassInfo], counts: np.ndarray
     for path, table in ((where.per_class, per_class), (where.confusion, confusion)):
         with files.atomic(path) as temporary:
             table.to_parquet(temporary, index=False)
+    return per_class
 
 
 def draw_gallery(where: paths.Cell, predictor: Predictor, val: Pack, device: torch.device, count: int) -> None:

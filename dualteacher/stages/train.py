@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dualteacher import methods, paths
+from dualteacher import distributed, methods, paths
 from dualteacher.methods.base import Clock
 from dualteacher.models import saved
 from dualteacher.settings import Settings
@@ -16,13 +16,15 @@ SECTIONS = ("model", "batch", "augment", "mixing", "optimizer", "train", "infere
 def run(settings: Settings, dataset: str, partition: str, method: str, seed: int) -> None:
     """Train the student by `method`; judged every `train.validate_every` epochs and at the end."""
     where = paths.Cell(dataset, partition, method, seed)
-    device = setup(settings.runtime)
+    world, device = distributed.start(setup(settings.runtime))
     start = where.warmup.student
     data = cell.open_data(where)
     student, _ = saved.load(start, drop_path=settings.model.drop_path)
     student.to(device)
+    if settings.model.sync_norm:
+        distributed.synchronise_norms(student)
     chosen = methods.build(method, settings, student)
-    validate = validator(student, data.val, settings, device)
+    validate = validator(student, data.val, settings, device, world)
     probe = probe_images(data.train, data.unlabelled, settings.train.probe_images, seed)
 
     def observe(clock: Clock, last: bool) -> Row:
@@ -32,6 +34,7 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
         return row | judge_teachers(student, chosen, clock, data.train, probe, settings, device)
 
     cell.train(
-        where, settings, data, student, chosen, device,
+        where, settings, data, student, chosen, device, world,
         length=settings.train, sections=SECTIONS, inputs=[start], observe=observe,
     )  # fmt: skip
+    distributed.stop()

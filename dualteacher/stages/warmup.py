@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dualteacher import paths
+from dualteacher import distributed, paths
 from dualteacher.methods.base import Clock, Method
 from dualteacher.models import segmenter
 from dualteacher.settings import Settings
@@ -16,19 +16,22 @@ SECTIONS = ("model", "batch", "augment", "optimizer", "warmup", "inference")
 def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     """Train from the pretrained backbone; validated once, at the end. steps: 0 writes the start itself."""
     where = paths.Cell(dataset, partition, "warmup", seed)
-    device = setup(settings.runtime)
+    world, device = distributed.start(setup(settings.runtime))
     start = paths.backbone_weights(settings.model.backbone)
     data = cell.open_data(where)
     student = segmenter.build(
         settings.model, len(data.val.classes), start, drop_path=settings.model.drop_path, seed=seed
     ).to(device)
+    if settings.model.sync_norm:
+        distributed.synchronise_norms(student)
     method = Method(None, settings, student)
-    validate = validator(student, data.val, settings, device)
+    validate = validator(student, data.val, settings, device, world)
 
     def observe(clock: Clock, last: bool) -> Row:
         return blank() | (validate() if last else {})
 
     cell.train(
-        where, settings, data, student, method, device,
+        where, settings, data, student, method, device, world,
         length=settings.warmup, sections=SECTIONS, inputs=[start], observe=observe,
     )  # fmt: skip
+    distributed.stop()

@@ -19,6 +19,7 @@ from dualteacher.console import logger
 from dualteacher.data import partition
 from dualteacher.data.loader import Augmented, Stream
 from dualteacher.data.pack import Pack, class_table
+from dualteacher.distributed import World
 from dualteacher.errors import UserError
 from dualteacher.methods.base import Clock, Method
 from dualteacher.models import saved
@@ -30,7 +31,7 @@ from dualteacher.training.device import peak_memory
 
 COLUMNS = (
     "epoch", "step", "learning_rate", "loss", "loss_supervised", "loss_mix", "loss_consistency", "mix", "teacher",
-    "kept", "val_miou", "val_pixel_accuracy", "probe_coverage", "probe_accuracy", "probe_accuracy_all",
+    "kept", "skipped", "val_miou", "val_pixel_accuracy", "probe_coverage", "probe_accuracy", "probe_accuracy_all",
     "distance_active", "distance_waiting", "disagreement_active", "disagreement_waiting",
 )  # fmt: skip
 
@@ -62,19 +63,31 @@ def open_data(where: paths.Cell) -> Data:
 
 def train(
     where: paths.Cell, settings: Settings, data: Data, student: Segmenter, method: Method, device: torch.device,
-    *, length: Length, sections: Sequence[str], inputs: Sequence[Path],
+    world: World, *, length: Length, sections: Sequence[str], inputs: Sequence[Path],
     observe: Callable[[Clock, bool], dict[str, Any]],
 ) -> None:  # fmt: skip
-    """Run the loop for a cell and write its weights, history and cost."""
+    """Run the loop for a cell and write its weights, history and cost, unless exactly this has been done."""
     if method.uses_unlabelled and not data.unlabelled:
         raise UserError(
             f"{where.method} needs unlabelled images and partition.{where.partition} leaves none;"
             " lower its fraction or count"
         )
+    batch, passes = settings.batch, settings.batch.accumulate * world.size
+    if batch.groups % passes:
+        raise UserError(
+            f"batch.groups = {batch.groups} cannot be spread over {world.size} processes with {batch.accumulate}"
+            f" passes each; make it a multiple of {passes}"
+        )
     per_epoch = loop.steps_per_epoch(len(data.labelled), settings.batch.labelled)
     steps = length.steps if length.steps is not None else per_epoch * (length.epochs or 0)
     parameters = used_parameters(settings, sections, where)
     mark = fingerprint(parameters, [*data.files, *inputs])
+    runtime, run_name = settings.runtime, "-".join(where.folder.parts[2:])
+    store = Store(run_name, mark, runtime.checkpoint_minutes, runtime.checkpoint_steps, world)
+    outputs = (where.student, where.history, where.cost)
+    if store.finished(outputs):
+        logger.info("%s is already there, made by exactly this run; remove it to train again", where.student)
+        return
     side = settings.batch.crop
     pad = (student.mean.flatten().cpu().numpy() * 255).round().astype(np.uint8)
     name = where.method if where.method == "warmup" else "train"
@@ -90,16 +103,35 @@ def train(
         learning_rate=length.learning_rate,
         seed=where.seed,
         device=device,
-        store=Store("-".join(where.folder.parts[2:]), mark, settings.runtime.checkpoint_minutes),
+        store=store,
+        world=world,
         observe=observe,
     )
     logger.info(
         "%s: %d labelled, %d unlabelled images, %d steps of %d an epoch, on %s",
         job.name, len(data.labelled), len(data.unlabelled), steps, per_epoch, device,
     )  # fmt: skip
-    progress = loop.run(job)
-    write(where, job, progress, data, parameters)
-    job.store.clear()
+    progress = run_within_memory(job)
+    if world.leads:
+        write(where, job, progress, data, parameters)
+        store.finish(outputs)
+
+
+def run_within_memory(job: loop.Job) -> loop.Progress:
+    """Run the loop; where the memory does not suffice, say what it was used for and what to lower."""
+    try:
+        return loop.run(job)
+    except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError
+        text = str(error)
+        if not isinstance(error, MemoryError) and "memory" not in text.lower():
+            raise
+        batch = job.settings.batch
+        raise UserError(
+            f"out of memory on {job.device} (peak {peak_memory(job.device) / 2**30:.1f} GiB) with {batch.labelled} +"
+            f" {batch.unlabelled} images of {batch.crop}² a step in {batch.accumulate} passes and"
+            f" {job.student.num_classes} classes; raise batch.groups and batch.accumulate (the same images in"
+            f" smaller passes), or lower batch.crop or the batch: {text.splitlines()[0] if text else 'MemoryError'}"
+        ) from error
 
 
 def used_parameters(settings: Settings, sections: Sequence[str], where: paths.Cell) -> dict[str, Any]:
@@ -147,8 +179,10 @@ def write(where: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data,
         },
         "classes": class_table(data.train.classes),
         "crop": job.settings.batch.crop,
-        "stride": job.student.stride,
         "inference": job.settings.inference.model_dump(mode="json"),
+        "labelled": len(data.labelled),
+        "unlabelled": len(data.unlabelled) if job.method.uses_unlabelled else 0,
+        "train_sha256": files.sha256(data.files[0]),
         "partition_sha256": files.sha256(data.files[2]),
         "params_fingerprint": params_fingerprint(parameters),
         "parameters": parameters,

@@ -20,6 +20,7 @@ import torch
 
 from dualteacher import files, paths
 from dualteacher.console import logger
+from dualteacher.distributed import World
 
 KEPT = 2  # the newest may be damaged by whatever ended the run
 
@@ -38,22 +39,47 @@ def fingerprint(parameters: dict[str, Any], inputs: Iterable[Path]) -> str:
 
 
 class Store:
-    """Checkpoints of one run: written atomically every few minutes, the last two kept, gone on success."""
+    """Checkpoints of one run: written atomically every few minutes or steps, the last two kept, gone on success."""
 
-    def __init__(self, run: str, mark: str, minutes: float) -> None:
+    def __init__(
+        self, run: str, mark: str, minutes: float, every: int | None = None, world: World | None = None
+    ) -> None:
+        self.mark, self.minutes, self.every = mark, minutes, every
+        self.world = world or World()
         self.folder = paths.CHECKPOINTS / run / mark[:16]
-        self.minutes = minutes
         self._last = time.monotonic()
         for stale in self.folder.parent.glob("*"):
-            if stale != self.folder:
+            if stale != self.folder and stale.is_dir() and self.world.leads:
                 shutil.rmtree(stale, ignore_errors=True)
 
-    def due(self) -> bool:
-        """Whether it is time for the next checkpoint."""
-        return time.monotonic() - self._last >= self.minutes * 60
+    def due(self, step: int) -> bool:
+        """Whether it is time for a checkpoint after `step` steps; only the leading process ever says so."""
+        if not self.world.leads:
+            return False
+        by_step = self.every is not None and step % self.every == 0
+        return by_step or time.monotonic() - self._last >= self.minutes * 60
+
+    def finished(self, outputs: Iterable[Path]) -> bool:
+        """Whether this very run has ended before and its outputs are still what it wrote."""
+        try:
+            record = json.loads(self._record.read_text(encoding="utf-8"))
+            return bool(record["mark"] == self.mark and record["outputs"] == _hashes(outputs))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def finish(self, outputs: Iterable[Path]) -> None:
+        """Note that the run has ended and drop its checkpoints."""
+        files.write_json(self._record, {"mark": self.mark, "outputs": _hashes(outputs)})
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _record(self) -> Path:
+        return self.folder.parent / "finished.json"
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the state after `step` steps; older ones but the last go."""
+        """Write the state after `step` steps; older ones but the last go. The leading process's affair."""
+        if not self.world.leads:
+            return
         with files.atomic(self.folder / f"step{step:09d}.pt") as temporary:
             torch.save(state, temporary)
         for old in self._files()[KEPT:]:
@@ -71,12 +97,9 @@ class Store:
                 logger.warning("%s cannot be read (%s); going on from the one before", path, reason)
         return None
 
-    def clear(self) -> None:
-        """Remove the folder: the run is finished."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for folder in (self.folder.parent, paths.CHECKPOINTS):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("step*.pt"), reverse=True)
+
+
+def _hashes(outputs: Iterable[Path]) -> dict[str, str]:
+    return {str(path): files.sha256(path) for path in outputs}

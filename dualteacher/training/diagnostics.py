@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dualteacher import ema, seeds, upsampling
 from dualteacher.data.pack import Pack
+from dualteacher.distributed import World
 from dualteacher.evaluation.inference import Predictor, same_size_runs, to_tensor
 from dualteacher.evaluation.scoring import score
 from dualteacher.losses import IGNORE
@@ -40,12 +41,14 @@ def blank() -> Row:
     return dict.fromkeys((*VALIDATION, *PROBE, *DISTANCE), math.nan)
 
 
-def validator(student: Segmenter, val: Pack, settings: Settings, device: torch.device) -> Callable[[], Row]:
+def validator(
+    student: Segmenter, val: Pack, settings: Settings, device: torch.device, world: World
+) -> Callable[[], Row]:
     """A function that gives the validation scores of the student as it is then."""
     predictor = Predictor(student, settings.inference)
 
     def validate() -> Row:
-        scores = score(predictor, val, device, settings.inference.batch).scores()
+        scores = score(predictor, val, device, settings.inference.batch, world).scores()
         return {"val_miou": scores["miou"], "val_pixel_accuracy": scores["pixel_accuracy"]}
 
     return validate

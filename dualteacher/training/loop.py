@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dualteacher import console, schedule, seeds
+from dualteacher import distributed, schedule, seeds
 from dualteacher.console import logger
 from dualteacher.data import loader
-from dualteacher.data.loader import Augmented, Stream
-from dualteacher.errors import UserError
-from dualteacher.methods.base import Clock, Method
+from dualteacher.data.loader import Augmented, Stream, Take
+from dualteacher.distributed import World
+from dualteacher.errors import Interrupted, UserError
+from dualteacher.methods.base import Clock, Method, Piece
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Optimizer, Settings
+from dualteacher.training import interrupt
 from dualteacher.training.checkpoint import Store
-from dualteacher.training.device import peak_memory
+from dualteacher.training.watch import Watch
 
 Row = dict[str, Any]
-LOSSES = ("loss", "loss_supervised", "loss_mix", "loss_consistency", "kept")
+LOSSES = ("loss", "loss_supervised", "loss_mix", "loss_consistency", "kept", "skipped")
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Job:
     seed: int
     device: torch.device
     store: Store
+    world: World
     observe: Callable[[Clock, bool], Row]
 
     @property
@@ -65,68 +68,136 @@ class Progress:
     sums: dict[str, Tensor] = field(default_factory=dict)  # of the running epoch, on the device
     counted: int = 0
 
+    def means(self) -> dict[str, float]:
+        """Of the running epoch's losses so far; waits for the device."""
+        return {name: float(value) / self.counted for name, value in self.sums.items()}
+
 
 def run(job: Job) -> Progress:
-    """Train to the end, from the newest checkpoint if there is one; the student is trained in place."""
-    settings, student, method = job.settings, job.student, job.method
-    optimizer = make_optimizer([student, *method.partners], settings.optimizer, job.learning_rate)
+    """Train to the end, from the newest checkpoint if there is one; the student is trained in place.
+
+    Interrupted, with a checkpoint written, if SIGTERM or SIGINT asked for it.
+    """
+    networks = [job.student, *job.method.partners]
+    optimizer = make_optimizer(networks, job.settings.optimizer, job.learning_rate)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     progress = resume(job, optimizer)
     began = time.monotonic() - progress.seconds
-    if settings.runtime.compile:
-        student.compile()
-    autocast = torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=settings.runtime.precision == "bfloat16")
-    student.train()
+    if job.settings.runtime.compile:
+        job.student.compile()
+    job.student.train()
 
-    for batch in feed(job, progress.step):
-        clock = Clock(progress.step, *divmod(progress.step, job.steps_per_epoch))
+    images = sum(job.method.images_seen())
+    watch = Watch(job.name, progress.step, job.steps, images, job.device)
+    with interrupt.listening() as request:
+        for batch in watch.over(feed(job, progress.step)):
+            clock = Clock(progress.step, *divmod(progress.step, job.steps_per_epoch))
+            factor = rate_factor(job.settings.optimizer, clock.step, job.steps)
+            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = rate * factor
 
-        # --- schedule and seeds: functions of the step alone
-        factor = rate_factor(settings.optimizer, clock.step, job.steps)
-        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-            group["lr"] = rate * factor
-        torch.manual_seed(seeds.derive(job.seed, "dropout", clock.step))
+            parts = step(job, networks, optimizer, batch, clock)
 
-        # --- losses
-        draws = method.draw(clock, batch, job.seed, job.device)
-        images = loader.finish(batch.to(job.device))
-        with autocast:
-            losses = method.loss(student, images, draws, clock)
-
-        # --- backward, optimiser, teachers
-        optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        optimizer.step()
-        method.after_step(student, clock)
-
-        # --- bookkeeping; sums stay on the device, so nothing waits for it until the epoch ends
-        for name, value in losses.parts.items():
-            progress.sums[name] = progress.sums.get(name, 0.0) + value
-        progress.counted += 1
-        progress.step += 1
-        if job.device.type == "cpu" or clock.step % 50 == 0:
-            stop_if_bad(progress, clock)
-        last = progress.step == job.steps
-        if last or progress.step % job.steps_per_epoch == 0:
-            stop_if_bad(progress, clock)
-            finish_epoch(job, progress, clock, job.learning_rate * factor, last)
-        progress.seconds = time.monotonic() - began
-        if job.store.due() and not last:
-            job.store.save(progress.step, checkpoint(job, optimizer, progress))
-    student.eval()
+            # sums stay on the device, so nothing waits for it until somebody asks
+            for name, value in parts.items():
+                progress.sums[name] = progress.sums.get(name, 0.0) + value
+            progress.counted += 1
+            progress.step += 1
+            last = progress.step == job.steps
+            if last or progress.step % job.steps_per_epoch == 0:
+                finish_epoch(job, progress, clock, job.learning_rate * factor, last)
+                watch.epoch(progress.history[-1])
+            watch.step(progress.step, progress.means, job.learning_rate * factor)
+            progress.seconds = time.monotonic() - began
+            asked = request.made(job.world, progress.step, job.device)
+            if (asked or job.store.due(progress.step)) and not last:
+                job.store.save(progress.step, checkpoint(job, optimizer, progress))
+            if asked and not last:
+                raise Interrupted(
+                    f"{job.name} at step {progress.step} of {job.steps}; the same command goes on from there"
+                )
+    job.student.eval()
     return progress
 
 
-def feed(job: Job, first: int) -> Iterator[loader.Batch]:
-    """Batches from step `first` on, with progress shown."""
-    batch = job.settings.batch
-    streams = [(job.labelled, batch.labelled)]
+def step(
+    job: Job, networks: Sequence[Segmenter], optimizer: torch.optim.Optimizer, batch: loader.Batch, clock: Clock
+) -> dict[str, Tensor]:
+    """One optimiser step on this process's share of the batch; returns the losses' parts, on the device."""
+    settings, method, world = job.settings, job.method, job.world
+    accumulate = settings.batch.accumulate
+    autocast = torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=settings.runtime.precision == "bfloat16")
+    parts: dict[str, Tensor] = {}
+    optimizer.zero_grad(set_to_none=True)
+    for number, piece in enumerate(batch.pieces(accumulate)):
+        place = world.rank * accumulate + number  # of this piece among those of all processes
+        where = Piece(place * len(piece.unlabelled), settings.batch.groups // (accumulate * world.size))
+        torch.manual_seed(seeds.derive(job.seed, "dropout", clock.step, place))
+
+        # --- losses
+        draws = method.draw(clock, piece, job.seed, job.device, where)
+        images = loader.finish(piece.to(job.device))
+        with autocast:
+            losses = method.loss(job.student, images, draws, clock, where)
+
+        # --- backward
+        (losses.total / accumulate).backward()
+        for name, value in losses.parts.items():
+            parts[name] = parts.get(name, 0.0) + value / accumulate
+
+    # --- optimiser, teachers
+    distributed.average_gradients(networks, world)
+    distributed.average(parts.values(), world)
+    if good(job, networks, parts, clock):
+        optimizer.step()
+        distributed.average_buffers(networks, world)
+        method.after_step(job.student, clock)
+    return parts
+
+
+def good(job: Job, networks: Sequence[Segmenter], parts: dict[str, Tensor], clock: Clock) -> bool:
+    """Whether the losses and gradients are numbers; a bad batch ends the run, or is left out where so set.
+
+    On a GPU, asking means waiting: there every fiftieth step is asked, and each only where bad ones are skipped.
+    """
+    skip = job.settings.optimizer.bad_batch == "skip"
+    if job.device.type != "cpu" and not skip and clock.step % 50:
+        return True
+    gradients = [p.grad for network in networks for p in network.parameters() if p.grad is not None]
+    total = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum() + parts["loss"]
+    fine = bool(torch.isfinite(total))
+    parts["skipped"] = torch.zeros_like(parts["loss"])
+    if fine:
+        return True
+    shown = ", ".join(f"{name} {float(value):.4g}" for name, value in parts.items() if name.startswith("loss"))
+    ids = ", ".join(job.dataset.pack.ids[item.index] for take in takes(job) for item in take.items(clock.step))
+    text = f"step {clock.step}: the loss or a gradient is not a number ({shown}); images: {ids}"
+    if not skip:
+        raise UserError(
+            f"{text}; lower train.learning_rate, use runtime.precision: float32, or set optimizer.bad_batch: skip;"
+            " the last good checkpoint is kept"
+        )
+    logger.warning("%s; left out", text)
+    for name in parts:  # what is not a number must not spoil the epoch's means
+        parts[name] = torch.zeros_like(parts[name])
+    parts["skipped"] += 1
+    return False
+
+
+def takes(job: Job) -> list[Take]:
+    """What a step takes from each stream, and which part of it this process loads."""
+    batch, world = job.settings.batch, job.world
+    wanted = [(job.labelled, batch.labelled, "batch.labelled")]
     if job.unlabelled is not None:
-        streams.append((job.unlabelled, batch.unlabelled))
+        wanted.append((job.unlabelled, batch.unlabelled, "batch.unlabelled"))
+    return [Take(stream, size, world.share(size, name)) for stream, size, name in wanted]
+
+
+def feed(job: Job, first: int) -> Iterable[loader.Batch]:
+    """Batches from step `first` on."""
     pin = job.device.type == "cuda"
     workers = job.settings.runtime.workers
-    source = loader.batches(job.dataset, streams, first, job.steps, workers=workers, pin=pin)
-    yield from console.progress(source, job.name, total=job.steps - first, unit="step")
+    return loader.batches(job.dataset, takes(job), first, job.steps, workers=workers, pin=pin)
 
 
 def make_optimizer(networks: Sequence[Segmenter], optimizer: Optimizer, learning_rate: float) -> torch.optim.Optimizer:
@@ -145,34 +216,18 @@ def rate_factor(optimizer: Optimizer, step: int, steps: int) -> float:
     return schedule.poly_warmup(step, 1.0, optimizer.ramp_steps, optimizer.ramp_ratio, horizon, optimizer.power)
 
 
-def stop_if_bad(progress: Progress, clock: Clock) -> None:
-    """End the run, with the losses' parts, as soon as a sum is not a number."""
-    if not math.isfinite(float(progress.sums["loss"])):
-        parts = ", ".join(f"{name} {float(value):.4g}" for name, value in progress.sums.items())
-        raise UserError(
-            f"the loss is not a number at step {clock.step} (epoch {clock.epoch}; sums so far: {parts});"
-            " lower train.learning_rate or use runtime.precision: float32; the last checkpoint is kept"
-        )
-
-
 def finish_epoch(job: Job, progress: Progress, clock: Clock, rate: float, last: bool) -> None:
-    """Turn the sums into a history row, judge the student where it is due, and say so in a line."""
-    means = {name: float(value) / progress.counted for name, value in progress.sums.items()}
-    progress.sums, progress.counted = {}, 0
+    """Turn the sums into a history row and judge the student where it is due."""
+    means = progress.means()
+    counted, progress.sums, progress.counted = progress.counted, {}, 0
     row: Row = {"epoch": clock.epoch, "step": progress.step, "learning_rate": rate}
     row |= {name: means.get(name, math.nan) for name in LOSSES}
+    row["skipped"] = round(means.get("skipped", 0.0) * counted)
     row |= {"mix": job.method.mix(clock), "teacher": job.method.active(clock)}
     job.student.eval()
     row |= job.observe(clock, last)
     job.student.train()
     progress.history.append(row)
-    shown = {"loss": row["loss"], "val mIoU": row["val_miou"], "kept": row["kept"]}
-    words = ", ".join(f"{name} {value:.4f}" for name, value in shown.items() if not math.isnan(value))
-    memory = peak_memory(job.device) / 2**20
-    logger.info(
-        "%s: epoch %d, step %d/%d, %s, lr %.3g, %.0f MB", job.name, clock.epoch, progress.step, job.steps,
-        words, rate, memory,
-    )  # fmt: skip
 
 
 def checkpoint(job: Job, optimizer: torch.optim.Optimizer, progress: Progress) -> dict[str, Any]:

@@ -10,9 +10,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 
 from dualteacher import settings as settings_module
 from dualteacher.data.pack import ClassInfo, PackWriter, Sample
+from dualteacher.models import segmenter
 
 ROOT = Path(__file__).parent.parent.parent
 CLASSES = [ClassInfo("ground", (120, 90, 60)), ClassInfo("disc", (200, 30, 30)), ClassInfo("bar", (30, 30, 200))]
@@ -80,3 +82,24 @@ def toy_settings(**sections: dict) -> settings_module.Settings:
     for name, values in sections.items():
         raw[name] = raw[name] | values
     return settings_module.parse(raw)
+
+
+def without_norm(monkeypatch) -> None:
+    """Networks without batch normalisation: every such layer becomes a group normalisation."""
+    original = segmenter.Segmenter.__init__
+
+    def init(self, *arguments, **keywords) -> None:
+        original(self, *arguments, **keywords)
+        group_norms(self)
+
+    monkeypatch.setattr(segmenter.Segmenter, "__init__", init)
+
+
+def group_norms(module: nn.Module) -> None:
+    """Replace every batch normalisation, keeping the activation that timm's carries."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            act = getattr(child, "act", nn.Identity())
+            setattr(module, name, nn.Sequential(nn.GroupNorm(1, child.num_features), act))
+        else:
+            group_norms(child)

@@ -19,12 +19,12 @@ def pack(tmp_path_factory):
     return Pack(write_pack(tmp_path_factory.mktemp("pack") / "train.arrow", 12, seed=1))
 
 
-def source(pack, workers=0, first=0, last=6, unlabelled=True, seed=0):
-    streams = [(loader.Stream("labelled", np.arange(5), seed), 2)]
+def source(pack, workers=0, first=0, last=6, unlabelled=True, seed=0, share=lambda size: slice(0, size)):
+    takes = [loader.Take(loader.Stream("labelled", np.arange(5), seed), 2, share(2))]
     if unlabelled:
-        streams.append((loader.Stream("unlabelled", np.arange(5, 12), seed), 3))
+        takes.append(loader.Take(loader.Stream("unlabelled", np.arange(5, 12), seed), 4, share(4)))
     dataset = loader.Augmented(pack, toy_settings().augment, 32, PAD, seed)
-    return loader.batches(dataset, streams, first, last, workers=workers, pin=False)
+    return loader.batches(dataset, takes, first, last, workers=workers, pin=False)
 
 
 def same(one: loader.Batch, other: loader.Batch) -> bool:
@@ -34,7 +34,7 @@ def same(one: loader.Batch, other: loader.Batch) -> bool:
 def test_batch_shapes(pack):
     batch = next(iter(source(pack)))
     assert batch.labelled.shape == (2, 3, 32, 32) and batch.labelled.dtype == torch.uint8
-    assert batch.unlabelled.shape == (3, 3, 32, 32) and batch.inside.dtype == torch.bool
+    assert batch.unlabelled.shape == (4, 3, 32, 32) and batch.inside.dtype == torch.bool
     images = loader.finish(batch)
     assert images.labelled.min() >= 0 and images.labelled.max() <= 1 and images.label.dtype == torch.int64
 
@@ -49,6 +49,17 @@ def test_resume_continues_with_the_same_batches(pack):
 def test_the_number_of_workers_does_not_matter(pack):
     alone, three = list(source(pack)), list(source(pack, workers=3))
     assert all(same(a, b) for a, b in zip(alone, three, strict=True))
+
+
+def test_processes_share_a_batch(pack):
+    whole = list(source(pack))
+    halves = [
+        list(source(pack, share=lambda size, rank=rank: slice(rank * size // 2, (rank + 1) * size // 2)))
+        for rank in (0, 1)
+    ]
+    for one, first, second in zip(whole, *halves, strict=True):
+        assert same(one, loader.Batch(*(torch.cat(parts) for parts in zip(first, second, strict=True))))
+        assert all(same(a, b) for a, b in zip(one.pieces(2), (first, second), strict=True))
 
 
 def test_labelled_batches_are_the_same_for_every_method(pack):

@@ -80,7 +80,17 @@ def test_draws_are_functions_of_seed_and_step_alone():
     assert not torch.equal(one.rank, other.rank)
     # image 2 of the step has its draws wherever the batch is cut
     tail = mixing.draw(MIXING, 1, 7, 2, 6, (32, 32), first=2)
-    assert torch.equal(one.rank[2:], tail.rank) and torch.equal(one.box[2:], tail.box)
+    assert torch.equal(one.rank[2:], tail.rank) and torch.equal(one.strong_jitter[2:], tail.strong_jitter)
+
+
+def test_a_groups_draws_do_not_depend_on_how_the_batch_is_cut():
+    whole = mixing.draw(MIXING, 1, 7, 8, 6, (32, 32), groups=4)
+    assert ((whole.partner // 2) == (torch.arange(8) // 2)).all()  # partners come from the own group
+    for first, groups in ((0, 2), (4, 2), (6, 1)):
+        part = mixing.draw(MIXING, 1, 7, 2 * groups, 6, (32, 32), first=first, groups=groups)
+        rows = slice(first, first + 2 * groups)
+        assert torch.equal(whole.box[rows], part.box) and torch.equal(whole.partner[rows] - first, part.partner)
+        assert torch.equal(whole.rank[rows], part.rank) and whole.order == part.order
 
 
 def test_jitter_equals_torchvision_image_by_image():

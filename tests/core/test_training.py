@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +16,14 @@ import torch
 from dualteacher import paths
 from dualteacher.data import partition
 from dualteacher.data.pack import Pack
-from dualteacher.errors import UserError
+from dualteacher.errors import Interrupted, UserError
 from dualteacher.models import saved
 from dualteacher.settings import Settings
 from dualteacher.stages import evaluate, train, warmup
 from dualteacher.training import loop
 from dualteacher.training.checkpoint import Store
 
-from .conftest import toy_settings, write_pack
+from .conftest import toy_settings, without_norm, write_pack
 
 CELL = ("toy", "some", "dual_teacher", 0)
 
@@ -92,6 +94,8 @@ def test_resume_at_every_step_is_exact(project, method, monkeypatch):
                 raise Stop
             return original(job, optimizer, progress)
 
+        for path in (paths.Cell("toy", "some", method, 0).student, paths.Cell("toy", "some", method, 0).history):
+            path.unlink()
         with monkeypatch.context() as patch, pytest.raises(Stop):
             patch.setattr(loop, "checkpoint", interrupt)
             train.run(eager, "toy", "some", method, 0)
@@ -99,7 +103,7 @@ def test_resume_at_every_step_is_exact(project, method, monkeypatch):
         train.run(project, "toy", "some", method, 0)
         evaluate.run(project, "toy", "some", method, 0)
         assert hashes(method) == expected
-        assert not paths.CHECKPOINTS.exists()
+        assert not list(paths.CHECKPOINTS.rglob("*.pt"))
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, monkeypatch):
@@ -122,15 +126,96 @@ def test_other_parameters_never_resume_an_old_run(tmp_path, monkeypatch):
     assert not list(paths.CHECKPOINTS.rglob("*.pt"))  # the stale one is gone
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run_in_one_line(project, monkeypatch):
-    warmup.run(project, "toy", "some", 0)
+def spoil(monkeypatch, mix: str = "classmix"):
+    """Make the ClassMix loss, which is due from step 2 on, not a number."""
     from dualteacher.methods import teaching
 
-    monkeypatch.setitem(teaching.MIX_LOSS, "classmix", lambda logits, *_: logits.sum() * float("nan"))
-    with pytest.raises(UserError, match="not a number at step 2") as caught:
+    monkeypatch.setitem(teaching.MIX_LOSS, mix, lambda logits, *_, **__: logits.sum() * float("nan"))
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_in_one_line(project, monkeypatch):
+    warmup.run(project, "toy", "some", 0)
+    spoil(monkeypatch)
+    with pytest.raises(UserError, match="step 2: the loss or a gradient is not") as caught:
         train.run(project, "toy", "some", "dual_teacher", 0)
-    assert "\n" not in str(caught.value) and "loss_mix nan" in str(caught.value)
+    text = str(caught.value)
+    assert "\n" not in text and "loss_mix nan" in text and text.count("image0") == 4  # two labelled, two unlabelled
     assert not paths.Cell(*CELL).student.exists()
+
+
+def test_bad_batches_can_be_left_out_and_are_counted(project, monkeypatch):
+    warmup.run(project, "toy", "some", 0)
+    spoil(monkeypatch)
+    skipping = project.model_copy(update={"optimizer": project.optimizer.model_copy(update={"bad_batch": "skip"})})
+    train.run(skipping, "toy", "some", "dual_teacher", 0)
+    history = pd.read_parquet(paths.Cell(*CELL).history)
+    assert history["skipped"].tolist() == [0, 2, 0]  # ClassMix's epoch
+    assert history["loss"].notna().all()
+    model, _ = saved.load(paths.Cell(*CELL).student)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_a_finished_run_is_not_done_again_by_hand(project, monkeypatch):
+    expected = run_all(project)
+    monkeypatch.setattr(loop, "run", lambda job: pytest.fail("trained again"))
+    train.run(project, "toy", "some", "dual_teacher", 0)
+    assert hashes() == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops_and_the_run_goes_on_exactly(project, monkeypatch, number):
+    expected = run_all(project)
+    for path in (paths.Cell(*CELL).student, paths.Cell(*CELL).history):
+        path.unlink()
+    original = loop.step
+
+    def step(job, networks, optimizer, batch, clock):
+        if clock.step == 2:
+            os.kill(os.getpid(), number)
+        return original(job, networks, optimizer, batch, clock)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "step", step)
+        with pytest.raises(Interrupted, match="at step 3 of 6; the same"):
+            train.run(project, "toy", "some", "dual_teacher", 0)
+    assert list(paths.CHECKPOINTS.rglob("step000000003.pt"))
+    train.run(project, "toy", "some", "dual_teacher", 0)
+    evaluate.run(project, "toy", "some", "dual_teacher", 0)
+    assert hashes() == expected
+
+
+def test_out_of_memory_says_what_to_lower(project, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(loop, "step", full)
+    with pytest.raises(UserError, match=r"raise batch\.groups and batch\.accumulate") as caught:
+        warmup.run(project, "toy", "some", 0)
+    assert "\n" not in str(caught.value) and "2.00 GiB" in str(caught.value)
+
+
+def curves(settings: Settings, method: str) -> pd.DataFrame:
+    for path in [*paths.RUNS.rglob("*.*")]:
+        path.unlink()
+    warmup.run(settings, "toy", "some", 0)
+    train.run(settings, "toy", "some", method, 0)
+    return pd.read_parquet(paths.Cell("toy", "some", method, 0).history)
+
+
+@pytest.mark.parametrize("method", ["supervised", "dual_teacher", "unimatch", "cps"])
+def test_the_same_groups_in_more_passes_give_the_same_loss_curve(project, monkeypatch, method):
+    """Without batch normalisation and dropout, how the groups are spread over passes cannot matter."""
+    without_norm(monkeypatch)
+    quiet = project.model.model_copy(update={"dropout": 0.0, "drop_path": 0.0})
+    batch = project.batch.model_copy(update={"labelled": 4, "unlabelled": 4, "groups": 2})
+    methods_ = project.methods.model_copy(
+        update={"unimatch": project.methods.unimatch.model_copy(update={"feature_dropout": 0.0})}
+    )
+    one = project.model_copy(update={"model": quiet, "batch": batch, "methods": methods_})
+    two = one.model_copy(update={"batch": batch.model_copy(update={"accumulate": 2})})
+    whole, pieces = curves(one, method), curves(two, method)
+    for column in ("loss", "loss_supervised", "val_miou"):
+        np.testing.assert_allclose(whole[column], pieces[column], rtol=1e-5, atol=1e-6)
 
 
 def test_history_and_weights_say_what_was_done(project):

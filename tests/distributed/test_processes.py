@@ -1,0 +1,105 @@
+"""Several real processes give one truth: the same losses, weights and scores as one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dualteacher import paths
+from dualteacher.data import partition
+from dualteacher.data.pack import Pack
+from dualteacher.models import weights
+from tests.core.conftest import toy_settings, write_pack
+
+pytestmark = pytest.mark.slow
+DRIVER = Path(__file__).parent / "driver.py"
+SGD = {"name": "sgd", "ramp_steps": 0}  # Adam's first steps turn rounding into signs
+QUIET = {"dropout": 0.0, "drop_path": 0.0}
+FOUR = {"labelled": 4, "unlabelled": 4, "groups": 2, "accumulate": 1}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dataset = paths.Dataset("toy")
+    write_pack(dataset.train, 14, seed=1, unmasked=2)
+    write_pack(dataset.val, 5, seed=2)  # an odd number: shares differ
+    pack = Pack(dataset.train)
+    partition.write(paths.Split("toy", "some", 0).table, pack.ids, pack.ids[:5])
+    weights.prepare_backbone(toy_settings().model, Path("nothing"))
+    return tmp_path
+
+
+def launch(stage: str, processes: int = 1, **spec) -> subprocess.CompletedProcess[str]:
+    Path("spec.json").write_text(json.dumps({"stages": [stage], "sections": {}, **spec}))
+    command = [sys.executable, str(DRIVER), "spec.json"]
+    if processes > 1:
+        run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command = [sys.executable, *run, *command[1:]]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+
+
+def train(processes: int = 1, **spec) -> pd.DataFrame:
+    cell = paths.Cell("toy", "some", "dual_teacher", 0)
+    for path in (cell.student, cell.history, cell.cost):
+        path.unlink(missing_ok=True)
+    done = launch("train", processes, **spec)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return pd.read_parquet(cell.history)
+
+
+def check_equal(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    for column in ("loss", "loss_supervised", "loss_mix", "val_miou", "distance_waiting"):
+        np.testing.assert_allclose(one[column], other[column], rtol=2e-5, atol=1e-6, err_msg=column)
+
+
+def test_two_processes_are_one_process_with_two_passes_or_one(project):
+    spec = {"without_norm": True, "sections": {"model": QUIET, "batch": FOUR}}
+    assert launch("warmup", **spec).returncode == 0
+    two = train(2, **spec)
+    full = train(1, **spec)
+    passes = train(1, without_norm=True, sections={"model": QUIET, "batch": FOUR | {"accumulate": 2}})
+    check_equal(two, full)
+    check_equal(two, passes)
+
+
+def test_synchronised_batch_normalisation_and_shared_evaluation(project):
+    spec = {"sections": {"model": QUIET | {"sync_norm": True}, "batch": FOUR | {"crop": 64}, "optimizer": SGD}}
+    assert launch("warmup", **spec).returncode == 0
+    full = train(1, **spec)
+    assert launch("evaluate", **spec).returncode == 0
+    cell = paths.Cell("toy", "some", "dual_teacher", 0)
+    alone = json.loads(cell.metrics.read_text()), cell.confusion.read_bytes()
+    assert launch("evaluate", 2, **spec).returncode == 0
+    assert (json.loads(cell.metrics.read_text()), cell.confusion.read_bytes()) == alone
+    check_equal(train(2, **spec), full)
+
+
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(project):
+    sections = {"batch": FOUR, "runtime": {"checkpoint_steps": 1}}
+    assert launch("warmup", sections=sections).returncode == 0
+    undisturbed = train(2, sections=sections)
+    cell = paths.Cell("toy", "some", "dual_teacher", 0)
+    expected = cell.student.read_bytes()
+    cell.student.unlink()
+    done = launch("train", 2, sections=sections, die_at=3, die_rank=1)
+    assert done.returncode != 0 and not cell.student.exists()
+    assert list(paths.CHECKPOINTS.rglob("step*.pt"))
+    resumed = train(2, sections=sections)
+    pd.testing.assert_frame_equal(resumed, undisturbed)
+    assert cell.student.read_bytes() == expected
+
+
+def test_images_that_cannot_be_shared_are_refused_in_one_line(project):
+    assert launch("warmup").returncode == 0
+    done = launch("train", 3)
+    assert done.returncode != 0
+    assert "batch.groups = 1 cannot be spread over 3 processes" in done.stderr
