@@ -48,7 +48,7 @@ def launch(stage: str, processes: int = 1, **spec) -> subprocess.CompletedProces
 
 
 def train(processes: int = 1, **spec) -> pd.DataFrame:
-    cell = paths.Cell("toy", "some", "dual_teacher", 0)
+    cell = paths.Cell("toy", "some", spec.get("method", "dual_teacher"), 0)
     for path in (cell.student, cell.history, cell.cost):
         path.unlink(missing_ok=True)
     done = launch("train", processes, **spec)
@@ -72,11 +72,14 @@ def test_two_processes_are_one_process_with_two_passes_or_one(project):
 
 
 def test_synchronised_batch_normalisation_and_shared_evaluation(project):
-    spec = {"sections": {"model": QUIET | {"sync_norm": True}, "batch": FOUR | {"crop": 64}, "optimizer": SGD}}
+    # supervised, since a pseudo-label on the edge of the threshold turns rounding into another loss
+    sections = {"model": QUIET | {"sync_norm": True}, "batch": FOUR | {"crop": 64}, "optimizer": SGD}
+    sections["train"] = {"learning_rate": 0.00002}
+    spec = {"sections": sections, "method": "supervised"}
     assert launch("warmup", **spec).returncode == 0
     full = train(1, **spec)
     assert launch("evaluate", **spec).returncode == 0
-    cell = paths.Cell("toy", "some", "dual_teacher", 0)
+    cell = paths.Cell("toy", "some", "supervised", 0)
     alone = json.loads(cell.metrics.read_text()), cell.confusion.read_bytes()
     assert launch("evaluate", 2, **spec).returncode == 0
     assert (json.loads(cell.metrics.read_text()), cell.confusion.read_bytes()) == alone
