@@ -26,6 +26,10 @@ run: $(READY) ## run everything that is missing or outdated, with Snakemake (ARG
 plan: $(READY) ## say what `make run` would run, and why
 	@snakemake --dry-run --quiet rules $(ARGS)
 
+.PHONY: estimate
+estimate: $(READY) ## estimate the disk, GPU memory and GPU time that params.yaml asks for
+	@python -m dualteacher estimate
+
 .PHONY: use
 use: $(READY) ## make presets/PRESET.yaml the settings: make use PRESET=tiny
 	@if [ ! -f "presets/$(PRESET).yaml" ]; then \
@@ -83,6 +87,10 @@ check: $(READY) ## lint, formatting, types, the workflow and the presets
 code-deps: $(READY) ## list anew which sources each stage uses (dvc.yaml, workflow/code.yaml, the schema)
 	@python -m dualteacher.code_deps
 
+.PHONY: presets
+presets: $(READY) ## write the presets of the paper's rows anew (from dualteacher/presets.py and presets/bluemarble.yaml)
+	@python -m dualteacher.presets
+
 .PHONY: lock
 lock: $(READY) ## solve pyproject.toml anew into requirements.lock (ARGS=--upgrade for newer versions)
 	@python -m pip install --quiet --disable-pip-version-check uv
@@ -130,4 +138,8 @@ $(READY):
 		echo "error: the packages could not be installed: see $(VENV)/install.log; the same command goes on from here" >&2; \
 		exit 2; fi; \
 	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+	others=$$(python -m pip list --disable-pip-version-check --format=freeze | sed 's/==.*//' | tr 'A-Z_.' 'a-z--' \
+		| grep -vxE 'pip|setuptools|wheel|uv|dualteacher' | grep -vxF "$$(sed -n 's/^\([a-z0-9.-]*\)==.*/\1/p' requirements.lock)" || true); \
+	if [ -n "$$others" ]; then echo "Removing what the lock does not list:" $$others; \
+		python -m pip uninstall --quiet --yes $$others; fi; \
 	rm -f $(VENV)/.ready-*; touch $@; echo "Ready after $$((SECONDS - began)) s"

@@ -19,10 +19,8 @@ PACKAGE = "dualteacher"
 STAGES = ("download", "weights", "prepare", "partition", "warmup", "train", "evaluate", "report")
 
 # How a command is started, told and logged: these cannot change a number.
-PLUMBING = {
-    f"{PACKAGE}/{name}.py"
-    for name in ("__init__", "__main__", "cli", "settings", "paths", "console", "errors", "files")
-}
+PLUMBING = {f"{PACKAGE}/{name}.py" for name in ("__init__", "__main__", "cli", "settings", "paths", "console",
+            "errors", "files", "heartbeat", "training/watch")}  # fmt: skip
 
 # Loaded by name, one file a method; the train stage's rule adds the one it runs.
 METHODS = f"{PACKAGE}.methods"
@@ -33,7 +31,12 @@ SCHEMA = Path("workflow/schemas/params.schema.yaml")
 
 
 def closure(stage: str, root: Path = Path()) -> list[str]:
-    """Sorted paths of the sources that `stage` uses, its method's own file left out.
+    """Sorted paths of the sources that `stage` uses, its method's own file left out."""
+    return reach(f"{PACKAGE}.stages.{stage}", root)
+
+
+def reach(start: str, root: Path = Path()) -> list[str]:
+    """Sorted paths of the sources behind the module `start`; other plumbing and methods by name left out.
 
     A package that is only passed through (``import a.b.c`` passes ``a.b``) counts with what it imports at
     once, not with its functions' imports; one loaded by name (``import_module(f"a.b.{name}")``) with all
@@ -42,11 +45,11 @@ def closure(stage: str, root: Path = Path()) -> list[str]:
     seen: dict[str, int] = {}  # path: whether followed into its functions
     resources: set[str] = set()
     by_name: set[str] = set()
-    waiting = [(f"{PACKAGE}.stages.{stage}", True)]
+    waiting = [(start, True)]
     while waiting:
         module, used = waiting.pop()
         path = _file(module, root)
-        if path is None or path in PLUMBING or seen.get(path, -1) >= used:
+        if path is None or (path in PLUMBING and module != start) or seen.get(path, -1) >= used:
             continue
         seen[path] = int(used)
         tree = ast.parse((root / path).read_text(encoding="utf-8"))

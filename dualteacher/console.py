@@ -18,13 +18,13 @@ logger = logging.getLogger("dualteacher")
 
 def start(log: Path | None = None) -> None:
     """Send the project's messages to stderr and, with `log`, to that file too (rewritten each run)."""
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if leads() else logging.WARNING)
     logger.propagate = False
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if log is not None:
+    if log is not None and leads():
         log.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log, mode="w", encoding="utf-8"))
     for handler in handlers:
@@ -32,9 +32,22 @@ def start(log: Path | None = None) -> None:
         logger.addHandler(handler)
 
 
+def leads() -> bool:
+    """Whether this process speaks for its run: all do but the later ones that torchrun starts."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def record(text: str) -> None:
+    """Append to the log file only: what the terminal is told by other means."""
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler) and handler.stream is not None:
+            handler.stream.write(text + "\n")
+            handler.flush()
+
+
 def interactive() -> bool:
     """A bar that redraws itself is only readable on a terminal that one job has to itself."""
-    return sys.stderr.isatty() and os.environ.get("DUALTEACHER_PROGRESS") != "lines"
+    return leads() and sys.stderr.isatty() and os.environ.get("DUALTEACHER_PROGRESS") != "lines"
 
 
 def progress(items: Iterable[Item], description: str, total: int | None = None, unit: str = "it") -> Iterator[Item]:
@@ -58,6 +71,13 @@ def line(description: str, done: int, total: int | None, seconds: float, unit: s
     rate = done / max(seconds, 1e-9)
     text = f"{description} {done}" + (f"/{total}" if total else "") + f", {rate:.3g} {unit}/s"
     if total:
-        left = (total - done) / max(rate, 1e-9)
-        text += f", {left:.0f} s left" if left < 120 else f", {left / 60:.0f} min left"
+        text += f", {duration((total - done) / max(rate, 1e-9))} left"
     return text
+
+
+def duration(seconds: float) -> str:
+    """«58 s», «12 min», «3 h 20 min»."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

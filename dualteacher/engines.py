@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from dualteacher import settings
+from dualteacher import files, paths, settings
 from dualteacher.errors import UserError
 
 
@@ -35,6 +36,31 @@ def set_environment() -> None:
     """Jobs run this interpreter's `python`, whatever is active, and say their progress in lines."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ["DUALTEACHER_PROGRESS"] = "lines"  # jobs side by side cannot share a bar
+
+
+def watch(folder: str) -> str:
+    """Path of a list of all files below `folder`, rewritten only where a name, size or time has changed.
+
+    Snakemake sees no change inside a folder, and thousands of inputs would make it slow; DVC has the folder
+    itself as a dependency.
+    """
+    if not Path(folder).exists():
+        print(f"error: own_data = {folder}: no such folder; see docs/own-data.md", file=sys.stderr)
+        raise SystemExit(2)
+    lines = []
+    for place, inner, names in os.walk(folder):
+        inner.sort()
+        for name in sorted(names):
+            path = Path(place, name)
+            with contextlib.suppress(OSError):  # gone, or a link to nowhere
+                status = path.stat()
+                lines.append(f"{status.st_size} {status.st_mtime_ns} {path}\0")
+    content = "\n".join(lines).encode("utf-8", "surrogateescape")
+    if not paths.OWN_DATA_LIST.exists() or paths.OWN_DATA_LIST.read_bytes() != content:
+        paths.OWN_DATA_LIST.parent.mkdir(exist_ok=True)
+        with files.atomic(paths.OWN_DATA_LIST) as temporary:
+            temporary.write_bytes(content)
+    return str(paths.OWN_DATA_LIST)
 
 
 def gpus(device: str) -> int:

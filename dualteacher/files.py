@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dualteacher.errors import UserError
+
+STALE_AFTER = 3600.0  # seconds since its last change; a temporary file this old belongs to a killed process
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is synced and renamed over `path`, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp{path.suffix}"):  # of a killed process
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE_AFTER:
+                left.unlink()
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         yield temporary
@@ -35,9 +43,13 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """Stable, human-readable JSON."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """UTF-8, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def sha256(path: Path) -> str:

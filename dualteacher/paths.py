@@ -13,6 +13,8 @@ RUNS = Path("results/runs")
 REPORT = Path("results/report")
 SUMMARY = Path("results/summary.json")
 LOGS = Path("logs")
+OWN_DATA_LIST = Path(".snakemake/own_data.txt")  # of the files that Snakemake watches; see engines.watch
+EXPORTS = Path("results/export")
 CHECKPOINTS = Path(".checkpoints")  # undeclared on purpose: both engines would delete or cache them
 
 
@@ -36,6 +38,11 @@ class Dataset:
         return self.raw / "manifest.json"
 
     @property
+    def lists(self) -> Path:
+        """Folder of the official partitions' lists, fetched with the archives."""
+        return self.raw / "lists"
+
+    @property
     def train(self) -> Path:
         return self.folder / "train.arrow"
 
@@ -50,6 +57,11 @@ class Dataset:
     @property
     def stats(self) -> Path:
         return self.folder / "stats.parquet"
+
+    @property
+    def findings(self) -> Path:
+        """What the checks found, and which images were left out."""
+        return self.folder / "findings.json"
 
     @property
     def contact_sheet(self) -> Path:
@@ -119,6 +131,10 @@ class Cell:
     @property
     def confusion(self) -> Path:
         return self.folder / "confusion.parquet"
+
+    @property
+    def model_card(self) -> Path:
+        return self.folder / "model_card.md"
 
     @property
     def gallery(self) -> Path:

@@ -84,8 +84,7 @@ def _choose(counts: np.ndarray, number: int) -> list[int]:
 
 def _pair(sheet: Image.Image, pack: Pack, i: int, left: int, upper: int) -> None:
     """The image and, beside it, the image under its mask; fitted into two squares."""
-    image = pack.image(i)
-    mask = pack.mask(i)
+    image, mask = _shrunk(pack.image(i), pack.mask(i))
     if mask is None:
         over = np.full_like(image, 235)
     else:
@@ -96,6 +95,18 @@ def _pair(sheet: Image.Image, pack: Pack, i: int, left: int, upper: int) -> None
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     for place, picture in enumerate((image, over)):
         sheet.paste(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), (left + place * SIDE, upper))
+
+
+def _shrunk(image: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Image and mask, brought to about the sheet's scale if they are much larger: laying colours over takes memory."""
+    factor = max(image.shape[:2]) // SIDE
+    if factor < 2:
+        return image, mask
+    small = np.asarray(Image.fromarray(image).reduce(factor))
+    if mask is None:
+        return small, None
+    size = (small.shape[1], small.shape[0])
+    return small, np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:

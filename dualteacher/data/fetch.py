@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dualteacher import console, files
+from dualteacher.data import archives
 from dualteacher.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -85,18 +86,27 @@ def wheel(name: str, version: str, sha256: str, folder: Path) -> Path:
         return fetched.replace(folder / fetched.name)
 
 
-def write_manifest(path: Path, archives: Sequence[Archive], fetched: Sequence[Path]) -> None:
+def write_manifest(path: Path, published: Sequence[Archive], fetched: Sequence[Path]) -> None:
     """Name each archive's file (relative to the manifest where it lies beside), size, hash and origin."""
     entries = []
-    for archive, file in zip(archives, fetched, strict=True):
+    for archive, file in zip(published, fetched, strict=True):
         beside = file.is_relative_to(path.parent)
         name = file.relative_to(path.parent) if beside else file.absolute()
-        entry = {"file": name.as_posix(), "bytes": file.stat().st_size, "sha256": files.sha256(file)}
-        entries.append(entry | archive.describe())
+        entries.append({"file": name.as_posix(), **identity(file), **archive.describe()})
     files.write_json(path, {"archives": entries})
 
 
-def read_manifest(path: Path, archives: Sequence[Archive]) -> list[Path]:
+def identity(path: Path) -> dict[str, int | str]:
+    """Size and sha256 of a file; of a folder, the sha256 of its files' names and sizes (reading all is slow)."""
+    if path.is_file():
+        return {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
+    sizes = {name: (path / name).stat().st_size for name in archives.walk(path) if (path / name).is_file()}
+    listed = "".join(f"{name}\n{size}\n" for name, size in sorted(sizes.items()))
+    digest = hashlib.sha256(listed.encode("utf-8", errors="surrogateescape")).hexdigest()
+    return {"files": len(sizes), "bytes": sum(sizes.values()), "sha256": digest}
+
+
+def read_manifest(path: Path, published: Sequence[Archive]) -> list[Path]:
     """The archives' files, verified; UserError if one is missing, changed or of another release."""
     again = "run the download stage again"
     try:
@@ -106,12 +116,15 @@ def read_manifest(path: Path, archives: Sequence[Archive]) -> list[Path]:
         raise UserError(f"{path}: no such file; run the download stage") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a manifest ({error!r}); {again}") from None
-    wanted = [archive.describe() for archive in archives]
+    wanted = [archive.describe() for archive in published]
     fits = [want.items() <= entry.items() for want, (_, _, entry) in zip(wanted, found, strict=False)]
     if not all(fits) or len(found) != len(wanted):
         raise UserError(f"{path}: names other archives than params.yaml asks for; {again}")
     for file, digest, _ in found:
-        verify(file, digest)
+        if not file.is_dir():
+            verify(file, digest)
+        elif identity(file)["sha256"] != digest:
+            raise UserError(f"{file}: its files are not those that the download stage saw; {again}")
     return [file for file, _, _ in found]
 
 

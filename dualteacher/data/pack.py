@@ -26,6 +26,8 @@ from dualteacher.errors import UserError
 
 FORMAT = "1"
 IGNORE = 255
+LARGEST = 1 << 28  # pixels of an image; 16,384² is no trap, and Pillow's own limit is too low for some
+Image.MAX_IMAGE_PIXELS = LARGEST
 BATCH_BYTES = 8 << 20  # a record batch is written when it holds this much …
 BATCH_ROWS = 256  # … or this many rows: bounded memory while writing
 AGAIN = "run the prepare stage again"

@@ -13,11 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dualteacher.errors import UserError
+from dualteacher.models import dense
 
 
 def resize(features: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear, with half-pixel centres (align_corners=False) as everywhere in the project."""
     return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+def pointwise(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """1 × 1 convolution: (B, K, h, w), weight (N, K) → (B, N, h, w), channels last in memory."""
+    return dense.linear(features.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
 class SegFormerHead(nn.Module):
@@ -38,7 +44,8 @@ class SegFormerHead(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """[(B, C_k, h_k, w_k), …] finest first → (B, num_classes, h_0, w_0)."""
-        return self.classifier(self.dropout(F.relu(self.norm(self.fused(levels)), inplace=True)))
+        fused = F.relu(self.norm(self.fused(levels)), inplace=True)
+        return pointwise(self.dropout(fused), self.classifier.weight.flatten(1), self.classifier.bias)
 
     def fused(self, levels: Sequence[Tensor]) -> Tensor:
         """fuse(concat(upsample(linear_k(level_k)))) without ever making a wide map at full resolution.
@@ -51,8 +58,7 @@ class SegFormerHead(nn.Module):
         total: Tensor | None = None
         for level, linear, weight in zip(levels, self.linear, slices, strict=True):
             assert isinstance(linear, nn.Linear)
-            kernel = (weight @ linear.weight)[:, :, None, None]
-            mapped = F.conv2d(level, kernel, weight @ linear.bias)
+            mapped = pointwise(level, weight @ linear.weight, weight @ linear.bias)
             total = mapped if total is None else total + resize(mapped, size)
         assert total is not None
         return total

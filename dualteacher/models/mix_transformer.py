@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from timm.models.pvt_v2 import PyramidVisionTransformerV2
-from torch import Tensor
+from torch import Tensor, nn
+
+from dualteacher.models.dense import replace_linear
 
 STRIDES = (4, 8, 16, 32)
 
@@ -54,6 +56,7 @@ class MixTransformer(PyramidVisionTransformerV2):
             self.stages[3].downsample.proj.stride = (1, 1)
         elif output_stride != 32:
             raise ValueError(f"output_stride is 16 or 32, not {output_stride}")
+        replace_linear(self)
         self.channels = variant.channels
         self.reductions = (*STRIDES[:3], output_stride)
 
@@ -62,6 +65,21 @@ class MixTransformer(PyramidVisionTransformerV2):
         features = self.patch_embed(image)
         levels = []
         for stage in self.stages:
-            features = stage(features)
-            levels.append(features)
+            features = _run(stage, features)
+            levels.append(features.permute(0, 3, 1, 2))
+            features = levels[-1]
         return levels
+
+
+def _run(stage: nn.Module, features: Tensor) -> Tensor:
+    """A stage of timm's network, (B, C, H, W) or, where nothing is to be embedded, (B, H, W, C) → (B, H, W, C).
+
+    timm's own forward copies the result into planes, which the next convolution and the head would undo.
+    """
+    if stage.downsample is not None:
+        features = stage.downsample(features)
+    batch, height, width, channels = features.shape
+    tokens = features.reshape(batch, height * width, channels)
+    for block in stage.blocks:
+        tokens = block(tokens, (height, width))
+    return stage.norm(tokens).view(batch, height, width, channels)

@@ -7,21 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from dualteacher import settings
 from dualteacher.errors import UserError
 from dualteacher.models import conversion, tensors
 from dualteacher.models.segmenter import Segmenter, build
 
+LATER = {"sync_norm": False}  # keys of `model` that older files lack, with what was meant
+
 
 def save(path: Path, segmenter: Segmenter, description: Mapping[str, Any]) -> None:
     """Write a network so that `load` needs nothing else; the same network gives the same bytes.
 
-    description: JSON values for whoever reads the file later (classes, crop, dataset, fingerprints, …); the
-    model settings and the number of classes are added here.
+    description: JSON values for whoever reads the file later (classes, crop, dataset, fingerprints, …); what
+    the network itself knows is added here: its settings, number of classes, stride and normalisation.
     """
-    known = {"model": segmenter.settings.model_dump(mode="json"), "num_classes": segmenter.num_classes}
+    known = {
+        "model": segmenter.settings.model_dump(mode="json"),
+        "num_classes": segmenter.num_classes,
+        "stride": segmenter.stride,
+        "normalisation": {"mean": _values(segmenter.mean), "std": _values(segmenter.std)},
+    }
     tensors.write(path, "segmenter", segmenter.state_dict(), {**description, **known})
+
+
+def _values(buffer: Tensor) -> list[float]:
+    """Three numbers as they were written, without what float32 adds."""
+    return [round(value, 6) for value in buffer.flatten().tolist()]
 
 
 def load(path: Path, *, drop_path: float = 0.0) -> tuple[Segmenter, dict[str, Any]]:
@@ -31,7 +44,7 @@ def load(path: Path, *, drop_path: float = 0.0) -> tuple[Segmenter, dict[str, An
     """
     state, description = tensors.read(path, "segmenter")
     try:
-        model = settings.Model.model_validate(description["model"])
+        model = settings.Model.model_validate(LATER | description["model"])
         num_classes = int(description["num_classes"])
     except (KeyError, ValueError, TypeError, ValidationError):
         raise UserError(f"{path}: its description lacks valid model settings; make the file again") from None

@@ -40,8 +40,7 @@ class Segmenter(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W), RGB in [0, 1], any H and W ≥ 32 → logits (B, num_classes, ~H/4, ~W/4)."""
-        # Losses upsample along rows and columns, so they want whole planes back.
-        return self.head(self.features(image)).contiguous()
+        return self.head(self.features(image))
 
     def parameter_groups(self, learning_rate: float, head_multiplier: float, weight_decay: float) -> list[dict]:
         """Groups for an optimiser: backbone and head, each with and without weight decay.

@@ -113,14 +113,17 @@ def data_table(results: Results) -> Table:
                 Entry(tables.whole(split["unlabelled"]), split["unlabelled"]),
                 Entry(tables.whole(run.metrics["images"]), run.metrics["images"]),
                 Entry(", ".join(missing) or "none"),
-                Entry(str(split["list_sha256"])[:8], code=True),
+                Entry(tables.named_split(str(split.get("list") or ""), str(split["list_sha256"])), code=True),
                 Entry(str(split["pack_sha256"])[:8], code=True),
             ]
         )
     columns = ["dataset", "partition", "seed", "labelled", "unlabelled", "validation"]
     columns += ["classes without labels", "labelled list", "images"]
     return Table(
-        "Images, and the first digits of the SHA-256 of the labelled list and of the packed images", columns, rows
+        "Images; the official list's name, if one was used, and the first digits of the SHA-256 of the labelled list"
+        " and of the packed images",
+        columns,
+        rows,
     )
 
 

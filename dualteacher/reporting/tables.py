@@ -42,7 +42,7 @@ def _row(run: Run) -> dict[str, object]:
     row |= {"validation_images": int(metrics["images"])}
     row |= {name: math.nan if cost[name] is None else float(cost[name]) for name in COSTS}
     row |= {"device": str(cost["device"]), "threads": int(cost["threads"])}
-    return row | {"list_sha256": str(split["list_sha256"])}
+    return row | {"list": str(split.get("list") or ""), "list_sha256": str(split["list_sha256"])}
 
 
 def aggregate(seeds: pd.DataFrame) -> pd.DataFrame:
@@ -56,6 +56,7 @@ def aggregate(seeds: pd.DataFrame) -> pd.DataFrame:
             row |= {f"{name}_mean": group[name].mean(), f"{name}_std": group[name].std(ddof=1)}
         row |= {name: group[name].mean() for name in COSTS}
         row["device"] = ", ".join(dict.fromkeys(group["device"]))
+        row["list"] = " ".join(dict.fromkeys(filter(None, group["list"])))
         row["list_sha256"] = " ".join(dict.fromkeys(group["list_sha256"]))
         rows.append(row)
     return pd.DataFrame(rows)
@@ -132,6 +133,11 @@ def short(hashes: str) -> str:
     return " ".join(each[:3]) + (f" +{len(each) - 3}" if len(each) > 3 else "")
 
 
+def named_split(name: str, hashes: str) -> str:
+    """The official list's name, if it is one, and what the labelled list hashes to: dual_teacher_631 0ea2644b."""
+    return f"{name} {short(hashes)}".strip()
+
+
 HEADER = [
     *("dataset", "partition", "method", "seeds", "labelled", "unlabelled", "mIoU %", "best epoch %", "pixel acc. %"),
     *("mean acc. %", "Δ mIoU", "student images", "teacher images", "time", "images/s", "memory", "split"),
@@ -151,7 +157,7 @@ def for_people(table: pd.DataFrame) -> list[list[str]]:
             score(row.mean_accuracy_mean, row.mean_accuracy_std),
             score(row.difference_mean, row.difference_std, points),
             *(whole(row.student_images), whole(row.teacher_images), duration(row.seconds)),
-            *(rate(row.images_per_second), memory(row.peak_memory_bytes), short(row.list_sha256)),
+            *(rate(row.images_per_second), memory(row.peak_memory_bytes), named_split(row.list, row.list_sha256)),
         ]
         for row in table.itertuples()
     ]

@@ -1,4 +1,4 @@
-"""Fetch a dataset's archives, verify them and write the manifest that names them."""
+"""Fetch a dataset's archives and official lists, verify them and write the manifest that names them."""
 
 from __future__ import annotations
 
@@ -18,4 +18,7 @@ def run(settings: Settings, dataset: str) -> None:
     fetched = [archive.fetch(place.raw) for archive in archives]
     fetch.write_manifest(place.manifest, archives, fetched)
     for path in fetched:
-        logger.info("%s: %.1f MB, verified", path, path.stat().st_size / 1e6)
+        if path.is_dir():
+            logger.info("%s: a folder of yours, used as it is", path)
+        else:
+            logger.info("%s: %.1f MB, verified", path, path.stat().st_size / 1e6)

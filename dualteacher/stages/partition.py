@@ -1,4 +1,4 @@
-"""Draw a partition with one seed; write the list and where it comes from."""
+"""Settle which training images keep their masks, by a draw or an official list; write it and where it comes from."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dualteacher import files, paths
+from dualteacher.data import lists
 from dualteacher.data import partition as rules
 from dualteacher.data.pack import IGNORE, Pack
 from dualteacher.errors import UserError
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
-    """Partitions of one seed are nested, whatever their names and sizes."""
+    """Drawn partitions of one seed are nested, whatever their names and sizes; a list is the same for all seeds."""
     place = paths.Dataset(dataset)
     split = paths.Split(dataset, partition, seed)
     wanted = settings.partition[partition]
@@ -27,37 +28,59 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     images = rules.Images(
         ids=pack.ids,
         blocks=pack.blocks,
-        pixels=_pixels(place, pack),
+        pixels=pixels_of(place, pack),
         has_mask=np.array([pack.has_mask(i) for i in range(len(pack))], bool),
     )
-    drawn = rules.draw(images, seed, wanted.fraction, wanted.count)
-    chosen = [pack.index(image_id) for image_id in drawn.labelled]
+    if wanted.list is not None:
+        labelled, origin = _listed(place, pack, settings.datasets[dataset].source, wanted.list)
+    else:
+        count = int(images.has_mask.sum()) if wanted.count == "all" else wanted.count
+        drawn = rules.draw(images, seed, wanted.fraction, count)
+        labelled = drawn.labelled
+        asked = {"fraction": wanted.fraction} if count is None else {"count": count}
+        # A block is cut where it is partly labelled, so that the count is exact.
+        origin = {"kind": "generated", "unit": images.unit, **asked, "cut_block": drawn.cut_block}
+    chosen = [pack.index(image_id) for image_id in labelled]
     pixels = images.pixels[chosen].sum(0)
     names = [info.name for info in pack.classes]
-    asked = {"fraction": wanted.fraction} if wanted.count is None else {"count": wanted.count}
     provenance: dict[str, Any] = {
-        "kind": "generated",
+        "kind": origin.pop("kind"),
         "dataset": dataset,
         "partition": partition,
         "seed": seed,
-        "unit": images.unit,
-        **asked,
+        **origin,
         "labelled": len(chosen),
         "unlabelled": len(pack) - len(chosen),
-        "cut_block": drawn.cut_block,  # partly labelled, so that the count is exact
-        "list_sha256": rules.list_hash(drawn.labelled),
+        "list_sha256": rules.list_hash(labelled),
         "pack_sha256": files.sha256(place.train),
         "classes_missing": [name for name, number in zip(names, pixels, strict=True) if number == 0],
         "labelled_pixels": {name: int(number) for name, number in zip(names, pixels, strict=True)},
     }
-    rules.write(split.table, pack.ids, drawn.labelled)
+    rules.write(split.table, pack.ids, labelled)
     files.write_json(split.provenance, provenance)
     logger.info("%s: %d labelled, %d unlabelled", split.table, len(chosen), len(pack) - len(chosen))
     if provenance["classes_missing"]:
         logger.warning("no labelled image shows: %s", ", ".join(provenance["classes_missing"]))
 
 
-def _pixels(place: paths.Dataset, pack: Pack) -> np.ndarray:
+def _listed(place: paths.Dataset, pack: Pack, source: str, name: str) -> tuple[list[str], dict[str, Any]]:
+    """(labelled ids, sorted; where they come from) of an official list, checked against the prepared images."""
+    official = lists.official(source, name)
+    labelled, unlabelled = (lists.read(place.lists, part) for part in (official.labelled, official.unlabelled))
+    lists.check(name, labelled, unlabelled, pack.ids)
+    without = [image_id for image_id in labelled if not pack.has_mask(pack.index(image_id))]
+    if without:
+        more = "set protocol: blended under the dataset" if source == "voc" else "choose another partition"
+        raise UserError(
+            f"list {name}: labels {len(without)} images that {place.train} holds no masks of ({lists.some(without)});"
+            f" {more} in params.yaml"
+        )
+    file = official.labelled
+    where = {"repository": file.repository, "commit": file.commit, "path": file.path, "file_sha256": file.sha256}
+    return sorted(labelled), {"kind": "official", "unit": "image", "list": name, **where}
+
+
+def pixels_of(place: paths.Dataset, pack: Pack) -> np.ndarray:
     """Pixels by training image and class, int64 (images, classes)."""
     try:
         table = pq.read_table(place.stats, filters=[("split", "=", "train")]).to_pydict()

@@ -1,83 +1,81 @@
-"""Encode a dataset once: two packs, the class table, statistics and a contact sheet."""
+"""Encode a dataset once: two packs, the class table, statistics, findings and a contact sheet."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dualteacher import console, files, paths
-from dualteacher.data import contact_sheet, fetch, sources
-from dualteacher.data.pack import IGNORE, Pack, PackWriter, Sample, class_table, decode_mask
+from dualteacher import files, paths
+from dualteacher.data import check, contact_sheet, fetch, sources
+from dualteacher.data.pack import Pack, PackWriter, class_table
 from dualteacher.errors import UserError
 from dualteacher.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 10  # findings spelt out; the rest are counted
+SHOWN = 10  # findings spelt out in the error; all are in the log
+COLUMNS = ("split", "image_id", "class_index", "pixels")
 
 
 def run(settings: Settings, dataset: str) -> None:
-    """Nothing is written unless every mask fits the class table and its image."""
-    place = paths.Dataset(dataset)
-    source = sources.choose(settings.datasets[dataset])
+    """Nothing is written unless every image and mask passes the checks or, with `on_error: skip`, is left out."""
+    place, wanted = paths.Dataset(dataset), settings.datasets[dataset]
+    source = sources.choose(wanted)
     content = source.open(fetch.read_manifest(place.manifest, source.archives()))
+    for split in sources.SPLITS:
+        if not content.ids(split):
+            raise UserError(f"{dataset}: no {split} images; see datasets.{dataset} in params.yaml")
     classes = content.classes()
-    table: dict[str, list] = {"split": [], "image_id": [], "class_index": [], "pixels": []}
-    findings: list[str] = []
-    with (
-        PackWriter(place.train, dataset, classes) as train,
-        PackWriter(place.val, dataset, classes) as val,
-    ):
-        for split, writer in zip(sources.SPLITS, (train, val), strict=True):
-            total = len(content.ids(split))
-            if total == 0:
-                raise UserError(f"{dataset}: no {split} images; see datasets.{dataset} in params.yaml")
-            samples = content.samples(split)
-            for sample in console.progress(samples, f"prepare {split}", total, "image"):
-                pixels = _inspect(sample, len(classes), findings)
-                present = np.flatnonzero(pixels)
-                table["split"] += [split] * len(present)
-                table["image_id"] += [sample.image_id] * len(present)
-                table["class_index"] += present.tolist()
-                table["pixels"] += pixels[present].tolist()
-                writer.add(sample)
-        if findings:
-            raise UserError(_report(dataset, findings))
+    survey = check.Survey(classes, check.leak_level(wanted))
+    survey.findings += check.beforehand(content)
+    skip = getattr(wanted, "on_error", "stop") == "skip"
+    skipped: list[str] = []
+    rows: dict[str, list[tuple[str, str, int, int]]] = {split: [] for split in sources.SPLITS}
+    with PackWriter(place.train, dataset, classes) as train, PackWriter(place.val, dataset, classes) as val:
+        for split, writer in (("val", val), ("train", train)):  # in this order: see Survey
+            for checked in check.run(content, split, f"prepare {split}"):  # type: ignore[arg-type]
+                if survey.add(split, checked) or checked.sample is None:
+                    skipped.append(checked.where)
+                    continue
+                for index in np.flatnonzero(checked.pixels).tolist():
+                    rows[split].append((split, checked.sample.image_id, index, int(checked.pixels[index])))
+                writer.add(checked.sample)
+        stop_on = survey.conclude()
+        if not skip:
+            stop_on = survey.errors()
+        errors = [finding for finding in stop_on if finding.level == "error"]
+        for line in survey.lines():
+            (logger.error if line.startswith("error") else logger.warning)(line)
+        if errors:
+            raise UserError(_report(dataset, errors))
     files.write_json(place.classes, class_table(classes))
+    files.write_json(place.findings, _record(survey, skipped))
+    columns = zip(*(row for split in sources.SPLITS for row in rows[split]), strict=True)
+    table = pa.table(dict(zip(COLUMNS, map(list, columns), strict=True)))
     with files.atomic(place.stats) as temporary:
-        pq.write_table(pa.table(table), temporary)
+        pq.write_table(table, temporary)
     packs = {"train": Pack(place.train), "val": Pack(place.val)}
-    contact_sheet.write(place.contact_sheet, packs, pa.table(table))
+    contact_sheet.write(place.contact_sheet, packs, table)
+    if skipped:
+        logger.warning("%d images were left out, see %s", len(skipped), place.findings)
     for name, pack in packs.items():
         logger.info("%s: %d images, %.1f MB", name, len(pack), pack.path.stat().st_size / 1e6)
 
 
-def _inspect(sample: Sample, num_classes: int, findings: list[str]) -> np.ndarray:
-    """Pixels of each mask value, (256,); what is wrong with the mask is added to `findings`."""
-    if sample.mask is None:
-        return np.zeros(256, np.int64)
-    try:
-        mask = decode_mask(sample.mask)
-    except (OSError, ValueError, SyntaxError) as error:
-        findings.append(f"{sample.image_id}: the mask cannot be decoded ({error})")
-        return np.zeros(256, np.int64)
-    if mask.shape != (sample.height, sample.width):
-        expected = f"{sample.height}×{sample.width}"
-        findings.append(f"{sample.image_id}: the mask is {mask.shape[0]}×{mask.shape[1]}, the image {expected}")
-    pixels = np.bincount(mask.ravel(), minlength=256)
-    wrong = [int(value) for value in np.flatnonzero(pixels) if num_classes <= value != IGNORE]
-    if wrong:
-        count = int(pixels[wrong].sum())
-        findings.append(f"{sample.image_id}: {count} pixels with values {wrong}, allowed 0…{num_classes - 1}, 255")
-    return pixels
+def _record(survey: check.Survey, skipped: list[str]) -> dict[str, Any]:
+    """findings.json: the images left out, and every finding."""
+    levels: dict[str, list[dict[str, str]]] = {"error": [], "warning": []}
+    for finding in survey.findings:
+        levels[finding.level].append({"where": finding.where, "text": finding.text})
+    return {"skipped": skipped, "errors": levels["error"], "warnings": levels["warning"]}
 
 
-def _report(dataset: str, findings: list[str]) -> str:
-    for finding in findings:
-        logger.error(finding)
-    more = len(findings) - SHOWN
-    text = "; ".join(findings[:SHOWN]) + (f"; and {more} more, see the log" if more > 0 else "")
-    return f"{dataset}: {len(findings)} masks do not fit the class table, nothing was written: {text}"
+def _report(dataset: str, errors: list[check.Finding]) -> str:
+    more = len(errors) - SHOWN
+    text = "; ".join(map(str, errors[:SHOWN])) + (f"; and {more} more, see the log" if more > 0 else "")
+    problems = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+    return f"{dataset}: {problems} in the data, nothing was written: {text}"

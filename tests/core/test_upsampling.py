@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from dualteacher import upsampling
+from dualteacher import stripes, upsampling
 
 SHAPES = [  # B, C, h, w, H, W
     (2, 5, 8, 8, 32, 32),
@@ -24,7 +24,7 @@ SHAPES = [  # B, C, h, w, H, W
 
 @pytest.fixture(params=[64, 4096, 320_000], ids=["one row a stripe", "some rows", "some images"])
 def budget(request, monkeypatch):
-    monkeypatch.setattr(upsampling, "STRIPE_ELEMENTS_CPU", request.param)
+    monkeypatch.setattr(stripes, "STRIPE_ELEMENTS_CPU", request.param)
 
 
 def reference(logits, label, weight):
@@ -81,6 +81,46 @@ def test_label_and_confidence(shape):
     assert torch.equal(upsampling.argmax(logits, size), found)
 
 
+def test_cross_entropy_map():
+    logits, label, _ = example((2, 5, 8, 8, 32, 32))
+    up = F.interpolate(logits, (32, 32), mode="bilinear", align_corners=False)
+    expected = F.cross_entropy(up, label, ignore_index=255, reduction="none")
+    torch.testing.assert_close(upsampling.cross_entropy_map(logits, label), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_certain_pixels_do_not_count_as_positive():
+    """As in float32 cross entropy, a class with all of the probability has CE 0, not almost 0."""
+    logits = torch.zeros(1, 4, 8, 8)
+    logits[:, 2] = torch.linspace(10, 24, 64).view(8, 8)
+    label = torch.full((1, 32, 32), 2)
+    _, positive = upsampling.cross_entropy_sum(logits, label)
+    _, expected = reference(logits, label, torch.ones(1, 32, 32))
+    assert 0 < expected < 32 * 32 and abs(positive - expected) <= 8  # a pixel's sum may round either way
+
+
+def test_far_apart_logits_at_neighbouring_pixels():
+    """Where two neighbours are certain of two classes, a third wins between them: 2^x must not vanish."""
+    logits = torch.zeros(1, 3, 1, 2)
+    logits[0, :, 0, 0], logits[0, :, 0, 1] = torch.tensor([900.0, 0, 800]), torch.tensor([0.0, 900, 800])
+    label = torch.tensor([[[0, 0, 0, 1, 1, 1, 1, 2]]])
+    x, y = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    total, _ = upsampling.cross_entropy_sum(x, label)
+    expected, _ = reference(y, label, 1.0)
+    total.backward()
+    expected.backward()
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(x.grad, y.grad)
+    found, confidence = upsampling.label_and_confidence(logits, (1, 8))
+    assert found.flatten().tolist() == [0, 0, 2, 2, 2, 2, 1, 1] and confidence.isfinite().all()
+
+
+def test_equal_logits_give_the_first_class():
+    logits = torch.zeros(1, 300, 2, 2)
+    logits[:, 260:] = 1e-20
+    assert (upsampling.argmax(logits, (8, 8)) == 260).all()
+    assert (upsampling.argmax(torch.zeros(1, 300, 2, 2), (5, 5)) == 0).all()
+
+
 def test_all_pixels_ignored():
     logits, label, _ = example((1, 3, 4, 4, 8, 8))
     logits.requires_grad_()
@@ -113,26 +153,38 @@ def test_extreme_logits_stay_finite():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    batch=st.integers(1, 5), classes=st.integers(1, 40), h=st.integers(1, 40), height=st.integers(1, 90),
-    width=st.integers(1, 90), budget=st.sampled_from([1, 100, 5000, 320_000]),
+    batch=st.integers(1, 4), classes=st.integers(1, 9), h=st.integers(1, 12), w=st.integers(1, 12),
+    rise=st.integers(1, 5), widen=st.integers(1, 5), more=st.integers(0, 7), budget=st.sampled_from([1, 100, 5000]),
 )  # fmt: skip
-def test_plan_covers_every_pixel_once_and_reads_what_it_needs(batch, classes, h, height, width, budget):
-    old, upsampling.STRIPE_ELEMENTS_CPU = upsampling.STRIPE_ELEMENTS_CPU, budget
-    try:
-        stripes = list(upsampling.plan(batch, classes, h, (height, width), torch.device("cpu")))
-    finally:
-        upsampling.STRIPE_ELEMENTS_CPU = old
-    seen = torch.zeros(batch, height, dtype=torch.int64)
-    rows = upsampling.interpolation_matrix(height, h, torch.device("cpu"), torch.float32)
-    for s in stripes:
-        seen[s.first : s.last, s.top : s.bottom] += 1
-        outside = rows[s.top : s.bottom].clone()
-        outside[:, s.low : s.high] = 0
-        assert outside.abs().sum() < 1e-5  # no weight is left out, but for rounding
+def test_stripes_put_together_are_the_interpolated_logits_and_their_adjoint(
+    batch, classes, h, w, rise, widen, more, budget
+):
+    """`more` = 0 gives whole ratios (lerp of phases), other values any ratio (matrices)."""
+    size = (h * rise + more, w * widen + more)
+    logits = torch.randn(batch, classes, h, w, dtype=torch.float64, requires_grad=True)
+    slope = torch.randn(batch, classes, *size, dtype=torch.float64)
+    expected = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    expected.backward(slope)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stripes, "STRIPE_ELEMENTS_CPU", budget)
+        upsampler = stripes.upsampler(logits.detach(), size, gradient=True)
+    pieces = [upsampler.split(slope[:, c]) for c in range(classes)]
+    slopes, found = torch.cat(pieces, stripes.CLASSES), torch.full_like(torch.cat(pieces, stripes.CLASSES), torch.nan)
+    seen = torch.zeros_like(pieces[0])
+    for stripe in upsampler.stripes():
+        found[stripe.where] = upsampler.read(stripe)
+        upsampler.write(stripe, slopes[stripe.where])
+        seen[stripe.where] += 1
     assert (seen == 1).all()
+    whole = torch.stack([upsampler.join(part) for part in found.split(1, stripes.CLASSES)], 1)
+    # torch finds the source positions in float32
+    torch.testing.assert_close(whole, expected.detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(upsampler.gradient, logits.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_memory_stays_a_stripe():
+@pytest.mark.parametrize("size", [(128, 128), (130, 127)], ids=["whole ratio", "any ratio"])
+@pytest.mark.parametrize("what", ["loss", "entropies", "label and confidence", "argmax"])
+def test_memory_stays_a_stripe(what, size):
     """The full-resolution logits would be 150 times the label's size; the sweep's largest tensor is not."""
     largest = 0
 
@@ -144,8 +196,14 @@ def test_memory_stays_a_stripe():
                 largest = max(largest, out.numel())
             return out
 
-    logits, label, weight = example((4, 150, 32, 32, 128, 128))
+    logits, label, weight = example((4, 150, 32, 32, *size))
     logits.requires_grad_()
+    run = {
+        "loss": lambda: upsampling.cross_entropy_sum(logits, label, weight)[0].backward(),
+        "entropies": lambda: upsampling.cross_entropy_map(logits, label),
+        "label and confidence": lambda: upsampling.label_and_confidence(logits, size),
+        "argmax": lambda: upsampling.argmax(logits, size),
+    }[what]
     with Watch():
-        upsampling.cross_entropy_sum(logits, label, weight)[0].backward()
-    assert largest <= max(2 * upsampling.STRIPE_ELEMENTS_CPU, 2 * logits.numel()) < 4 * 150 * 128 * 128
+        run()
+    assert largest <= max(2 * stripes.STRIPE_ELEMENTS_CPU, 2 * logits.numel()) < 4 * 150 * 128 * 128

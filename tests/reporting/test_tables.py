@@ -21,7 +21,7 @@ def seeds(**scores: list[float]) -> pd.DataFrame:
             **{"miou": value, "best_miou": value, "pixel_accuracy": 0.5, "mean_accuracy": 0.5},
             **{"difference": math.nan if method == "supervised" else value - baseline[seed]},
             **{"student_images": 100.0, "teacher_images": 0.0, "seconds": 1.0, "images_per_second": 1.0},
-            **{"peak_memory_bytes": 1.0, "parameters": 1.0, "device": "cpu", "list_sha256": "a" * 64},
+            **{"peak_memory_bytes": 1.0, "parameters": 1.0, "device": "cpu", "list": "", "list_sha256": "a" * 64},
         }
         for method, values in scores.items()
         for seed, value in enumerate(values)
@@ -55,6 +55,15 @@ def test_files_for_programs_keep_all_digits(made: Path) -> None:
     runs = pd.read_parquet(made / "results/report/table_seeds.parquet")
     assert len(parquet) == 3 and len(runs) == 6
     assert runs.groupby(tables.KEYS, sort=False)["miou"].mean().to_numpy() == pytest.approx(parquet["miou_mean"])
+
+
+def test_an_official_list_is_named_with_its_hash_in_every_table() -> None:
+    table = tables.aggregate(seeds(supervised=[0.3, 0.31]).assign(list="u2pl_1_16"))
+    assert table["list"].tolist() == ["u2pl_1_16"]
+    assert f"| u2pl_1_16 {'a' * 8} |" in tables.markdown(table, "supervised")
+    assert rf"u2pl\_1\_16 {'a' * 8}" in tables.latex(table, "supervised")
+    drawn = tables.aggregate(seeds(supervised=[0.3, 0.31]))
+    assert f"| {'a' * 8} |" in tables.markdown(drawn, "supervised")
 
 
 def test_latex_escapes_and_has_as_many_cells_in_each_row() -> None:

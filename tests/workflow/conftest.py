@@ -32,6 +32,7 @@ class Project:
             if (ROOT / name).is_file() and not name.startswith("tests/"):
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, root / name)
+        shutil.copy(root / "presets" / "bluemarble.yaml", root / "params.yaml")  # whatever is being tried out
         if stub:
             shutil.copy(STUB, root / "dualteacher" / "__main__.py")
         self("git", "init", "--quiet")
@@ -43,7 +44,8 @@ class Project:
         }
         bin_folder = str(Path(sys.executable).parent)  # not resolved: a venv's python is a link out of it
         environment = {**os.environ, **nobody, "PATH": bin_folder + os.pathsep + os.environ["PATH"]}
-        environment.pop("PYTHONPATH", None)
+        for name in ("PYTHONPATH", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of the `make test` that runs this
+            environment.pop(name, None)
         environment |= {"COLUMNS": "200", **self.environment}
         done = subprocess.run(
             command, cwd=self.root, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL

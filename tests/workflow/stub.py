@@ -77,7 +77,8 @@ def weights(a, p):
 
 def prepare(a, p):
     data = paths.Dataset(a.dataset)
-    return [data.manifest], ["datasets"], [data.train, data.val, data.classes, data.stats, data.contact_sheet]
+    outputs = [data.train, data.val, data.classes, data.stats, data.findings, data.contact_sheet]
+    return [data.manifest], ["datasets"], outputs
 
 
 def partition(a, p):
@@ -103,7 +104,8 @@ def evaluate(a, p):
     data, split = paths.Dataset(a.dataset), paths.Split(a.dataset, a.partition, a.seed)
     cell = paths.Cell(a.dataset, a.partition, a.method, a.seed)
     inputs = [data.val, data.classes, cell.student, cell.history, split.table]
-    return inputs, ["inference", "evaluate"], [cell.metrics, cell.per_class, cell.confusion, cell.gallery]
+    outputs = [cell.metrics, cell.per_class, cell.confusion, cell.model_card, cell.gallery]
+    return inputs, ["inference", "evaluate"], outputs
 
 
 def report_files(a, p):

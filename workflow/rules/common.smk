@@ -17,6 +17,10 @@ engines.set_environment()
 CODE = yaml.safe_load(Path(workflow.basedir, "workflow/code.yaml").read_text(encoding="utf-8"))
 
 
+# A list of the files in the folder `own_data` with their times: a new or changed photo is noticed.
+OWN_DATA = engines.watch(config["own_data"])
+
+
 wildcard_constraints:
     dataset="[a-z][a-z0-9_]*",
     partition="[a-z][a-z0-9_]*",

@@ -3,6 +3,7 @@
 
 rule download:
     input:
+        own_data=OWN_DATA,
         code=CODE["download"],
     output:
         manifest="data/{dataset}/raw/manifest.json",
@@ -41,6 +42,7 @@ rule prepare:
         val="data/{dataset}/val.arrow",
         classes="data/{dataset}/classes.json",
         stats="data/{dataset}/stats.parquet",
+        findings="data/{dataset}/findings.json",
         contact_sheet=report(
             "data/{dataset}/contact_sheet.png",
             caption="../report/contact_sheet.rst",

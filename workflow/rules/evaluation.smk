@@ -13,6 +13,7 @@ rule evaluate:
         metrics="results/runs/{dataset}/{partition}/{method}/seed{seed}/metrics.json",
         per_class="results/runs/{dataset}/{partition}/{method}/seed{seed}/per_class.parquet",
         confusion="results/runs/{dataset}/{partition}/{method}/seed{seed}/confusion.parquet",
+        card="results/runs/{dataset}/{partition}/{method}/seed{seed}/model_card.md",
         gallery=report(
             "results/runs/{dataset}/{partition}/{method}/seed{seed}/gallery.png",
             caption="../report/gallery.rst",

@@ -45,8 +45,30 @@ class Source(Protocol):
         ...
 
 
-def choose(dataset: settings.BlueMarble) -> Source:
+def choose(dataset: settings.AnyDataset) -> Source:
     """The source that a dataset's settings ask for."""
-    from dualteacher.data.sources.bluemarble import BlueMarble
+    match dataset:
+        case settings.ADE20K():
+            from dualteacher.data.sources.ade20k import ADE20K
 
-    return BlueMarble(dataset)
+            return ADE20K(dataset)
+        case settings.VOC():
+            from dualteacher.data.sources.voc import VOC
+
+            return VOC(dataset)
+        case settings.Cityscapes():
+            from dualteacher.data.sources.cityscapes import Cityscapes
+
+            return Cityscapes(dataset)
+        case settings.Folder():
+            from dualteacher.data.sources.folder import Folder
+
+            return Folder(dataset)
+        case settings.Textures():
+            from dualteacher.data.sources.textures import Textures
+
+            return Textures(dataset)
+        case settings.BlueMarble():
+            from dualteacher.data.sources.bluemarble import BlueMarble
+
+            return BlueMarble(dataset)

@@ -1,0 +1,112 @@
+"""A trained network in the form that exporters take: the same numbers, nothing left to compute from its weights."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+
+from dualteacher.models.heads import SegFormerHead, resize
+from dualteacher.models.segmenter import Segmenter
+
+MULTIPLE = 32  # of both sides of an image
+
+
+class Logits(nn.Module):
+    """Image (B, 3, H, W), RGB in [0, 1] → logits (B, C, H, W)."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, image: Tensor) -> Tensor:
+        return resize(self.segmenter(image), image.shape[-2:])
+
+
+class Classes(Logits):
+    """The same image → the class of each pixel, (B, H, W) uint8."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image).argmax(1).to(torch.uint8)
+
+
+def program(segmenter: Segmenter, *, argmax: bool = False) -> torch.export.ExportedProgram:
+    """Logits or Classes for any batch, and any height and width that are multiples of 32."""
+    module = (Classes if argmax else Logits)(ready(segmenter))
+    dimension = torch.export.Dim
+    height, width = (MULTIPLE * dimension(name, min=1, max=1024) for name in ("h", "w"))
+    sizes = {0: dimension("batch", min=1, max=4096), 2: height, 3: width}
+    example = torch.zeros(2, 3, 4 * MULTIPLE, 5 * MULTIPLE)  # no two sizes alike, and none 1: it would be the rule
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(module, (example,), dynamic_shapes=(sizes,))
+    for node in exported.graph.nodes:
+        node.meta.pop("stack_trace", None)  # would name this machine's folders in the file
+    return exported
+
+
+def ready(segmenter: Segmenter) -> Segmenter:
+    """A copy on the CPU, in eval mode, that exporters can follow."""
+    segmenter = copy.deepcopy(segmenter).cpu().eval().requires_grad_(False)
+    if isinstance(segmenter.head, SegFormerHead):
+        setattr(segmenter, "head", Baked(segmenter.head))  # noqa: B010 — another class than the attribute's
+    _fix_padding(segmenter)
+    return segmenter
+
+
+class Baked(nn.Module):
+    """SegFormer's head with the products of its weights formed once; see SegFormerHead.fused."""
+
+    def __init__(self, head: SegFormerHead) -> None:
+        super().__init__()
+        self.norm, self.classifier = head.norm, head.classifier
+        self.maps = nn.ModuleList()
+        slices = reversed(head.fuse.weight.flatten(1).chunk(len(head.linear), dim=1))
+        for linear, weight in zip(head.linear, slices, strict=True):
+            assert isinstance(linear, nn.Linear)
+            convolution = nn.Conv2d(linear.in_features, len(weight), 1)
+            convolution.weight = nn.Parameter((weight @ linear.weight)[:, :, None, None], requires_grad=False)
+            convolution.bias = nn.Parameter(weight @ linear.bias, requires_grad=False)
+            self.maps.append(convolution)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        size = levels[0].shape[-2:]
+        first, *others = [convolution(level) for convolution, level in zip(self.maps, levels, strict=True)]
+        for mapped in others:
+            first = first + resize(mapped, size)
+        return self.classifier(F.relu(self.norm(first)))
+
+
+class FixedPadding(nn.Module):
+    """TensorFlow's "same" convolution for sizes that its stride divides, where the padding is a constant.
+
+    Without this the sizes become nested formulas, in which torch.export loses itself for minutes.
+    """
+
+    def __init__(self, convolution: Conv2dSame) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 1, 1)  # shape comes with the weights
+        self.convolution.__dict__.update(convolution.__dict__)
+        self.convolution.padding = (0, 0)
+        self.pad: list[int] = []
+        for axis in (1, 0):
+            kernel, stride, dilation = (
+                part[axis] for part in (convolution.kernel_size, convolution.stride, convolution.dilation)
+            )
+            total = max((kernel - 1) * dilation + 1 - stride, 0)
+            self.pad += [total // 2, total - total // 2]
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.convolution(F.pad(features, self.pad))
+
+
+def _fix_padding(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, Conv2dSame):
+            setattr(module, name, FixedPadding(child))
+        else:
+            _fix_padding(child)

@@ -1,0 +1,132 @@
+"""Whether an exported file does what the network does: on real images, of several sizes and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import lcm
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from dualteacher import console
+from dualteacher.data.pack import Pack
+from dualteacher.evaluation.confusion import ConfusionMatrix
+from dualteacher.evaluation.inference import network_size, to_tensor
+from dualteacher.export.network import MULTIPLE
+from dualteacher.settings import Inference
+
+IMAGES = 16  # that the files are compared on
+SHARE = 0.999  # of the pixels that must get the same class
+Runner = Callable[[np.ndarray], np.ndarray]  # images (B, 3, H, W) float32 → logits (B, C, H, W) or classes (B, H, W)
+
+
+@dataclass
+class Parity:
+    """Two files' predictions of the same images."""
+
+    images: int = 0
+    pixels: int = 0
+    equal: int = 0
+    largest: float | None = None  # difference of two logits; None where a file gives classes
+
+    def add(self, expected: np.ndarray, found: np.ndarray) -> None:
+        """A batch of logits (B, C, H, W) or classes (B, H, W) from each."""
+        if expected.ndim == found.ndim == 4:
+            self.largest = max(self.largest or 0.0, float(np.abs(expected - found).max()))
+        same = classes(expected) == classes(found)
+        self.images += len(same)
+        self.pixels += same.size
+        self.equal += int(same.sum())
+
+    @property
+    def share(self) -> float:
+        """Of the pixels with the same class."""
+        return self.equal / self.pixels
+
+    @property
+    def good(self) -> bool:
+        return self.share >= SHARE
+
+    def numbers(self) -> dict[str, float | None]:
+        """For the record."""
+        return {"images": self.images, "equal_pixels": self.share, "largest_logit_difference": self.largest}
+
+    def __str__(self) -> str:
+        # Rounded down: 100 % is said only of all pixels.
+        said = f"{np.floor(self.share * 1e5) / 1e3:.3f} % of {self.pixels:,} pixels in {self.images} images equal"
+        return said if self.largest is None else f"{said}, largest logit difference {self.largest:.2g}"
+
+
+def classes(output: np.ndarray) -> np.ndarray:
+    """Logits or classes → classes (B, H, W)."""
+    return output.argmax(1) if output.ndim == 4 else output
+
+
+def torch_runner(module: Callable[[torch.Tensor], torch.Tensor]) -> Runner:
+    """Runs a network of torch."""
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return module(torch.from_numpy(images)).numpy()
+
+    return run
+
+
+def compare(expected: Runner, found: Runner, batches: Sequence[np.ndarray], largest: float | None = None) -> Parity:
+    """Run both on every batch; `largest` is the difference of logits where it is known already."""
+    parity = Parity(largest=largest)
+    for batch in batches:
+        parity.add(expected(batch), found(batch))
+    return parity
+
+
+def batches(pack: Pack, inference: Inference) -> list[np.ndarray]:
+    """Images spread evenly over the pack: one alone, the others in pairs of a size, the first pair enlarged too."""
+    images = [prepare(pack.image(i), inference) for i in spread(len(pack), IMAGES)]
+    made = [images[0]]
+    rest = images[1:]
+    while rest:
+        same = [image for image in rest if image.shape == rest[0].shape][:2]
+        rest = [image for image in rest if not any(image is other for other in same)]
+        made.append(np.concatenate(same))
+    height, width = made[-1].shape[2:]
+    size = (height + MULTIPLE, width + 2 * MULTIPLE)
+    made.append(F.interpolate(torch.from_numpy(made[-1]), size, mode="bilinear", align_corners=False).numpy())
+    return made
+
+
+def spread(number: int, count: int) -> list[int]:
+    """At most `count` of the indices below `number`, evenly spread."""
+    step = max(1, -(-number // count))
+    return list(range(0, number, step))
+
+
+def prepare(image: np.ndarray, inference: Inference) -> np.ndarray:
+    """uint8 (H, W, 3) → float32 (1, 3, H', W') as the network is shown it, sides multiples of 32."""
+    multiple = lcm(MULTIPLE, inference.multiple)
+    size = network_size((image.shape[0], image.shape[1]), inference.model_copy(update={"multiple": multiple}))
+    pixels = to_tensor([image], torch.device("cpu"))
+    if size != image.shape[:2]:
+        pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
+    return pixels.numpy()
+
+
+def miou(run: Runner, pack: Pack, inference: Inference, name: str) -> float:
+    """On all images with masks, each predicted whole; classes are brought to the image's size by nearest neighbour."""
+    matrix = ConfusionMatrix(len(pack.classes))
+    with_mask = [i for i in range(len(pack)) if pack.has_mask(i)]
+    for i in console.progress(with_mask, f"mIoU of {name}", unit="image"):
+        mask = pack.mask(i)
+        assert mask is not None
+        found = torch.from_numpy(classes(run(prepare(pack.image(i), inference))).astype(np.int64))
+        if found.shape[1:] != mask.shape:
+            found = F.interpolate(found[None].float(), mask.shape, mode="nearest-exact")[0].long()
+        matrix.update(mask[None], found)
+    return matrix.scores()["miou"]
+
+
+def calibration(pack: Pack, inference: Inference, count: int) -> Iterator[np.ndarray]:
+    """Training images for the ranges of 8-bit numbers."""
+    return (prepare(pack.image(i), inference) for i in spread(len(pack), count))

@@ -1,0 +1,233 @@
+"""`init` understands usual folders, writes settings that work, says what it assumed, and overwrites nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from pictures import encoded, fill, mask, photo, put
+from PIL import Image
+from typer.testing import CliRunner
+
+from dualteacher import cli, engines, settings
+from dualteacher.data.sources.folder import Folder
+from dualteacher.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project in which the default preset is used, on a machine without a GPU."""
+    root = tmp_path / "project"
+    shutil.copytree(ROOT / "presets", root / "presets")
+    shutil.copy(root / "presets/bluemarble.yaml", root / "params.yaml")
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(engines, "gpus", lambda device: 0)
+    return root
+
+
+def made(folder: Path | str, *options: str, code: int = 0) -> tuple[settings.Folder, str]:
+    """(the dataset's settings that `init` wrote, what it said)."""
+    done = CliRunner().invoke(cli.app, ["init", *options, "--", str(folder)])
+    assert done.exit_code == code, done.output
+    (dataset,) = settings.load().datasets.values()
+    assert isinstance(dataset, settings.Folder)
+    return dataset, done.stdout
+
+
+def refused(folder: Path, *options: str) -> str:
+    """The complaint; params.yaml is as before."""
+    before = Path("params.yaml").read_bytes()
+    with pytest.raises(UserError) as caught:
+        CliRunner().invoke(cli.app, ["init", *options, str(folder)], catch_exceptions=False)
+    assert Path("params.yaml").read_bytes() == before and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def labelled(dataset: settings.Folder) -> dict[str, str | None]:
+    """Mask of every image."""
+    photos = Folder(dataset).look()
+    return {item.image: item.mask for split in ("train", "val") for item in photos.items(split)}
+
+
+def test_settings_that_work_and_what_was_assumed() -> None:
+    fill(Path("own_data/Garden 2"), labelled=10, without=5)
+    put(Path("own_data/Garden 2/classes.txt"), b"soil\nleaf\nflower\n")
+    dataset, told = made("own_data/Garden 2")
+    loaded = settings.load()
+    assert (loaded.grid.dataset, loaded.grid.partition, loaded.grid.seed) == (["garden_2"], ["all"], [0])
+    assert loaded.grid.method == ["supervised", "dual_teacher"]
+    assert (dataset.folder, loaded.own_data) == ("own_data/Garden 2", "own_data")
+    assert [entry.name for entry in dataset.classes] == ["soil", "leaf", "flower"]
+    assert [entry.value for entry in dataset.classes] == [0, 1, 2] and dataset.ignore == [255]
+    assert (loaded.batch.crop, loaded.augment.resize) == (32, None), "small images are taken as they are"
+    for part in (
+        "images: images; masks: masks/NAME.*",
+        "training: 8 images with masks, 5 without",
+        "validation: 2 images (20% of the images with masks, a fixed draw)",
+        "masks: values 0…2; classes.txt names 0…2 in this order",
+        "height 20…22, width 30…31 pixels",
+    ):
+        assert part in told
+    kept = yaml.safe_load((ROOT / "presets/bluemarble.yaml").read_text())
+    written = yaml.safe_load(Path("params.yaml").read_text())
+    assert {key: written[key] for key in ("model", "mixing", "optimizer", "methods")} == {
+        key: kept[key] for key in ("model", "mixing", "optimizer", "methods")
+    }
+    assert "# strong: for unlabelled images, on the device" in Path("params.yaml").read_text(), "comments stay"
+
+
+def test_edited_settings_are_only_replaced_when_asked() -> None:
+    folder = fill(Path("own_data/mine"))
+    made(folder)
+    assert Path("params.yaml.bak").read_bytes() == Path("presets/bluemarble.yaml").read_bytes()
+    assert "--force" in refused(folder)
+    edited = Path("params.yaml").read_text().replace("seed: [0]", "seed: [0, 1]")
+    Path("params.yaml").write_text(edited)
+    made(folder, "--force")
+    assert Path("params.yaml.bak").read_text() == edited
+
+
+def test_a_folder_elsewhere_is_watched_where_it_is(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "else where")
+    dataset, _ = made(folder)
+    assert dataset.folder == settings.load().own_data == str(folder)
+    link = Path("own_data/link")
+    link.parent.mkdir()
+    link.symlink_to(folder)
+    dataset, _ = made(link, "--force", "--name", "linked")
+    assert dataset.folder == settings.load().own_data == "own_data/link", "own_data would not show what is behind it"
+    assert settings.load().grid.dataset == ["linked"]
+
+
+LAYOUTS = {
+    "folders for each split": {
+        **{f"train/images/{i}.jpg": f"train/masks/{i}.png" for i in range(3)},
+        **{f"val/images/{i}.jpg": f"val/masks/{i}.png" for i in range(2)},
+        "unlabeled/x.jpg": None,
+    },
+    "splits in folders": {
+        **{f"img/train/{i}.jpg": f"labels/train/{i}.png" for i in range(3)},
+        **{f"img/test/{i}.jpg": f"labels/test/{i}.png" for i in range(2)},
+    },
+    "masks beside images": {**{f"{i}.jpg": f"{i}_mask.png" for i in range(4)}, "4.jpg": None},
+    "masks in a sub-folder": {**{f"{i}.jpg": f"masks/{i}.png" for i in range(4)}, "4.jpg": None},
+    "a suffix and sub-folders": {
+        f"leftImg8bit/{city}/{i}.jpg": f"gtFine/{city}/{i}_gt_ids.png" for city in ("a", "b") for i in range(3)
+    },
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts(name: str) -> None:
+    folder = Path("own_data/mine")
+    for i, (image, its_mask) in enumerate(LAYOUTS[name].items()):
+        put(folder / image, encoded(photo(i), "JPEG"))
+        if its_mask:
+            put(folder / its_mask, mask(i))
+    dataset, told = made(folder)
+    assert labelled(dataset) == LAYOUTS[name]
+    assert (dataset.validation.images is not None) == ("split" in name)
+    assert "not used" not in told
+
+
+@pytest.mark.parametrize(
+    "values, names, expected, ignore",
+    [
+        ([0, 1, 2], None, [("class_0", 0), ("class_1", 1), ("class_2", 2)], [255]),
+        ([0, 255], None, [("class_0", 0), ("class_255", 255)], []),
+        ([0, 1, 2, 255], '["a", "b", "c", "d"]', [("a", 0), ("b", 1), ("c", 2), ("d", 3)], [255]),
+        ([0, 1, 2], '["a", "b"]', [("a", 1), ("b", 2)], [0]),
+        ([0, 85, 170], '["a", "b", "c"]', [("a", 0), ("b", 85), ("c", 170)], [255]),
+        ([0, 255], '["off", "on"]', [("off", 0), ("on", 255)], []),
+        ([3, 7, 9], '{"tree": 7, "sky": 3}', [("tree", 7), ("sky", 3)], [9]),
+        ([0, 1], '[{"name": "a", "color": [9, 8, 7]}, {"name": "b"}]', [("a", 0), ("b", 1)], [255]),
+    ],
+)
+def test_how_masks_spell_classes(values: list[int], names: str | None, expected: list, ignore: list[int]) -> None:
+    folder = Path("own_data/mine")
+    for i in range(4):
+        put(folder / f"images/{i}.png", photo(i))
+        put(folder / f"masks/{i}.png", np.array(values, np.uint8)[mask(i, classes=len(values))])
+    if names:
+        put(folder / "classes.json", names.encode())
+    dataset, _ = made(folder)
+    assert [(entry.name, entry.value) for entry in dataset.classes] == expected
+    assert dataset.ignore == ignore
+    assert len({tuple(entry.color) for entry in dataset.classes}) == len(expected), "colours can be told apart"
+
+
+def test_coloured_masks_and_palettes() -> None:
+    colors = np.array([[200, 0, 0], [0, 0, 0], [0, 0, 250]], np.uint8)
+    coloured, paletted = Path("own_data/coloured"), Path("own_data/paletted")
+    for i in range(3):
+        put(coloured / f"images/{i}.png", photo(i))
+        put(coloured / f"masks/{i}.png", colors[mask(i)])
+        put(paletted / f"images/{i}.png", photo(i))
+        image = Image.fromarray(mask(i))
+        image.putpalette(colors.tobytes())
+        put(paletted / f"masks/{i}.png", encoded(image, "PNG"))
+    dataset, told = made(coloured)
+    assert [entry.value for entry in dataset.classes] == sorted(colors.tolist())
+    assert "3 colours" in told
+    named = [{"name": "blue", "color": [0, 0, 250]}, {"name": "red", "color": [200, 0, 0]}]
+    put(coloured / "classes.json", json.dumps(named).encode())
+    dataset, _ = made(coloured, "--force")
+    assert [entry.name for entry in dataset.classes] == ["blue", "red"] and dataset.ignore == [[0, 0, 0]]
+    put(coloured / "classes.json", b'["blue", "red", "black"]')
+    assert "every class needs its colour" in refused(coloured, "--force")
+    dataset, _ = made(paletted, "--force")
+    assert [(entry.value, entry.color) for entry in dataset.classes] == list(enumerate(colors.tolist()))
+
+
+def test_what_cannot_be_understood_is_refused() -> None:
+    folder = Path("own_data/mine")
+    assert "no such folder" in refused(folder)
+    folder.mkdir(parents=True)
+    assert "no images found" in refused(folder)
+    put(folder / "images/a.png", photo(1))
+    assert "no masks found" in refused(folder)
+    put(folder / "masks/b.png", mask(1))
+    assert "no masks found that are named like the images" in refused(folder)
+    put(folder / "masks/a.png", mask(1))
+    assert "1 images with masks" in refused(folder)
+    for i in range(3):
+        put(folder / f"images/{i}.png", photo(i))
+        put(folder / f"masks/{i}.png", np.zeros((20, 31), np.uint8))
+    (folder / "masks/a.png").unlink()
+    assert "the masks show 1 class; at least two are needed" in refused(folder)
+    put(folder / "masks/0.png", photo(0))
+    assert "0.png" in refused(folder) or "colours" in refused(folder)
+    put(folder / "masks/0.png", np.arange(620, dtype=np.uint16).reshape(20, 31))
+    assert "more than 256 values" in refused(folder)
+    put(folder / "masks/0.png", mask(0))
+    put(folder / "classes.json", b"{")
+    assert "classes.json cannot be read" in refused(folder)
+    put(folder / "classes.json", b'["one", "two", "three", "four", "four"]')
+    assert "the name four twice" in refused(folder)
+
+
+def test_a_machine_with_a_gpu_and_large_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "gpus", lambda device: 1)
+    folder = Path("own_data/mine")
+    for i in range(3):
+        put(folder / f"images/{i}.jpg", encoded(Image.new("RGB", (1600, 1200), (i, 0, 0)), "JPEG"))
+        put(folder / f"masks/{i}.png", mask(i, 1200, 1600))
+    made(folder)
+    loaded = settings.load()
+    assert loaded.batch.crop == 512
+    assert loaded.augment.resize == loaded.inference.resize == [2560, 640]
+    assert loaded.grid.method == ["supervised"], "no image without a mask"
+    made(folder, "--force", "--quick")
+    assert settings.load().batch.crop == 64 and settings.load().train.steps == 20
+
+
+def test_hostile_folder_names(tmp_path: Path) -> None:
+    for i, name in enumerate(('it\'s "here": #1', "-rf", "{x}", "写真", "null")):
+        dataset, _ = made(fill(tmp_path / name, labelled=2), "--force")
+        assert dataset.folder == str(tmp_path / name), i

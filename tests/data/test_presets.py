@@ -1,0 +1,128 @@
+"""The presets of the paper's rows are complete, current, valid, and say what they will take."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dualteacher import presets, settings
+from dualteacher.data import lists
+from dualteacher.errors import UserError
+from dualteacher.stages import estimate
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    torch.set_num_threads(1)
+
+
+def test_they_are_those_that_make_presets_writes() -> None:
+    wanted = presets.all_presets()
+    assert len(wanted) == 29
+    stale = [name for name, text in wanted.items() if (ROOT / "presets" / name).read_text(encoding="utf-8") != text]
+    assert stale == [], "run `make presets`"
+
+
+def test_every_row_of_the_paper_has_one() -> None:
+    names = {name.removesuffix(".yaml") for name in presets.all_presets()}
+    rows = {f"ade20k-{n}-mit_b1" for n in (631, 1263, 2526, 5052, 10105)}
+    for backbone in ("resnet50", "resnet101"):
+        rows |= {f"voc-{n}-{backbone}" for n in (92, 183, 366, 732, 1464)}
+        rows |= {f"voc-blended-{n}-{backbone}" for n in ("1_16", "1_8", "1_4")}
+        rows |= {f"cityscapes-{n}-{backbone}" for n in ("1_16", "1_8", "1_4", "1_2")}
+    assert names == rows
+
+
+def test_the_released_settings_of_ade20k() -> None:
+    loaded = settings.load(ROOT / "presets" / "ade20k-631-mit_b1.yaml")
+    assert (loaded.batch.labelled, loaded.batch.unlabelled, loaded.batch.crop) == (8, 8, 512)
+    assert loaded.optimizer.ramp_steps == 1500 and loaded.optimizer.horizon == 50000
+    assert loaded.train.epochs == 200 and loaded.train.learning_rate == 6e-5 and loaded.warmup.steps == 0
+    dual = loaded.methods.dual_teacher
+    assert dual is not None
+    assert (dual.threshold, dual.ema_decay, dual.consistency_weight, dual.normalisation) == (0.95, 0.99, 0.2, "batch")
+    assert loaded.mixing == settings.load(ROOT / "presets" / "bluemarble.yaml").mixing  # the released ones too
+
+
+def test_turns_of_the_cnn_presets_are_passes_over_the_unlabelled_images() -> None:
+    loaded = settings.load(ROOT / "presets" / "voc-92-resnet50.yaml")
+    dual = loaded.methods.dual_teacher
+    assert dual is not None and loaded.train.steps is not None
+    assert (dual.period, dual.period_unit) == ((10582 - 92) // 16, "step")
+    assert loaded.train.steps == 80 * dual.period
+    assert lists.official("voc", loaded.grid.partition[0]).labelled.lines == 92
+
+
+def test_blended_presets_ask_for_sbd() -> None:
+    for name, text in presets.all_presets().items():
+        if name.startswith("voc"):
+            protocol = yaml.safe_load(text)["datasets"]["voc"]["protocol"]
+            assert protocol == ("blended" if "blended" in name else "classic"), name
+
+
+def test_a_key_that_the_base_lost_is_noticed_and_comments_stay() -> None:
+    base = (ROOT / "presets" / "tiny.yaml").read_text()
+    text = presets.make(base, "title", ["note"], {"train.learning_rate": 0.00006}, {})
+    assert "learning_rate: 0.00006\n" in text and text.startswith("# title\n# note\n")
+    assert text.count("#") >= base.count("#")
+    assert yaml.safe_load(text)["warmup"] == yaml.safe_load(base)["warmup"]
+    with pytest.raises(UserError, match=r"has no train\.rate, which"):
+        presets.make(base, "title", [], {"train.rate": 1.0}, {})
+
+
+def test_the_estimate_says_that_it_is_one_and_how_it_came_about(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = settings.load(ROOT / "presets" / "ade20k-631-mit_b1.yaml")
+    monkeypatch.chdir(tmp_path)
+    estimate.run(loaded, 1.0)
+    text = capsys.readouterr().out
+    assert text.startswith("An estimate, not a measurement.")
+    rows = {line.split()[1]: line.split() for line in text.splitlines() if line.startswith("dual_teacher_631")}
+    assert rows["dual_teacher"][3:6] == ["631", "15,600", "32"] and rows["supervised"][5] == "8"
+    assert "disk in all: about 2" in text and "How: the operations of a forward pass" in text
+
+
+def test_the_counting_of_a_known_network() -> None:
+    """One convolution of 3 → 8 maps with 3×3 weights: 2 · 27 · 8 operations a pixel."""
+
+    class One(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 8, 3, padding=1, device="meta")
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.layer(image))
+
+    network = estimate.measure(One(), 32)  # type: ignore[arg-type]
+    assert network.flops == 2 * 27 * 8 * 32 * 32
+    assert network.parameters == 27 * 8 + 8
+    assert network.kept == 4 * 32 * 32 * (3 + 8)  # the image, and what relu gave
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ade20k-631-mit_b1", "voc-blended-1_16-resnet50", "cityscapes-1_16-resnet101"])
+def test_snakemake_plans_a_preset_before_there_is_any_data(name: str, tmp_path: Path) -> None:
+    for item in ("Snakefile", "workflow", "profiles", "dualteacher"):
+        source = ROOT / item
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / item, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, tmp_path / item)
+    shutil.copy(ROOT / "presets" / f"{name}.yaml", tmp_path / "params.yaml")
+    (tmp_path / "own_data").mkdir()
+    snakemake = Path(sys.executable).with_name("snakemake")
+    done = subprocess.run([snakemake, "--dry-run"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text
+    for rule in ("download", "prepare", "partition", "warmup", "train", "evaluate", "report"):
+        assert rule in text
