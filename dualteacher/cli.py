@@ -227,6 +227,30 @@ def export(
 
 
 @app.command()
+def benchmark(
+    model: Annotated[str | None, typer.Option(help="measure this backbone alone, at --classes, --size, …")] = None,
+    classes: Annotated[int, typer.Option(min=2, max=255, help="number of classes")] = 150,
+    size: Annotated[int, typer.Option(min=32, help="side of the crop, pixels")] = 256,
+    labelled: Annotated[int, typer.Option(min=1, help="labelled images a step")] = 4,
+    unlabelled: Annotated[int, typer.Option(min=1, help="unlabelled images a step")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="steps of each kind, taken in turns")] = 6,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; else one a core")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    json: Annotated[Path | None, typer.Option(help="write the figures to this file")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="the small configurations only")] = False,
+) -> None:
+    """Time our training step, the plain formulation and the bare network in turns; their memory; loader; evaluation.
+
+    Without --model: the configurations of benchmarks/README.md.
+    """
+    from dualteacher.benchmark import cases, report
+
+    chosen = [cases.Case(model, classes, size, labelled, unlabelled)] if model else None
+    console.start()
+    report.main(chosen or (cases.QUICK if quick else cases.ALL), device, threads, repeats, json)
+
+
+@app.command()
 def check_params(path: Annotated[Path, typer.Argument(help="a settings file")] = Path("params.yaml")) -> None:
     """Say whether a settings file is valid, in one line."""
     loaded = settings.load(path)

@@ -8,10 +8,15 @@ differentiable with respect to `logits` only. The formulas are the paper's, sect
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from dualteacher import upsampling
+from dualteacher.settings import Loss
 
 IGNORE = 255
 
@@ -20,6 +25,29 @@ def supervised_loss(logits: Tensor, label: Tensor) -> Tensor:
     """Cross entropy, mean over the pixels that have a label; 0 where none has."""
     total, _ = upsampling.cross_entropy_sum(logits, label)
     return total / (label != IGNORE).sum().clamp(min=1)
+
+
+def ohem_loss(logits: Tensor, label: Tensor, threshold: float, minimum: int) -> Tensor:
+    """Online hard example mining (Shrivastava et al., CVPR 2016): cross entropy, mean over the hard pixels.
+
+    Hard is a pixel whose class has at most the probability `threshold`, or that is among the `minimum` with the
+    largest loss (ties included). The losses of all pixels come first, without gradient; then only the hard ones
+    are gone through again.
+    """
+    entropy = upsampling.cross_entropy_map(logits, label)
+    limit = entropy.new_full((), -math.log(threshold) if threshold > 0 else math.inf)
+    if minimum:
+        place = max(0, entropy.numel() - minimum) + 1
+        limit = torch.minimum(limit, entropy.flatten().kthvalue(place).values)
+    hard = torch.where(entropy >= limit, label, IGNORE)
+    return supervised_loss(logits, hard)
+
+
+def on_labelled(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss on labelled images that the settings name, a function of (logits, label)."""
+    if loss.supervised == "ohem":
+        return partial(ohem_loss, threshold=loss.ohem_threshold, minimum=loss.ohem_minimum)
+    return supervised_loss
 
 
 def pseudo_label(teacher_logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -32,8 +60,9 @@ def pseudo_label(teacher_logits: Tensor, size: tuple[int, int]) -> tuple[Tensor,
 
 def consistency_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
     """Implicit consistency: Σ CE · [confidence ≥ threshold] over the number of valid pixels."""
-    kept = (confidence >= threshold).to(logits.dtype)
-    total, _ = upsampling.cross_entropy_sum(logits, label, kept)
+    # what counts for nothing need not be gone through
+    kept = torch.where(confidence >= threshold, label, IGNORE)
+    total, _ = upsampling.cross_entropy_sum(logits, kept)
     return total / (label != IGNORE).sum().clamp(min=1)
 
 

@@ -72,7 +72,7 @@ CNN = {  # VOC and Cityscapes: the nearest published settings, U2PL's
 }
 U2PL = (
     "The paper's code for this data set was never released; its author names U2PL's splits. So these are the nearest",
-    "published settings, U2PL's (crop, batches of 16 + 16, SGD, rates), with Dual Teacher's own losses and views.",
+    "published settings, U2PL's (crop, 16 + 16 images, SGD, rates, loss), with Dual Teacher's own losses and views.",
 )
 
 
@@ -140,7 +140,7 @@ def _cityscapes(name: str, backbone: str) -> tuple[str, dict[str, Any]]:
     labelled, share = lists.official("cityscapes", name).labelled.lines, name.removeprefix("unimatch_")
     changes = CNN | _passes("cityscapes", labelled, 200, "Cityscapes") | {"model.backbone": backbone}
     changes |= {"batch.crop": 769, "batch.groups": 8, "batch.accumulate": 2, "optimizer.weight_decay": 0.0005}
-    changes |= {"warmup.learning_rate": 0.01, "train.learning_rate": 0.01}
+    changes |= {"warmup.learning_rate": 0.01, "train.learning_rate": 0.01, "loss.supervised": "ohem"}
     changes |= {"inference.mode": "slide", "inference.batch": 1, "inference.window": 769, "inference.stride": 513}
     spoken = f"{share.replace('_', '/')} ({labelled:,})"
     changes["report.title"] = f"Cityscapes, {spoken} labelled images"

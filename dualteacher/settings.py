@@ -285,6 +285,14 @@ class Mixing(Section):
     grayscale: Share
 
 
+class Loss(Section):
+    """The loss on labelled images."""
+
+    supervised: Literal["cross_entropy", "ohem"]  # ohem: of the hardest pixels only
+    ohem_threshold: Share  # pixels whose class has at most this probability always count
+    ohem_minimum: Count  # so many pixels of a group count at least
+
+
 class Optimizer(Section):
     """Optimiser and schedule, shared by warm-up and training."""
 
@@ -437,6 +445,7 @@ class Settings(Section):
     batch: Batch
     augment: Augment
     mixing: Mixing
+    loss: Loss
     optimizer: Optimizer
     warmup: Warmup
     train: Train

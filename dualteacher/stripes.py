@@ -83,11 +83,13 @@ def upsampler(logits: Tensor, size: tuple[int, int], *, gradient: bool = False) 
 class Upsampler(ABC):
     """Iterate over `stripes()` and `read` each piece; give a gradient with respect to it to `write`.
 
-    A piece is overwritten by the next `read`. `gradient`, (B, C, h, w) with respect to the logits, is complete
-    when the iteration has ended.
+    A piece is overwritten by the next `read`; `gradient` is complete when the iteration has ended.
     """
 
-    gradient: Tensor
+    @property
+    @abstractmethod
+    def gradient(self) -> Tensor:
+        """d / d logits, (B, C, h, w), of all that was written."""
 
     @abstractmethod
     def stripes(self) -> Iterator[Stripe]:

@@ -17,7 +17,7 @@ fit, classes = about["inference"]["resize"], about["classes"]
 for name in sys.argv[2:]:
     image = Image.open(name).convert("RGB")
     scale = min(max(fit) / max(image.size), min(fit) / min(image.size)) if fit else 1
-    size = [max(32, round(side * scale / 32) * 32) for side in image.size]  # as in training, and a multiple of 32
+    size = [max(64, round(side * scale / 32) * 32) for side in image.size]  # as in training, and a multiple of 32
     pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float32) / 255
     output = session.run(None, {"image": pixels.transpose(2, 0, 1)[None]})[0][0]
     found = output if output.ndim == 2 else output.argmax(0)

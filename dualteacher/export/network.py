@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
+from dualteacher.models import dense
 from dualteacher.models.heads import SegFormerHead, resize
 from dualteacher.models.segmenter import Segmenter
 
 MULTIPLE = 32  # of both sides of an image
+SMALLEST = 64  # side: torch.export takes a size that may be 1 somewhere in the network for a rule of its own
 
 
 class Logits(nn.Module):
@@ -35,10 +37,10 @@ class Classes(Logits):
 
 
 def program(segmenter: Segmenter, *, argmax: bool = False) -> torch.export.ExportedProgram:
-    """Logits or Classes for any batch, and any height and width that are multiples of 32."""
+    """Logits or Classes for any batch, and any height and width from 64 on that are multiples of 32."""
     module = (Classes if argmax else Logits)(ready(segmenter))
     dimension = torch.export.Dim
-    height, width = (MULTIPLE * dimension(name, min=1, max=1024) for name in ("h", "w"))
+    height, width = (MULTIPLE * dimension(name, min=SMALLEST // MULTIPLE, max=1024) for name in ("h", "w"))
     sizes = {0: dimension("batch", min=1, max=4096), 2: height, 3: width}
     example = torch.zeros(2, 3, 4 * MULTIPLE, 5 * MULTIPLE)  # no two sizes alike, and none 1: it would be the rule
     with warnings.catch_warnings():
@@ -54,6 +56,7 @@ def ready(segmenter: Segmenter) -> Segmenter:
     segmenter = copy.deepcopy(segmenter).cpu().eval().requires_grad_(False)
     if isinstance(segmenter.head, SegFormerHead):
         setattr(segmenter, "head", Baked(segmenter.head))  # noqa: B010 — another class than the attribute's
+    dense.restore_linear(segmenter)  # ours looks at sizes, which exporters only have names for
     _fix_padding(segmenter)
     return segmenter
 

@@ -14,7 +14,7 @@ from dualteacher import console
 from dualteacher.data.pack import Pack
 from dualteacher.evaluation.confusion import ConfusionMatrix
 from dualteacher.evaluation.inference import network_size, to_tensor
-from dualteacher.export.network import MULTIPLE
+from dualteacher.export.network import MULTIPLE, SMALLEST
 from dualteacher.settings import Inference
 
 IMAGES = 16  # that the files are compared on
@@ -104,9 +104,10 @@ def spread(number: int, count: int) -> list[int]:
 
 
 def prepare(image: np.ndarray, inference: Inference) -> np.ndarray:
-    """uint8 (H, W, 3) → float32 (1, 3, H', W') as the network is shown it, sides multiples of 32."""
+    """uint8 (H, W, 3) → float32 (1, 3, H', W') as the network is shown it, sides multiples of 32 from 64 on."""
     multiple = lcm(MULTIPLE, inference.multiple)
-    size = network_size((image.shape[0], image.shape[1]), inference.model_copy(update={"multiple": multiple}))
+    height, width = network_size((image.shape[0], image.shape[1]), inference.model_copy(update={"multiple": multiple}))
+    size = (max(height, SMALLEST), max(width, SMALLEST))
     pixels = to_tensor([image], torch.device("cpu"))
     if size != image.shape[:2]:
         pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)

@@ -63,6 +63,7 @@ class Method:
     def __init__(self, own: Any, settings: Settings, student: Segmenter) -> None:
         self.own = own
         self.settings = settings
+        self.supervised_loss = losses.on_labelled(settings.loss)
         self.teachers: list[Segmenter] = []
         self.partners: list[Segmenter] = []
 
@@ -80,7 +81,7 @@ class Method:
 
     def loss(self, student: Segmenter, images: Images, draws: Any, clock: Clock, piece: Piece = ALL) -> Losses:
         """Losses of one piece of a batch; `student` is in train mode, and perhaps compiled."""
-        supervised = by_group(piece.groups, losses.supervised_loss, student(images.labelled), images.label)
+        supervised = by_group(piece.groups, self.supervised_loss, student(images.labelled), images.label)
         return Losses(supervised, {"loss": supervised.detach(), "loss_supervised": supervised.detach()})
 
     def after_step(self, student: Segmenter, clock: Clock) -> None:

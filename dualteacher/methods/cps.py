@@ -51,7 +51,7 @@ class CPS(Method):
         supervised, crossed = [], []
         for network, target in zip(pair, reversed(mixed), strict=True):
             known, unknown = network(batch).split([len(images.labelled), len(images.unlabelled)])
-            supervised.append(by_group(piece.groups, losses.supervised_loss, known, images.label))
+            supervised.append(by_group(piece.groups, self.supervised_loss, known, images.label))
             # hard labels of the other network, mean over the valid pixels
             crossed.append(by_group(piece.groups, losses.supervised_loss, unknown, target.label))
         first, second = torch.stack(supervised).sum(), torch.stack(crossed).sum()

@@ -31,9 +31,7 @@ class Matching(Method):
     def mix(self, clock: Clock) -> str:
         return "cutmix"
 
-    def draw(
-        self, clock: Clock, batch: Batch, seed: int, device: torch.device, piece: Piece = ALL
-    ) -> list[Draws]:
+    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device, piece: Piece = ALL) -> list[Draws]:
         count, _, height, width = batch.unlabelled.shape
         fixed = partial(mixing.draw, self.settings.mixing, seed, clock.step, count, 0, (height, width))
         return [fixed(view=view, **piece._asdict()).to(device) for view in range(self.views)]
@@ -43,7 +41,7 @@ class Matching(Method):
         strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws]
         batch = [images.labelled, *(view.image for view in strong)]
         logits = student(torch.cat(batch)).split([len(part) for part in batch])
-        supervised = by_group(piece.groups, losses.supervised_loss, logits[0], images.label)
+        supervised = by_group(piece.groups, self.supervised_loss, logits[0], images.label)
         unlabelled = self.view_loss(logits[1:], strong, piece.groups)
         return self.sum_up(supervised, unlabelled, weak.confidence)
 

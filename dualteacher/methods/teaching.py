@@ -65,7 +65,7 @@ class Teaching(Method):
         logits = student(torch.cat(parts)).split([len(part) for part in parts])
 
         groups, threshold = piece.groups, own.threshold
-        supervised = by_group(groups, losses.supervised_loss, logits[0], images.label)
+        supervised = by_group(groups, self.supervised_loss, logits[0], images.label)
         mix_loss = partial(MIX_LOSS[name], threshold=threshold)
         mix = by_group(groups, mix_loss, logits[1], mixed.label, mixed.confidence)
         consistency = logits[0].new_zeros(())

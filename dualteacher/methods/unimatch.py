@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from dualteacher import losses, mixing
+from dualteacher import mixing
 from dualteacher.data.loader import Images
 from dualteacher.methods.base import ALL, Clock, Losses, Piece, by_group
 from dualteacher.methods.labelling import self_label
@@ -31,8 +31,8 @@ class UniMatch(Matching):
         batch = [images.labelled, *(view.image for view in strong), weak.image]
         sizes = [len(part) for part in batch]
         features = [self.perturb(level, sizes[-1]) for level in student.features(torch.cat(batch))]
-        logits = student.head(features).contiguous().split(sizes)
-        supervised = by_group(piece.groups, losses.supervised_loss, logits[0], images.label)
+        logits = student.head(features).split(sizes)
+        supervised = by_group(piece.groups, self.supervised_loss, logits[0], images.label)
         perturbed = self.view_loss(logits[-1:], [weak], piece.groups)
         unlabelled = (self.view_loss(logits[1:-1], strong, piece.groups) + perturbed) / 2
         return self.sum_up(supervised, unlabelled, weak.confidence)

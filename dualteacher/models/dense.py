@@ -39,6 +39,13 @@ def replace_linear(network: nn.Module) -> None:
             module.__class__ = Linear
 
 
+def restore_linear(network: nn.Module) -> None:
+    """The inverse of `replace_linear`, for exporters, which do not know the sizes that `linear` looks at."""
+    for module in network.modules():
+        if type(module) is Linear:
+            module.__class__ = nn.Linear  # type: ignore[assignment]
+
+
 def _convolves(x: Tensor) -> bool:
     """Whether oneDNN's convolution is to be had: not for other types, nor under autocast, which uses oneDNN anyway."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")

@@ -7,9 +7,10 @@ so only the table of variants and the multi-scale output are ours.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from timm.models.pvt_v2 import PyramidVisionTransformerV2
-from torch import Tensor, nn
+from torch import Tensor
 
 from dualteacher.models.dense import replace_linear
 
@@ -71,7 +72,7 @@ class MixTransformer(PyramidVisionTransformerV2):
         return levels
 
 
-def _run(stage: nn.Module, features: Tensor) -> Tensor:
+def _run(stage: Any, features: Tensor) -> Tensor:
     """A stage of timm's network, (B, C, H, W) or, where nothing is to be embedded, (B, H, W, C) → (B, H, W, C).
 
     timm's own forward copies the result into planes, which the next convolution and the head would undo.

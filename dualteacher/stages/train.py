@@ -10,7 +10,7 @@ from dualteacher.training import cell
 from dualteacher.training.device import setup
 from dualteacher.training.diagnostics import Row, blank, judge_teachers, probe_images, validator
 
-SECTIONS = ("model", "batch", "augment", "mixing", "optimizer", "train", "inference")
+SECTIONS = ("model", "batch", "augment", "mixing", "loss", "optimizer", "train", "inference")
 
 
 def run(settings: Settings, dataset: str, partition: str, method: str, seed: int) -> None:

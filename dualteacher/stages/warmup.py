@@ -10,7 +10,7 @@ from dualteacher.training import cell
 from dualteacher.training.device import setup
 from dualteacher.training.diagnostics import Row, blank, validator
 
-SECTIONS = ("model", "batch", "augment", "optimizer", "warmup", "inference")
+SECTIONS = ("model", "batch", "augment", "loss", "optimizer", "warmup", "inference")
 
 
 def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Watching a run: a line every ten seconds, a file for `status`, rows for DVCLive and TensorBoard.
+"""Watching a run: a line every ten seconds and at each validation, a file for `status`, rows for DVCLive and TensorBoard.
 
 Nothing here changes a number or can end a run: a part that fails says so once and is left out. The losses
 lie on the device; they are read only when something is told, so that steps need not wait.
@@ -76,7 +76,9 @@ class Watch:
                 logger.info("%s: step %d/%d, %s", self.name, step, self.steps, words(numbers))
 
     def epoch(self, row: Numbers) -> None:
-        """After every epoch; `row` is its row of the history."""
+        """After every epoch; `row` is its row of the history, told if it has a score or a line is due."""
+        if math.isnan(row["val_miou"]) and time.monotonic() - self._told < EVERY:
+            return
         numbers = self._tell(row["step"], row)
         logger.info(
             "%s: epoch %d, step %d/%d, %s", self.name, row["epoch"], row["step"], self.steps, words(numbers)

@@ -102,6 +102,17 @@ def test_losses_are_not_read_between_lines():
     assert len(readings) == 1  # after the first step, to say that it goes
 
 
+def test_short_epochs_are_told_only_with_a_score_or_every_ten_seconds(told, monkeypatch):
+    monkeypatch.setattr(watch, "EVERY", 1e9)
+    watched = Watch("train x", 0, 100, 4, CPU)
+    for step in range(1, 101):
+        row = {"epoch": step - 1, "step": step, "loss": 1.0, "learning_rate": 0.1}
+        watched.epoch(row | {"val_miou": 0.5 if step % 50 == 0 else float("nan")})
+    assert ["step 1/100", "step 50/100", "step 100/100"] == [
+        re.search(r"step \d+/100", record.getMessage())[0] for record in told.records
+    ]
+
+
 def test_time_left_counts_from_where_this_run_began(monkeypatch, told):
     now = [1000.0]
     monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])

@@ -17,7 +17,7 @@ import yaml
 from dualteacher import paths
 
 CELL = ("dataset", "partition", "method", "seed")
-ALL_TRAINING = ["model", "batch", "augment", "optimizer", "inference"]
+ALL_TRAINING = ["model", "batch", "augment", "loss", "optimizer", "inference"]
 
 
 def parse(words: list[str]) -> tuple[argparse.Namespace, str]:

@@ -12,10 +12,8 @@ import stub
 import yaml
 from conftest import ROOT
 
-from dualteacher import paths
-
-FOLDERS = ("results/runs", "results/report/figures")  # in DVC, a folder stands for the files in it
-WATCHED = {str(paths.OWN_DATA_LIST): "own_data"}  # DVC looks into the folder itself, Snakemake at a list of its files
+# In DVC, a folder stands for the files in it; Snakemake watches own_data only for datasets that lie there.
+FOLDERS = ("results/runs", "results/report/figures", "own_data")
 # Read by the report, and for DVC part of what the runs in results/runs were made from.
 FOLLOWS = ("classes.json", ".provenance.json")
 
@@ -66,7 +64,7 @@ def test_files_are_equal(jobs):
     for command, job in jobs["snakemake"].items():
         other = jobs["dvc"][command]
         for side in ("inputs", "outputs"):
-            ours, theirs = {WATCHED.get(path, path) for path in job[side]}, set(other[side])
+            ours, theirs = set(job[side]), set(other[side])
             folders = theirs & set(FOLDERS)
             missing = {path for path in ours - theirs if not any(path.startswith(f"{f}/") for f in folders)}
             if command.endswith(" report") and side == "inputs":
@@ -79,7 +77,7 @@ def test_files_are_those_of_paths_py(jobs, params):
     for command, job in jobs["snakemake"].items():
         arguments, stage = stub.parse(command.split()[3:])
         inputs, _, outputs = stub.STAGES[stage](arguments, params)
-        declared = {path for path in job["inputs"] if not path.startswith("dualteacher/")} - set(WATCHED)
+        declared = {path for path in job["inputs"] if not path.startswith("dualteacher/")}
         assert {str(path) for path in outputs} == set(job["outputs"]), command
         assert {str(path) for path in inputs} == declared, command
         assert job["log"] == [str(stub.log_of(arguments, stage))], command

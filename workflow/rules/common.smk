@@ -17,15 +17,17 @@ engines.set_environment()
 CODE = yaml.safe_load(Path(workflow.basedir, "workflow/code.yaml").read_text(encoding="utf-8"))
 
 
-# A list of the files in the folder `own_data` with their times: a new or changed photo is noticed.
-OWN_DATA = engines.watch(config["own_data"])
-
-
 wildcard_constraints:
     dataset="[a-z][a-z0-9_]*",
     partition="[a-z][a-z0-9_]*",
     method="|".join(config["methods"]),  # never "warmup", whose folder lies beside theirs
     seed="[0-9]+",
+
+
+def own_data(wildcards) -> list[str]:
+    """For a folder of one's own, a list of its files with their times: a new or changed photo is noticed."""
+    described = config["datasets"][wildcards.dataset]
+    return [engines.watch(config["own_data"])] if described["source"] == "folder" else []
 
 
 def cells(pattern: str) -> list[str]:

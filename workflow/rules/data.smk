@@ -3,7 +3,7 @@
 
 rule download:
     input:
-        own_data=OWN_DATA,
+        own_data=own_data,
         code=CODE["download"],
     output:
         manifest="data/{dataset}/raw/manifest.json",
@@ -53,6 +53,7 @@ rule prepare:
         "logs/prepare/{dataset}.log",
     benchmark:
         "logs/benchmarks/prepare/{dataset}.tsv"
+    threads: 8  # decodes on all cores; Snakemake gives what there is
     params:
         dataset=lookup(dpath="datasets/{dataset}", within=config),
     shell:

@@ -21,7 +21,8 @@ from dualteacher import console, files, seeds, settings
 from dualteacher.data import check, images, parallel
 from dualteacher.data.check import Checked, Finding
 from dualteacher.data.fetch import Archive
-from dualteacher.data.pack import IGNORE, ClassInfo, Sample
+from dualteacher.data.mask_table import MaskTable
+from dualteacher.data.pack import ClassInfo, Sample
 from dualteacher.data.sources import Split
 from dualteacher.errors import UserError
 
@@ -294,34 +295,3 @@ class Photos:
         if self.hashes is not None and hashlib.sha256(data).hexdigest() != self.hashes.get(name):
             raise images.Unreadable(f"changed since the download stage; {CHANGED}")
         return data
-
-
-class MaskTable:
-    """How the mask files spell the classes: values or colours to class indices."""
-
-    def __init__(self, wanted: settings.Folder) -> None:
-        spelt = [entry.value for entry in wanted.classes]
-        self.color = not isinstance(spelt[0], int)
-        values = [v if isinstance(v, int) else images.pack_color(v) for v in [*spelt, *wanted.ignore]]
-        indices = [*range(len(spelt)), *[IGNORE] * len(wanted.ignore)]
-        order = np.argsort(values)
-        self._values = np.array(values, np.int32)[order]
-        self._indices = np.array(indices, np.uint8)[order]
-        shown = [self._spell(value) for value in sorted(values)]
-        self.allowed = ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
-
-    def index(self, values: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
-        """(class indices uint8 (H, W), pixels of each value that the table does not know; those are ignored)."""
-        place = np.searchsorted(self._values, values).clip(max=len(self._values) - 1)
-        known = self._values[place] == values
-        mask = np.where(known, self._indices[place], np.uint8(IGNORE))
-        unlisted = {} if known.all() else check.counted(values[~known])
-        return mask, {self._spell(value): number for value, number in unlisted.items()}
-
-    def as_index(self, unlisted: Mapping[str, int]) -> Mapping[str, int]:
-        """What the off-by-one check may judge: only a table that counts from 0 can be off by one."""
-        plain = np.array_equal(self._values[self._indices != IGNORE], np.arange((self._indices != IGNORE).sum()))
-        return unlisted if plain and not self.color else {}
-
-    def _spell(self, value: int) -> str:
-        return f"[{value >> 16}, {value >> 8 & 255}, {value & 255}]" if self.color else str(value)

@@ -1,0 +1,38 @@
+"""Peak memory of one program: `python -m dualteacher.benchmark.memory '{"program": …}'` prints bytes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dualteacher.benchmark import plain, programs, throughput
+from dualteacher.benchmark.cases import Case
+from dualteacher.benchmark.measure import peak
+from dualteacher.data.pack import Pack
+
+PROGRAMS: dict[str, Any] = {
+    "ours": programs.Ours,
+    "plain": plain.Plain,
+    "plain_same_network": partial(plain.Plain, same_network=True),
+    "bare": programs.Bare,
+}
+
+
+def run(program: str, case: dict[str, Any], device: str, threads: int, pack: str | None) -> int:
+    """Bytes; `pack` is for the program "evaluate"."""
+    torch.set_num_threads(threads)
+    where, what = torch.device(device), Case(**case)
+    if program == "evaluate":
+        assert pack is not None
+        score_pack, _ = throughput.evaluators(what, Pack(Path(pack)), where)
+        return peak(lambda step: score_pack(), where, 1)
+    return peak(PROGRAMS[program](what, where), where)
+
+
+if __name__ == "__main__":
+    print(run(**json.loads(sys.argv[1])))

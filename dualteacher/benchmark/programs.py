@@ -1,0 +1,76 @@
+"""Our step, exactly as training runs it, and the network's passes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualteacher import methods
+from dualteacher.benchmark.cases import Case
+from dualteacher.data.loader import finish
+from dualteacher.distributed import World
+from dualteacher.methods.base import Clock, Method
+from dualteacher.models import segmenter
+from dualteacher.models.segmenter import Segmenter
+from dualteacher.settings import Settings
+from dualteacher.training import loop
+
+Program = Callable[[int], Any]  # runs step number `step`
+
+
+def clock(step: int) -> Clock:
+    """The two mixes and the two teachers take turns at every step; a teacher that wakes would only be copied to."""
+    return Clock(4 * step + 1, step, 1)
+
+
+def networks(case: Case, device: torch.device) -> tuple[Settings, Segmenter, Method]:
+    """An untrained student in train mode and its method with the teachers; always the same ones."""
+    settings = case.settings()
+    student = segmenter.build(settings.model, case.classes, None, drop_path=settings.model.drop_path, seed=0)
+    student.to(device).train()
+    return settings, student, methods.build("dual_teacher", settings, student)
+
+
+class Ours:
+    """The training loop's step."""
+
+    def __init__(self, case: Case, device: torch.device) -> None:
+        settings, student, method = networks(case, device)
+        self.batch = case.batch()
+        self.networks = [student]
+        self.optimizer = loop.make_optimizer(self.networks, settings.optimizer, settings.train.learning_rate)
+        unused: Any = None  # what a run reads and writes; a step does not
+        self.job = loop.Job(
+            name="benchmark", settings=settings, student=student, method=method, dataset=unused, labelled=unused,
+            unlabelled=unused, steps=0, learning_rate=settings.train.learning_rate, seed=0, device=device,
+            store=unused, world=World(), observe=unused,
+        )  # fmt: skip
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        return loop.step(self.job, self.networks, self.optimizer, self.batch, clock(step))
+
+
+class Bare:
+    """One teacher pass and one student pass, forward and backward, over as many images: the limit.
+
+    No upsampling, no loss (the gradient given to the logits is made beforehand), no views, no optimiser.
+    """
+
+    def __init__(self, case: Case, device: torch.device) -> None:
+        _, self.student, method = networks(case, device)
+        self.teacher = method.teachers[0]
+        images = finish(case.batch().to(device))
+        self.unlabelled = images.unlabelled
+        self.images = torch.cat([images.labelled, images.unlabelled, images.unlabelled])
+        with torch.no_grad():
+            logits = self.student(self.images)
+        self.slope = torch.full_like(logits, 1 / logits.numel())
+
+    def __call__(self, step: int) -> None:
+        with torch.no_grad():
+            self.teacher(self.unlabelled)
+        self.student.zero_grad(set_to_none=True)
+        self.student(self.images).backward(self.slope)

@@ -1,0 +1,144 @@
+"""Running the cases, and their figures as a table and as JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dualteacher import __version__, files
+from dualteacher.benchmark import memory, throughput
+from dualteacher.benchmark.cases import Case
+from dualteacher.benchmark.measure import in_a_process_of_its_own, interleaved, summary
+from dualteacher.console import logger
+from dualteacher.training.device import pick
+
+FORMAT = 1
+NAMES = {
+    "ours": "a: our step",
+    "plain": "b: plain formulation",
+    "plain_same_network": "b': plain, our network",
+    "bare": "c: network passes alone",
+}
+FEW, MANY = 16, 64  # images evaluated; memory must not differ
+LOADED = 128  # images that the loader is timed on
+
+
+def main(cases: Sequence[Case], device: str, threads: int | None, repeats: int, path: Path | None) -> None:
+    """Measure the cases and print them; also into `path` as JSON."""
+    place = pick(device)
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    if place.type == "cpu":  # as training.device.setup has it
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    found = run(cases, place, repeats)
+    if path is not None:
+        files.write_json(path, found)
+
+
+def run(cases: Sequence[Case], device: torch.device, repeats: int) -> dict[str, Any]:
+    """All cases' figures; the steps of a case take turns."""
+    found = []
+    for case in cases:
+        logger.info("%s", case.name)
+        found.append(measure(case, device, repeats))
+        print(table([found[-1]]), flush=True)
+    return {"format": FORMAT, "machine": machine(device), "repeats": repeats, "cases": found}
+
+
+def measure(case: Case, device: torch.device, repeats: int) -> dict[str, Any]:
+    """One case."""
+    programs = {name: make(case, device) for name, make in memory.PROGRAMS.items()}
+    steps = {name: summary(seconds) for name, seconds in interleaved(programs, repeats, device).items()}
+    programs.clear()
+    images = case.labelled + 2 * case.unlabelled
+    for name, figures in steps.items():
+        figures["images_per_second"] = round(images / figures["median_seconds"], 2)
+        figures["peak_bytes"] = _peak(name, case, device)
+    with tempfile.TemporaryDirectory() as folder:
+        few, many = (throughput.open_pack(case, Path(folder), count) for count in (FEW, MANY))
+        loading = throughput.loading(case, few, LOADED // (case.labelled + case.unlabelled))
+        evaluation = throughput.evaluating(case, few, device, max(2, repeats // 2))
+        evaluation["peak_bytes"] = {
+            str(len(pack)): _peak("evaluate", case, device, str(pack.path)) for pack in (few, many)
+        }
+    return {
+        "name": case.name,
+        "case": asdict(case),
+        "steps": steps,
+        "ratios": ratios(steps),
+        "loader": loading,
+        "evaluation": evaluation,
+    }
+
+
+def _peak(program: str, case: Case, device: torch.device, pack: str | None = None) -> int:
+    what = {"program": program, "case": asdict(case), "device": str(device), "pack": pack}
+    return in_a_process_of_its_own(what | {"threads": torch.get_num_threads()})
+
+
+def ratios(steps: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """What the targets are about."""
+    seconds = {name: figures["median_seconds"] for name, figures in steps.items()}
+    peaks = {name: figures["peak_bytes"] for name, figures in steps.items()}
+    return {
+        "plain_over_ours": round(seconds["plain"] / seconds["ours"], 3),
+        "plain_same_network_over_ours": round(seconds["plain_same_network"] / seconds["ours"], 3),
+        "bare_over_ours": round(seconds["bare"] / seconds["ours"], 3),
+        "memory_ours_over_plain": round(peaks["ours"] / max(1, peaks["plain"]), 3),
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Where it was measured; nothing that names the machine itself."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "device": device.type,
+        "name": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "dualteacher": __version__,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    found = next((line for line in lines if line.startswith("model name")), "")
+    return found.partition(":")[2].strip() or platform.processor() or platform.machine()
+
+
+def table(cases: Sequence[dict[str, Any]]) -> str:
+    """The figures in words, a block a case."""
+    lines = []
+    for found in cases:
+        lines += [found["name"], f"  {'step':24} {'median':>9} {'least – most':>19} {'images/s':>9} {'peak MB':>8}"]
+        for name, figures in found["steps"].items():
+            spread = f"{figures['least_seconds']:.3f} – {figures['most_seconds']:.3f} s"
+            lines.append(
+                f"  {NAMES[name]:24} {figures['median_seconds']:7.3f} s {spread:>19}"
+                f" {figures['images_per_second']:9.1f} {figures['peak_bytes'] / 2**20:8.0f}"
+            )
+        ratio, evaluation = found["ratios"], found["evaluation"]
+        lines.append(
+            f"  b/a {ratio['plain_over_ours']:.2f}, b'/a {ratio['plain_same_network_over_ours']:.2f},"
+            f" c/a {ratio['bare_over_ours']:.2f}, memory a/b {ratio['memory_ours_over_plain']:.2f}"
+        )
+        here, worker = found["loader"].values()
+        lines.append(f"  loader: {here:.0f} images/s in the process, {worker:.0f} with one worker")
+        flat = ", ".join(
+            f"{size / 2**20:.0f} MB for {count} images" for count, size in evaluation["peak_bytes"].items()
+        )
+        lines.append(
+            f"  evaluation: {evaluation['images_per_second']:.1f} images/s,"
+            f" {evaluation['share_of_the_networks_speed']:.2f} of the network's own speed; {flat}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,145 @@
+"""What is exported is the network itself; what is compared is compared strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from dualteacher.data.pack import Pack
+from dualteacher.errors import UserError
+from dualteacher.evaluation.inference import Predictor
+from dualteacher.export import network, onnx_file, parity
+from dualteacher.export.parity import Parity
+from dualteacher.models.segmenter import build
+from dualteacher.settings import Inference
+from dualteacher.stages import export
+from tests.core.conftest import write_pack
+from tests.models.conftest import model, randomised
+
+WHOLE = Inference(mode="whole", batch=4, resize=None, multiple=32, window=96, stride=64)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "architecture"),
+    [("tf_efficientnet_lite0", "segformer"), ("mit_b0", "segformer"), ("tf_efficientnet_lite0", "deeplabv3plus")],
+)
+def test_the_form_that_is_exported_computes_the_same(backbone, architecture):
+    segmenter = randomised(
+        build(model(backbone=backbone, architecture=architecture, sync_norm=False), 5, None, drop_path=0.2)
+    )
+    before = {name: value.clone() for name, value in segmenter.state_dict().items()}
+    image = torch.rand(2, 3, 96, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(network.ready(segmenter)(image), segmenter(image), rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(value, before[name]) for name, value in segmenter.state_dict().items())
+
+
+def logits(*values: list[float]) -> np.ndarray:
+    """One image of one row: a class's logits by pixel, class by class."""
+    return np.array(values, np.float32)[None, :, None, :]
+
+
+def test_parity_counts_pixels_and_keeps_the_largest_difference():
+    found = Parity()
+    found.add(logits([1, 1, 1, 1], [0, 0, 0, 0]), logits([1, 1, 1, 0.25], [0, 0, 0, 0.5]))
+    found.add(logits([1], [0]), logits([1.5], [0]))
+    assert (found.images, found.pixels, found.equal) == (2, 5, 4) and found.largest == 0.75
+    assert not found.good
+    assert str(found) == "80.000 % of 5 pixels in 2 images equal, largest logit difference 0.75"
+
+
+def test_parity_is_good_from_999_pixels_in_a_thousand_and_never_rounds_up():
+    same, other = np.zeros((1, 1, 100_000), np.uint8), np.zeros((1, 1, 100_000), np.uint8)
+    found = Parity()
+    other[..., :100] = 1
+    found.add(same, other)
+    assert found.good and str(found).startswith("99.900 % of 100,000 pixels")
+    other[..., 100] = 1
+    found = Parity()
+    found.add(same, other)
+    assert not found.good and str(found).startswith("99.899 %")
+    other[:] = 0
+    other[..., 0] = 1
+    found = Parity()
+    for _ in range(3):
+        found.add(same, same)
+    found.add(same, other)
+    assert str(found).startswith("99.999 %")
+
+
+def test_files_are_compared_alone_in_pairs_and_at_another_size(tmp_path):
+    pack = Pack(write_pack(tmp_path / "val.arrow", 7, seed=0, sizes=((48, 64), (56, 40))))
+    shapes = [batch.shape for batch in parity.batches(pack, WHOLE)]
+    assert shapes[0] == (1, 3, 64, 64)
+    assert sum(shape[0] for shape in shapes[:-1]) == 7
+    assert any(shape[0] == 2 for shape in shapes)
+    assert shapes[-1][2:] not in {shape[2:] for shape in shapes[:-1]}
+    assert all(side % 32 == 0 for shape in shapes for side in shape[2:])
+
+
+def test_images_are_prepared_as_evaluation_does(tmp_path):
+    """The class maps, at the network's size, of the predictor that evaluate uses."""
+    segmenter = randomised(build(model(backbone="mobilenetv2_100", sync_norm=False), 3, None, drop_path=0.0))
+    pack = Pack(write_pack(tmp_path / "val.arrow", 2, seed=0, sizes=((64, 96), (70, 110))))
+    seen = []
+    segmenter.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    for inference in (WHOLE, WHOLE.model_copy(update={"resize": [200, 100]})):
+        for i in range(2):
+            seen.clear()
+            Predictor(segmenter, inference)(torch.from_numpy(pack.image(i)).permute(2, 0, 1)[None] / 255)
+            np.testing.assert_allclose(parity.prepare(pack.image(i), inference), seen[0].numpy(), atol=1e-6)
+
+
+def test_miou_is_that_of_the_masks(tmp_path):
+    pack = Pack(write_pack(tmp_path / "val.arrow", 4, seed=0, sizes=((64, 96),), unmasked=1))
+    masks = iter([pack.mask(i) for i in range(3)])
+    assert parity.miou(lambda images: next(masks)[None], pack, WHOLE, "truth") == 1.0
+    assert parity.miou(lambda images: np.zeros((1, 64, 96), np.uint8), pack, WHOLE, "ground") < 0.4
+
+
+def tiny_onnx() -> onnx.ModelProto:
+    """Three classes: the image's own channels."""
+    sides = ["batch", 3, "height", "width"]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, sides) for name in ("image", "logits")]
+    graph = helper.make_graph([helper.make_node("Identity", ["image"], ["logits"])], "tiny", values[:1], values[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def test_argmax_inside_gives_the_class_with_the_largest_logit(tmp_path):
+    onnx_file.write(tmp_path / "classes.onnx", onnx_file.with_argmax(tiny_onnx()), {"crop": 32})
+    image = np.random.default_rng(0).random((2, 3, 5, 7), np.float32)
+    found = onnx_file.runner(tmp_path / "classes.onnx")(image)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, image.argmax(1))
+    assert '{"crop": 32}' in onnx.load(tmp_path / "classes.onnx").metadata_props[0].value
+
+
+def test_a_run_without_its_images_is_refused_in_one_line(tmp_path, monkeypatch):
+    from dualteacher.models import saved
+
+    monkeypatch.chdir(tmp_path)
+    segmenter = build(model(backbone="mobilenetv2_100", sync_norm=False), 3, None, drop_path=0.0)
+    known = {"classes": [{"name": name} for name in ("ground", "disc", "bar")], "cell": {"dataset": "toy"}}
+    saved.save(Path("a"), segmenter, known)
+    saved.save(Path("b"), segmenter, known | {"inference": WHOLE.model_dump()})
+    saved.save(Path("c"), segmenter, known | {"inference": WHOLE.model_dump(), "classes": [{"name": "sky"}] * 3})
+    val = write_pack(tmp_path / "val.arrow", 2, seed=0)
+    for weights, pack, words in (
+        ("a", val, "does not say how its images are prepared"),
+        ("b", None, "--pack FILE.arrow"),
+        ("c", val, "classes are not those"),
+        ("none", val, "no such file"),
+    ):
+        with pytest.raises(UserError, match=words):
+            export.run(Path(weights), None, pack, "float32", False)
+
+
+def test_the_example_is_short_and_stands_alone():
+    text = (Path(__file__).parents[2] / "examples" / "run_onnx.py").read_text()
+    assert len(text.splitlines()) <= 30
+    assert "import dualteacher" not in text and "from dualteacher" not in text
