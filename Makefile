@@ -99,7 +99,7 @@ lock: $(READY) ## solve pyproject.toml anew into requirements.lock (ARGS=--upgra
 
 .PHONY: clean
 clean: ## remove results, logs and checkpoints; data/, $(VENV)/ and DVC's cache stay
-	rm -rf results/runs results/report results/summary.json results/snakemake.html logs .checkpoints
+	rm -rf results/runs results/report results/export results/summary.json results/snakemake.html logs .checkpoints dvclive
 
 .PHONY: setup
 setup: $(READY) ## only create $(VENV) with the locked packages (every target does it when needed)

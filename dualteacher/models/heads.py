@@ -44,8 +44,12 @@ class SegFormerHead(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """[(B, C_k, h_k, w_k), …] finest first → (B, num_classes, h_0, w_0)."""
-        fused = F.relu(self.norm(self.fused(levels)), inplace=True)
-        return pointwise(self.dropout(fused), self.classifier.weight.flatten(1), self.classifier.bias)
+        features = self.norm(self.fused(levels))
+        if self.training and self.dropout.p > 0:
+            # Dropout scales whole channels by 0 or more, so it may come before ReLU: nothing is kept for its sake.
+            features.mul_(self.dropout(features.new_ones(*features.shape[:2], 1, 1)))
+        features = F.relu(features, inplace=True)
+        return pointwise(features, self.classifier.weight.flatten(1), self.classifier.bias)
 
     def fused(self, levels: Sequence[Tensor]) -> Tensor:
         """fuse(concat(upsample(linear_k(level_k)))) without ever making a wide map at full resolution.
@@ -53,13 +57,14 @@ class SegFormerHead(nn.Module):
         Linear layer, upsampling and the level's slice of `fuse` are all linear, and the slice commutes with
         the upsampling. So the two matrices are multiplied first and applied at the level's own resolution.
         """
-        slices = reversed(self.fuse.weight.flatten(1).chunk(len(levels), dim=1))
-        size = levels[0].shape[-2:]
+        slices = self.fuse.weight.flatten(1).chunk(len(levels), dim=1)
         total: Tensor | None = None
-        for level, linear, weight in zip(levels, self.linear, slices, strict=True):
+        for level, linear, weight in zip(reversed(levels), reversed(self.linear), slices, strict=True):
             assert isinstance(linear, nn.Linear)
             mapped = pointwise(level, weight @ linear.weight, weight @ linear.bias)
-            total = mapped if total is None else total + resize(mapped, size)
+            if mapped.shape[-2:] != levels[0].shape[-2:]:
+                mapped = resize(mapped, levels[0].shape[-2:])
+            total = mapped if total is None else total.add_(mapped)
         assert total is not None
         return total
 

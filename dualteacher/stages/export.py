@@ -56,6 +56,7 @@ def run(weights: Path, output: Path | None, pack: Path | None, precision: str, a
     job = open_job(weights, pack, argmax)
     cell = job.description["cell"]
     folder = output or paths.EXPORTS / "-".join(str(cell[key]) for key in ("dataset", "partition", "method", "seed"))
+    logger.info("%s: converting the network", weights)
     program = network.program(job.segmenter)
     model = onnx_file.from_program(program)
     onnx, torch_file = folder / "model.onnx", folder / "model.pt2"
@@ -133,6 +134,6 @@ def write_reduced(path: Path, job: Job, model: Any, precision: str, float32: Pat
     before, after = (
         parity.miou(onnx_file.runner(file), job.pack, job.inference, file.name) for file in (float32, path)
     )
-    lost = 100 * (before - after)
-    logger.info("%s: mIoU %.4f, float32 %.4f: %.2f points lost; %s", path, after, before, lost, compared)
+    points = 100 * (after - before)
+    logger.info("%s: mIoU %.4f, float32 %.4f: %+.2f points; %s", path, after, before, points, compared)
     return compared.numbers() | {"miou": after, "miou_float32": before}

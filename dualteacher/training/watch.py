@@ -1,4 +1,4 @@
-"""Watching a run: a line every ten seconds and at each validation, a file for `status`, rows for DVCLive and TensorBoard.
+"""Watching a run: a line every ten seconds and at each validation, rows for `status`, DVCLive and TensorBoard.
 
 Nothing here changes a number or can end a run: a part that fails says so once and is left out. The losses
 lie on the device; they are read only when something is told, so that steps need not wait.

@@ -108,8 +108,10 @@ def test_short_epochs_are_told_only_with_a_score_or_every_ten_seconds(told, monk
     for step in range(1, 101):
         row = {"epoch": step - 1, "step": step, "loss": 1.0, "learning_rate": 0.1}
         watched.epoch(row | {"val_miou": 0.5 if step % 50 == 0 else float("nan")})
-    assert ["step 1/100", "step 50/100", "step 100/100"] == [
-        re.search(r"step \d+/100", record.getMessage())[0] for record in told.records
+    assert [re.search(r"step \d+/100", record.getMessage())[0] for record in told.records] == [
+        "step 1/100",
+        "step 50/100",
+        "step 100/100",
     ]
 
 
