@@ -51,7 +51,7 @@ repro: $(READY) ## the same pipeline with DVC, which keeps every version's files
 
 .PHONY: exp-show
 exp-show: $(READY) ## table of the experiments made with `dvc exp run -S 'train.learning_rate=0.0001'`
-	@dvc exp show --only-changed --drop '^(data|results)/.*' --hide-workspace $(ARGS)
+	@dvc exp show --only-changed --drop '^((data|results)/.*|own_data)$$' --hide-workspace $(ARGS)
 
 .PHONY: adopt-dvc
 adopt-dvc: $(READY) ## after `make run`: let DVC take over the files that Snakemake made

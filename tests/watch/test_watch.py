@@ -157,9 +157,11 @@ def test_a_failed_run_leaves_no_row(project, monkeypatch):
     assert seen == [True] and not LIVE.exists()
 
 
-def test_without_dvc_there_are_no_rows(project):
-    run(project)
-    assert not LIVE.exists()
+def test_without_dvc_there_are_no_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    seen = [LIVE.exists() for _ in Watch("train x", 0, 1, 4, CPU).over(range(1))]
+    assert seen == [False]
 
 
 def test_tensorboard_gets_the_scalars_where_a_folder_is_named(project, told, tensorboard):
