@@ -45,7 +45,7 @@ def watch(folder: str) -> str:
     itself as a dependency.
     """
     if not Path(folder).exists():
-        print(f"error: own_data = {folder}: no such folder; see docs/own-data.md", file=sys.stderr)
+        print(f"error: watched = {folder}: no such folder; see docs/own-data.md", file=sys.stderr)
         raise SystemExit(2)
     lines = []
     for place, inner, names in os.walk(folder):

@@ -438,7 +438,7 @@ class Settings(Section):
     """All of params.yaml."""
 
     grid: Grid
-    own_data: Place  # a folder whose files both engines watch: where datasets of source `folder` lie
+    watched: Place  # a folder whose files both engines watch: where datasets of source `folder` lie
     datasets: dict[Name, AnyDataset]
     partition: dict[Name, Partition]
     model: Model

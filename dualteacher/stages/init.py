@@ -181,7 +181,7 @@ def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[
     for key, value in values.items():
         text = replace_value(text, key, value)
     inside = Path(wanted.folder).resolve().is_relative_to(OWN_DATA.resolve())
-    text = replace_value(text, "own_data", OWN_DATA.as_posix() if inside else wanted.folder)
+    text = replace_value(text, "watched", OWN_DATA.as_posix() if inside else wanted.folder)
     text = replace_section(text, "datasets", _dataset(name, wanted))
     text = replace_section(
         text, "partition",

@@ -62,7 +62,7 @@ def test_settings_that_work_and_what_was_assumed() -> None:
     loaded = settings.load()
     assert (loaded.grid.dataset, loaded.grid.partition, loaded.grid.seed) == (["garden_2"], ["all"], [0])
     assert loaded.grid.method == ["supervised", "dual_teacher"]
-    assert (dataset.folder, loaded.own_data) == ("own_data/Garden 2", "own_data")
+    assert (dataset.folder, loaded.watched) == ("own_data/Garden 2", "own_data")
     assert [entry.name for entry in dataset.classes] == ["soil", "leaf", "flower"]
     assert [entry.value for entry in dataset.classes] == [0, 1, 2] and dataset.ignore == [255]
     assert (loaded.batch.crop, loaded.augment.resize) == (32, None), "small images are taken as they are"
@@ -96,12 +96,12 @@ def test_edited_settings_are_only_replaced_when_asked() -> None:
 def test_a_folder_elsewhere_is_watched_where_it_is(tmp_path: Path) -> None:
     folder = fill(tmp_path / "else where")
     dataset, _ = made(folder)
-    assert dataset.folder == settings.load().own_data == str(folder)
+    assert dataset.folder == settings.load().watched == str(folder)
     link = Path("own_data/link")
     link.parent.mkdir()
     link.symlink_to(folder)
     dataset, _ = made(link, "--force", "--name", "linked")
-    assert dataset.folder == settings.load().own_data == "own_data/link", "own_data would not show what is behind it"
+    assert dataset.folder == settings.load().watched == "own_data/link", "own_data would not show what is behind it"
     assert settings.load().grid.dataset == ["linked"]
 
 

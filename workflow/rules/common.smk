@@ -27,7 +27,7 @@ wildcard_constraints:
 def own_data(wildcards) -> list[str]:
     """For a folder of one's own, a list of its files with their times: a new or changed photo is noticed."""
     described = config["datasets"][wildcards.dataset]
-    return [engines.watch(config["own_data"])] if described["source"] == "folder" else []
+    return [engines.watch(config["watched"])] if described["source"] == "folder" else []
 
 
 def cells(pattern: str) -> list[str]:
