@@ -46,12 +46,13 @@ report: $(READY) ## Snakemake's account of the last run (figures, times, provena
 ##@ DVC
 .PHONY: repro
 repro: $(READY) ## the same pipeline with DVC, which keeps every version's files
+	@python -m dualteacher check-params >/dev/null # before DVC puts its names into commands
 	@dvc repro $(ARGS)
 	@echo "The report: results/report/index.html"
 
 .PHONY: exp-show
 exp-show: $(READY) ## table of the experiments made with `dvc exp run -S 'train.learning_rate=0.0001'`
-	@dvc exp show --only-changed --drop '^((data|results)/.*|own_data)$$' --hide-workspace $(ARGS)
+	@dvc exp show --only-changed --drop '^((data|results|dualteacher)/.*|own_data)$$' --hide-workspace $(ARGS)
 
 .PHONY: adopt-dvc
 adopt-dvc: $(READY) ## after `make run`: let DVC take over the files that Snakemake made

@@ -48,10 +48,11 @@ def _stage(stage: str, *arguments: str | int, known: dict[str, str] | None = Non
     loaded = settings.load()
     _check(loaded, known or {})
     log = paths.log(stage, *arguments)
-    console.start(log)
-    with heartbeat.during(log):
-        module = importlib.import_module(f"dualteacher.stages.{stage}")
-        return module.run(loaded, *arguments)
+    with heartbeat.alone(log):
+        console.start(log)
+        with heartbeat.during(log):
+            module = importlib.import_module(f"dualteacher.stages.{stage}")
+            return module.run(loaded, *arguments)
 
 
 def _check(loaded: settings.Settings, known: dict[str, str]) -> None:
@@ -254,9 +255,7 @@ def benchmark(
 def check_params(path: Annotated[Path, typer.Argument(help="a settings file")] = Path("params.yaml")) -> None:
     """Say whether a settings file is valid, in one line."""
     loaded = settings.load(path)
-    grid = loaded.grid
-    cells = len(grid.dataset) * len(grid.partition) * len(grid.method) * len(grid.seed)
-    print(f"{path}: valid; {cells} runs")
+    print(f"{path}: valid; {len(loaded.grid.rows) * len(loaded.grid.seed)} runs")
 
 
 def _version(value: bool) -> None:
@@ -297,5 +296,7 @@ def guarded(program: Callable[[], object]) -> None:
 
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        print(f"error: {error.strerror}: {error.filename or 'no file named'}", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        words = "the disk is full; make room and run the same command again" if full else error.strerror
+        print(f"error: {words}: {error.filename or 'no file named'}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -170,7 +170,7 @@ def dvc_yaml(text: str, lists: dict[str, list[str]]) -> str:
     lines: list[str] = []
     written: set[str] = set()
     for line in text.splitlines():
-        if match := re.fullmatch(r"  (\w+):(?: *#.*)?", line):
+        if match := re.fullmatch(r"  (\w+):(?: *&\w+)?(?: *#.*)?", line):
             stage = match[1]
         if stage in lists and re.fullmatch(rf" +- {PACKAGE}/[\w/.-]+", line):
             if stage not in written:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,14 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 logger = logging.getLogger("dualteacher")
+
+
+class LogFile(logging.FileHandler):
+    """A log that a full disk may cut short: the run's outputs say so, in one line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def start(log: Path | None = None) -> None:
@@ -26,7 +35,7 @@ def start(log: Path | None = None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log is not None and leads():
         log.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log, mode="w", encoding="utf-8"))
+        handlers.append(LogFile(log, mode="w", encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         logger.addHandler(handler)
@@ -41,8 +50,9 @@ def record(text: str) -> None:
     """Append to the log file only: what the terminal is told by other means."""
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler) and handler.stream is not None:
-            handler.stream.write(text + "\n")
-            handler.flush()
+            with suppress(OSError):  # a full disk
+                handler.stream.write(text + "\n")
+                handler.flush()
 
 
 def interactive() -> bool:

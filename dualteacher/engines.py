@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,25 @@ def check(config: dict[str, Any]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def clear_locks(folder: Path = Path(".snakemake")) -> None:
+    """Let a run go on after a killed one, whose lock Snakemake would leave for `--unlock`; say if another is at work.
+
+    Every Snakemake holds a lock of our own as long as it lives, which the system takes back however it ends. Other
+    machines' processes may not be seen, so only this machine's locks are cleared.
+    """
+    with contextlib.suppress(OSError):  # a folder that cannot be written to
+        folder.mkdir(exist_ok=True)
+        held = files.hold(folder / "alive.lock")  # kept open until this process ends
+        if held is None:
+            print("note: another snakemake is at work in this folder; a second run has to wait", file=sys.stderr)
+            return
+        owner, here = os.read(held, 1000).decode(), socket.gethostname()
+        if not any(folder.glob("locks/*")) or owner == here:
+            shutil.rmtree(folder / "locks", ignore_errors=True)
+            os.ftruncate(held, 0)
+            os.pwrite(held, here.encode(), 0)
 
 
 def set_environment() -> None:

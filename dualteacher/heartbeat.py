@@ -1,7 +1,7 @@
 """What a job says of itself in a small file beside its log, for `python -m dualteacher status`.
 
 The file is there while the job runs, and stays, with the error, when it fails; a job that ends well
-removes it. It lies in logs/, which neither engine looks at.
+removes it. It lies in logs/, which neither engine looks at. A lock beside it keeps a second process from the same job.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dualteacher import console
+from dualteacher import console, files
 from dualteacher.errors import Interrupted, UserError
 
 SILENCE = 600  # seconds after which a job on another machine, whose process cannot be seen, counts as ended
@@ -27,6 +27,24 @@ _file: Path | None = None  # of the job that this process is
 def place(log: Path) -> Path:
     """The file that belongs to a log."""
     return log.with_suffix(".state.json")
+
+
+@contextmanager
+def alone(log: Path) -> Iterator[None]:
+    """Hold the job's lock, which the system takes back from a killed process; UserError if somebody else has it."""
+    if not console.leads():  # torchrun's first process holds it for all
+        yield
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    held = files.hold(log.with_suffix(".lock"))
+    if held is None:
+        said = read(log)
+        who = f"process {said['pid']} on {said['host']}" if said else "another process"
+        raise UserError(f"{log}: {who} is at this very job; wait until it has ended, or end it")
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 @contextmanager

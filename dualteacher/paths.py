@@ -121,12 +121,32 @@ class Cell:
         return self.folder / "cost.json"
 
     @property
+    def alarms(self) -> Path:
+        """Signs of collapse that training has seen, a list."""
+        return self.folder / "alarms.json"
+
+    @property
+    def calibration(self) -> Path:
+        """Pseudo-labels by confidence: how many, and how many are right."""
+        return self.folder / "calibration.parquet"
+
+    @property
+    def snapshots(self) -> Path:
+        """Predictions of a few validation images at each validation."""
+        return self.folder / "snapshots.parquet"
+
+    @property
     def metrics(self) -> Path:
         return self.folder / "metrics.json"
 
     @property
     def per_class(self) -> Path:
         return self.folder / "per_class.parquet"
+
+    @property
+    def per_image(self) -> Path:
+        """Scores of each validation image."""
+        return self.folder / "per_image.parquet"
 
     @property
     def confusion(self) -> Path:
@@ -139,6 +159,11 @@ class Cell:
     @property
     def gallery(self) -> Path:
         return self.folder / "gallery.png"
+
+    @property
+    def pictures(self) -> Path:
+        """The gallery's images and masks one by one, for the report's page."""
+        return self.folder / "gallery.parquet"
 
 
 def log(stage: str, *parts: str | int) -> Path:

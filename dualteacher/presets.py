@@ -172,7 +172,8 @@ def _spoken(backbone: str) -> str:
 def _preset(
     source: str, dataset: Mapping[str, Any], name: str, what: str, notes: list[str], changes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    partitions = {other: {"fraction": None, "count": None, "list": other} for other in lists.names(source)}
+    none = {"fraction": None, "count": None}
+    partitions = {other: {**none, "list": other, "held_out": None} for other in lists.names(source)}
     values = {**ROW, **MACHINE, **changes, "grid.dataset": [source], "grid.partition": [name]}
     sections = {"datasets": {source: dataset}, "partition": partitions}
     return {"what": what, "notes": notes, "values": values, "sections": sections}
@@ -236,7 +237,7 @@ def _block(values: Mapping[str, Any], depth: int) -> Iterator[str]:
 
 
 def _plain(values: Mapping[str, Any]) -> bool:
-    return len(values) <= 3 and "source" not in values
+    return len(values) <= 4 and "source" not in values
 
 
 def _text(value: Any) -> str:

@@ -43,20 +43,80 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class Extra(Section):
+    """A product of partitions and methods, for every dataset and seed of the grid; two empty lists: none."""
+
+    partition: list[Name]
+    method: list[Name]
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Extra:
+        if bool(self.partition) != bool(self.method):
+            raise ValueError("give both partitions and methods, or an empty list for each")
+        return self
+
+
+class Also(Section):
+    """Runs beside the product; DVC can list them because the first kind alone has splits and warm-ups of its own."""
+
+    bound: Extra  # on other partitions, such as one with all labels
+    ablation: Extra  # other methods on some of the grid's partitions
+
+
 class Grid(Section):
-    """Which cells are run: the product of the four lists."""
+    """Which cells are run: the product of the four lists, and what stands under `also`."""
 
     dataset: list[Name] = Field(min_length=1)
     partition: list[Name] = Field(min_length=1)
     method: list[Name] = Field(min_length=1)
     seed: list[Count] = Field(min_length=1)
+    also: Also
+
+    @property
+    def partitions(self) -> list[str]:
+        """All partitions, the bounds' last."""
+        return [*self.partition, *self.also.bound.partition]
+
+    @property
+    def methods(self) -> list[str]:
+        """All methods: the grid's, the ablations', the bounds'."""
+        extra = self.also
+        return list(dict.fromkeys([*self.method, *extra.ablation.method, *extra.bound.method]))
+
+    def methods_on(self, partition: str) -> list[str]:
+        """The methods that are run on a partition."""
+        extra = self.also
+        if partition in extra.bound.partition:
+            return extra.bound.method
+        return [*self.method, *(extra.ablation.method if partition in extra.ablation.partition else [])]
+
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(dataset, partition, method) of every row of the table; each has a cell for every seed."""
+        return [(d, p, m) for d in self.dataset for p in self.partitions for m in self.methods_on(p)]
 
     @model_validator(mode="after")
     def _no_repeats(self) -> Grid:
-        for key in ("dataset", "partition", "method", "seed"):
-            values = getattr(self, key)
+        extras = (("also.bound.", self.also.bound), ("also.ablation.", self.also.ablation))
+        lists = {key: getattr(self, key) for key in ("dataset", "partition", "method", "seed")}
+        lists |= {f"{name}{key}": getattr(extra, key) for name, extra in extras for key in ("partition", "method")}
+        for key, values in lists.items():
             if len(set(values)) != len(values):
                 raise ValueError(f"grid.{key} lists a value twice: {values}")
+        return self
+
+    @model_validator(mode="after")
+    def _each_cell_once(self) -> Grid:
+        bound, ablation = self.also.bound, self.also.ablation
+        for name in bound.partition:
+            if name in self.partition:
+                raise ValueError(f"grid.also.bound.partition names '{name}', which grid.partition has already")
+        for name in ablation.partition:
+            if name not in self.partition:
+                raise ValueError(f"grid.also.ablation.partition names '{name}', which grid.partition lacks")
+        for name in ablation.method:
+            if name in self.method:
+                raise ValueError(f"grid.also.ablation.method names '{name}', which grid.method has already")
         return self
 
 
@@ -202,6 +262,7 @@ class Partition(Section):
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None
     count: AtLeastOne | Literal["all"] | None  # all: every image that has a mask
     list: Name | None  # its name in dualteacher/data/partition_lists.json
+    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] | None  # share of these that only picks the epoch; null: the last
 
     @model_validator(mode="after")
     def _one_of(self) -> Partition:
@@ -463,11 +524,13 @@ class Settings(Section):
             "method": {name for name, value in self.methods if value is not None},
         }
         where = {"dataset": "datasets", "partition": "partition", "method": "methods"}
+        used = {"dataset": self.grid.dataset, "partition": self.grid.partitions, "method": self.grid.methods}
         for key, known in described.items():
-            for value in getattr(self.grid, key):
+            for value in used[key]:
                 if value not in known:
+                    section = key if value in getattr(self.grid, key) else "also"
                     raise ValueError(
-                        f"grid.{key} names '{value}', which {where[key]} does not describe;"
+                        f"grid.{section} names '{value}', which {where[key]} does not describe;"
                         f" described: {', '.join(sorted(known)) or 'none'}"
                     )
         return self
@@ -476,7 +539,7 @@ class Settings(Section):
     def _lists_are_known(self) -> Settings:
         from dualteacher.data import lists
 
-        for partition in self.grid.partition:
+        for partition in self.grid.partitions:
             wanted = self.partition[partition].list
             for dataset in self.grid.dataset if wanted is not None else []:
                 described = self.datasets[dataset]

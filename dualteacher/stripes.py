@@ -21,12 +21,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-# Elements of a stripe: on a CPU it should live in a core's second-level cache; a GPU wants fewer, larger kernels.
-STRIPE_ELEMENTS_CPU = 320_000
+# Elements of a stripe: on a CPU small enough for the caches, large enough that the calls do not
+# count (docs/performance.md); a GPU wants fewer, larger kernels.
+STRIPE_ELEMENTS_CPU = 640_000
 STRIPE_ELEMENTS_GPU = 32_000_000
 
+VECTORS = 64  # columns that a reduction over the classes takes at once on a CPU
 CLASSES = -2  # the dimension of the classes in a piece
 
 
@@ -136,7 +139,8 @@ class Phases(Upsampler):
         unit = self.ratio[1] * classes * w
         self._piece = logits.new_empty(unit * max((b * n for b, n in lines), default=0))
         self._wide = logits.new_empty(unit * max((b * (n + 2) for b, n in lines), default=0))
-        self._back = torch.zeros_like(self._wide) if gradient else None
+        self._back = torch.empty_like(self._wide) if gradient else None
+        self._written = False  # whether the block at hand has a gradient
 
     @property
     def gradient(self) -> Tensor:
@@ -167,8 +171,15 @@ class Phases(Upsampler):
         assert self._back is not None
         back = self._view(self._back, stripe.images, stripe.source, 2)
         rows = gradient.shape[2]
-        back[:, :, start : start + rows].add_(gradient, alpha=1 - weight)
-        back[:, :, start + 1 : start + 1 + rows].add_(gradient, alpha=weight)
+        upper, lower = back[:, :, start : start + rows], back[:, :, start + 1 : start + 1 + rows]
+        if self._written:
+            upper.add_(gradient, alpha=1 - weight)
+        else:  # the first of the block: no need to fill with zeros what is written at once
+            torch.mul(gradient, 1 - weight, out=upper)
+            back[:, :, :start].zero_()
+            back[:, :, start + rows :].zero_()
+            self._written = True
+        lower.add_(gradient, alpha=weight)
 
     def split(self, pixels: Tensor) -> Tensor:
         columns = pixels.shape[-1] // self.ratio[1]
@@ -193,7 +204,7 @@ class Phases(Upsampler):
 
     def _narrow(self, images: slice, source: slice) -> None:
         """Carry the block's gradient back along the width."""
-        if self._target is None or self._back is None:
+        if self._target is None or self._back is None or not self._written:
             return
         rows = self._target[images, source.start : source.stop + 2]
         columns = rows.shape[-1] - 2
@@ -202,7 +213,7 @@ class Phases(Upsampler):
             start, weight = phase(index, self.ratio[1])
             rows[..., start : start + columns].add_(band, alpha=1 - weight)
             rows[..., start + 1 : start + 1 + columns].add_(band, alpha=weight)
-        back.zero_()
+        self._written = False
 
 
 def _with_border(logits: Tensor) -> Tensor:
@@ -224,15 +235,20 @@ def _fold_border(gradient: Tensor) -> None:
 
 
 class Matrices(Upsampler):
-    """For any ratio, U = R L Cᵀ with a row matrix R (H, h) and a column matrix C (W, w); one band."""
+    """For any ratio, U = R L Cᵀ with a row matrix R (H, h) and a column matrix C (W, w); one band.
+
+    The columns are padded to whole vectors: the reductions over classes take what is left over one by one.
+    """
 
     def __init__(self, logits: Tensor, size: tuple[int, int], gradient: bool) -> None:
         batch, classes, h, w = logits.shape
         self._logits = logits.transpose(1, 2).contiguous()
         self._target = torch.zeros_like(self._logits) if gradient else None
         self._rows = interpolation_matrix(size[0], h, logits.device, logits.dtype)
-        self._columns = interpolation_matrix(size[1], w, logits.device, logits.dtype)
-        self._blocks = list(plan(batch, size[0], classes * size[1], logits.device))
+        self._width = size[1]
+        padding = -size[1] % VECTORS if size[1] > VECTORS else 0
+        self._columns = F.pad(interpolation_matrix(size[1], w, logits.device, logits.dtype), (0, 0, 0, padding))
+        self._blocks = list(plan(batch, size[0], classes * len(self._columns), logits.device))
         self._wide = self._back = logits.new_empty(0)
 
     @property
@@ -262,10 +278,10 @@ class Matrices(Upsampler):
         back.baddbmm_(self._weights(stripe).T.expand(len(back), -1, -1), gradient[0].flatten(2))
 
     def split(self, pixels: Tensor) -> Tensor:
-        return pixels[None, ..., None, :]
+        return F.pad(pixels, (0, len(self._columns) - self._width))[None, ..., None, :]
 
     def join(self, pixels: Tensor) -> Tensor:
-        return pixels[0, ..., 0, :]
+        return pixels[0, ..., 0, : self._width]
 
     def _weights(self, stripe: Stripe) -> Tensor:
         return self._rows[stripe.rows, stripe.source]
@@ -279,3 +295,4 @@ def reach(first: int, last: int, output: int, size: int) -> tuple[int, int]:
     """The input positions [low, high) that outputs [first, last) of `output` are interpolated from."""
     low = max(0, int((first + 0.5) * size / output - 0.5))
     return low, min(size, max(0, int((last - 0.5) * size / output - 0.5)) + 2)
+

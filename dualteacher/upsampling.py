@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dualteacher import stripes
+from dualteacher import cells, stripes
 from dualteacher.stripes import CLASSES
 
 LN2 = math.log(2)
 LOG2E = math.log2(math.e)
 DEEP = -100.0  # bits below the largest logit; 2^-100 is still far from underflow in float32
+MANY_CLASSES = 64
 FAR = 2.0**100  # times any difference of logits: more than any index
 
 
@@ -33,6 +34,11 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False)
 
 
+def widen(logits: Tensor) -> Tensor:
+    """At least float32."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 def in_bits(logits: Tensor) -> tuple[Tensor, bool]:
     """Logits to the base 2, less each pixel's largest; and whether they need no further shift when upsampled.
 
@@ -40,7 +46,7 @@ def in_bits(logits: Tensor) -> tuple[Tensor, bool]:
     where that is no lower than DEEP, 2^x neither overflows nor vanishes. Asked on the CPU alone, since
     elsewhere the answer would be waited for; False is always safe.
     """
-    bits = logits.detach().to(torch.float64 if logits.dtype == torch.float64 else torch.float32) * LOG2E
+    bits = widen(logits.detach()) * LOG2E
     bits -= bits.amax(1, keepdim=True)
     return bits, bits.device.type == "cpu" and bits.numel() > 0 and float(bits.amin()) > DEEP
 
@@ -67,7 +73,7 @@ class _CrossEntropy(torch.autograd.Function):
         (gradient,) = ctx.saved_tensors
         # channels last, as the network's last layer wants it
         out = torch.empty(gradient.shape, dtype=ctx.dtype, device=slope.device, memory_format=torch.channels_last)
-        return torch.mul(gradient, slope, out=out), None, None, None
+        return out.copy_(gradient).mul_(slope), None, None, None
 
 
 def _sweep(logits: Tensor, label: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor | None]:
@@ -161,6 +167,9 @@ def label_and_confidence(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor,
 @torch.no_grad()
 def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Class with the largest upsampled logit, (B, H, W) int64."""
+    # elsewhere the choice of cells would be waited for; with few classes there is little to leave out
+    if logits.device.type == "cpu" and logits.shape[1] >= MANY_CLASSES:
+        return cells.argmax(widen(logits), size)
     with full_precision(logits.device):
         bits, _ = in_bits(logits)
         upsampler = stripes.upsampler(bits, size)

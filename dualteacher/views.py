@@ -59,12 +59,11 @@ def _brightness(image: Tensor, factor: Tensor) -> Tensor:
 
 def _contrast(image: Tensor, factor: Tensor) -> Tensor:
     mean = gray(image).mean((2, 3), keepdim=True)
-    return (mean + (image - mean) * factor).clamp_(0, 1)
+    return torch.lerp(mean, image, factor).clamp_(0, 1)
 
 
 def _saturation(image: Tensor, factor: Tensor) -> Tensor:
-    base = gray(image)
-    return (base + (image - base) * factor).clamp_(0, 1)
+    return torch.lerp(gray(image), image, factor).clamp_(0, 1)
 
 
 def _hue(image: Tensor, turns: Tensor) -> Tensor:
@@ -76,15 +75,21 @@ def _hue(image: Tensor, turns: Tensor) -> Tensor:
     r, g, b = image.unbind(1)
     value, low = image.amax(1), image.amin(1)
     chroma = value - low
-    scale = chroma.clamp(min=1e-6).reciprocal()
-    # hue in sextants; the branch is chosen by which channel is largest
-    h = torch.where(value == r, (g - b) * scale, torch.where(value == g, 2 + (b - r) * scale, 4 + (r - g) * scale))
-    h = h + 6 * turns.squeeze(1)
-    channels = []
-    for n in (5, 3, 1):
-        k = (n + h).remainder(6)
-        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
-    return torch.stack(channels, 1)
+    scale = chroma.mul(6).clamp_(min=1e-6).reciprocal_()
+    # hue in turns, by which channel is largest; a choice by 0 or 1 is a lerp, which is faster than `where`
+    hue = torch.lerp((r - g).mul_(scale).add_(2 / 3), (b - r).mul_(scale).add_(1 / 3), _equal(value, g))
+    hue = torch.lerp(hue, (g - b).mul_(scale), _equal(value, r)).add_(1 + turns.squeeze(1))
+    out = torch.empty_like(image)
+    for channel, n in enumerate((5, 3, 1)):
+        k = hue.add(n / 6).frac_().mul_(6)
+        # min(k, 4 - k) = 2 - |k - 2|
+        torch.sub(value, k.sub_(2).abs_().neg_().add_(2).clamp_(0, 1).mul_(chroma), out=out[:, channel])
+    return out
+
+
+def _equal(one: Tensor, other: Tensor) -> Tensor:
+    """1.0 where two tensors agree, else 0.0."""
+    return torch.eq(one, other, out=torch.empty_like(one))
 
 
 def blur(image: Tensor, sigma: Tensor, largest: float) -> Tensor:

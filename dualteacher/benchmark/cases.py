@@ -16,7 +16,7 @@ from dualteacher.data.loader import Batch
 from dualteacher.data.pack import ClassInfo, PackWriter, Sample
 from dualteacher.settings import Settings
 
-PATCH = 16  # side of the squares that made-up images consist of, pixels
+PATCHES = 4  # squares that a made-up image is high: about as many regions as a scene has
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,14 @@ class Case:
 
 
 def picture(rng: np.random.Generator, height: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squares of random colours and classes with a little noise, (H, W, 3) and (H, W) uint8."""
-    grid = -(-height // PATCH), -(-width // PATCH)
-    enlarge = np.ones((PATCH, PATCH), np.uint8)
-    image = np.kron(rng.integers(16, 240, (*grid, 3), np.uint8), enlarge[..., None])[:height, :width]
-    mask = np.kron(rng.integers(0, classes, grid, np.uint8), enlarge)[:height, :width]
-    return (image + rng.integers(0, 16, image.shape, np.uint8)).astype(np.uint8), np.ascontiguousarray(mask)
+    """Squares of random classes, in their classes' colours with a little noise, (H, W, 3) and (H, W) uint8."""
+    side = max(1, height // PATCHES)
+    grid = rng.integers(0, classes, (-(-height // side), -(-width // side)), np.uint8)
+    enlarge = np.ones((side, side), np.uint8)
+    mask = np.kron(grid, enlarge)[:height, :width]
+    colors = seeds.generator(0, "benchmark colours").integers(16, 240, (classes, 3), np.uint8)
+    image = colors[mask] + rng.integers(0, 16, (height, width, 3), np.uint8)
+    return image, np.ascontiguousarray(mask)
 
 
 def _encoded(array: np.ndarray, kind: str) -> bytes:

@@ -16,6 +16,13 @@ import torch
 
 from dualteacher.benchmark.programs import Program
 from dualteacher.errors import UserError
+from dualteacher.training.device import repeatable
+
+
+def prepare(device: torch.device, threads: int) -> None:
+    """Settings of the process, as training has them, the same for all programs."""
+    torch.set_num_threads(threads)
+    repeatable(device)
 
 
 def wait(device: torch.device) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from dualteacher.benchmark import plain, programs, throughput
 from dualteacher.benchmark.cases import Case
-from dualteacher.benchmark.measure import peak
+from dualteacher.benchmark.measure import peak, prepare
 from dualteacher.data.pack import Pack
 
 PROGRAMS: dict[str, Any] = {
@@ -25,7 +25,7 @@ PROGRAMS: dict[str, Any] = {
 
 def run(program: str, case: dict[str, Any], device: str, threads: int, pack: str | None) -> int:
     """Bytes; `pack` is for the program "evaluate"."""
-    torch.set_num_threads(threads)
+    prepare(torch.device(device), threads)
     where, what = torch.device(device), Case(**case)
     if program == "evaluate":
         assert pack is not None

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from PIL import Image
+from timm.models.pvt_v2 import MlpWithDepthwiseConv
 from torch import Tensor, nn
 
 from dualteacher import ema
@@ -42,6 +43,8 @@ class PlainNetwork(nn.Module):
         self.own = copy.deepcopy(segmenter).to(memory_format=torch.contiguous_format)
         restore_linear(self.own)
         for module in self.own.modules():
+            if isinstance(module, MlpWithDepthwiseConv):
+                module.__class__ = MlpWithDepthwiseConv
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False  # type: ignore[assignment]
 

@@ -15,7 +15,7 @@ import torch
 from dualteacher import __version__, files
 from dualteacher.benchmark import memory, throughput
 from dualteacher.benchmark.cases import Case
-from dualteacher.benchmark.measure import in_a_process_of_its_own, interleaved, summary
+from dualteacher.benchmark.measure import in_a_process_of_its_own, interleaved, prepare, summary
 from dualteacher.console import logger
 from dualteacher.training.device import pick
 
@@ -26,17 +26,14 @@ NAMES = {
     "plain_same_network": "b': plain, our network",
     "bare": "c: network passes alone",
 }
-FEW, MANY = 16, 64  # images evaluated; memory must not differ
+FEW, MANY = 48, 144  # images evaluated, whole batches; memory must not differ
 LOADED = 128  # images that the loader is timed on
 
 
 def main(cases: Sequence[Case], device: str, threads: int | None, repeats: int, path: Path | None) -> None:
     """Measure the cases and print them; also into `path` as JSON."""
     place = pick(device)
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    if place.type == "cpu":  # as training.device.setup has it
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    prepare(place, threads or len(os.sched_getaffinity(0)))
     found = run(cases, place, repeats)
     if path is not None:
         files.write_json(path, found)

@@ -7,6 +7,7 @@ only draws the factors (views.py applies them to the whole batch).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,13 +72,19 @@ def move(rng: np.random.Generator, crop: Crop) -> Crop:
     return Crop(top, left, crop.height, crop.width, crop.side)
 
 
-def cut_image(image: np.ndarray, crop: Crop, pad: np.ndarray) -> np.ndarray:
-    """Bilinear (antialiased) crop of a uint8 (H, W, 3) image → (side, side, 3), padded with `pad` (3,)."""
+def cut_image(image: np.ndarray, crop: Crop, pad: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Bilinear (antialiased) crop of a uint8 (H, W, 3) image → (side, side, 3), padded with `pad` (3,).
+
+    `size` (H, W) is the original's where the image was decoded at 1/2, 1/4 or 1/8 of it, rounded up.
+    """
+    height, width = image.shape[:2] if size is None else size
+    reduction = round(height / image.shape[0])
     out = np.empty((crop.side, crop.side, 3), np.uint8)
     out[:] = pad
-    size = (crop.columns, crop.rows)
-    box = crop.box(image.shape[:2])
-    part = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box=box)
+    left, upper, right, lower = (edge / reduction for edge in crop.box((height, width)))
+    part = Image.fromarray(image).resize(
+        (crop.columns, crop.rows), Image.Resampling.BILINEAR, box=(left, upper, right, lower)
+    )
     out[: crop.rows, : crop.columns] = np.asarray(part)
     return out
 
@@ -117,7 +124,24 @@ def weak(
     rng: np.random.Generator,
 ) -> Sample:
     """Scale, crop, flip and draw colour factors; image (H, W, 3) uint8, mask (H, W) uint8 or None."""
-    crop = draw_crop(rng, image.shape[:2], augment, side)
+    height, width = image.shape[:2]
+    return weak_from((height, width), lambda least: image, mask, augment, side, pad, rng)
+
+
+def weak_from(
+    size: tuple[int, int],
+    read: Callable[[tuple[int, int]], np.ndarray],
+    mask: np.ndarray | None,
+    augment: Augment,
+    side: int,
+    pad: np.ndarray,
+    rng: np.random.Generator,
+) -> Sample:
+    """The same for an image of `size` (H, W) that is decoded only when its scale is drawn.
+
+    `read(least)` gives it whole, at its size or a smaller one, but not below `least` (H, W).
+    """
+    crop = draw_crop(rng, size, augment, side)
     if mask is None:
         cut = np.full((side, side), IGNORE, np.uint8)
         cut[: crop.rows, : crop.columns] = 0
@@ -128,7 +152,7 @@ def weak(
                 break
             crop = move(rng, crop)
             cut = cut_mask(mask, crop)
-    pixels = cut_image(image, crop, pad)
+    pixels = cut_image(read((crop.height, crop.width)), crop, pad, size)
     if rng.random() < augment.flip:
         pixels, cut = pixels[:, ::-1], cut[:, ::-1]
     factors = views.draw_photometric(rng) if augment.photometric else [1.0, 1.0, 1.0, 0.0]

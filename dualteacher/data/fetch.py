@@ -128,6 +128,28 @@ def read_manifest(path: Path, published: Sequence[Archive]) -> list[Path]:
     return [file for file, _, _ in found]
 
 
+def borrow(folder: Path) -> None:
+    """In a copy of the project that DVC made for an experiment, link the project's own archives into `folder`.
+
+    Such a copy lies below .dvc/tmp/exps/ and holds what git and DVC keep. Archives are neither, so a stage that needs
+    them would fetch them once more for every experiment. Whoever uses them verifies them.
+    """
+    copies = next((parent for parent in Path.cwd().parents if parent.parts[-3:] == (".dvc", "tmp", "exps")), None)
+    if copies is None:
+        return
+    theirs = copies.parents[2] / folder
+    for name in archives.walk(theirs):
+        target = folder / name
+        unfinished = "/." in f"/{name}" or ".part" in target.name
+        if unfinished or target.name == "manifest.json" or target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(theirs / name, target)
+        except OSError:  # another disk, or one without links
+            shutil.copy2(theirs / name, target)
+
+
 def verify(path: Path, digest: str, algorithm: str = "sha256") -> None:
     """UserError unless the file at `path` has this hex digest (sha256; sha1 and md5 for old archives)."""
     try:

@@ -97,11 +97,13 @@ class Augmented(Dataset):
         self.pack, self.settings, self.side, self.pad, self.seed = pack, settings, side, pad, seed
 
     def __getitem__(self, item: Item) -> augment.Sample:
-        image = self.pack.image(item.index)
         # an unlabelled image's mask is never read, even where the data set has one
         mask = self.pack.mask(item.index) if item.role == "labelled" else None
         rng = seeds.generator(self.seed, "augment", item.role, item.turn, self.pack.ids[item.index])
-        return augment.weak(image, mask, self.settings, self.side, self.pad, rng)
+        size = self.pack.size(item.index)
+        return augment.weak_from(
+            size, lambda least: self.pack.image(item.index, least), mask, self.settings, self.side, self.pad, rng
+        )
 
 
 class Take(NamedTuple):

@@ -24,13 +24,14 @@ from PIL import Image
 from dualteacher import files
 from dualteacher.errors import UserError
 
-FORMAT = "1"
+FORMAT = "2"
 IGNORE = 255
 LARGEST = 1 << 28  # pixels of an image; 16,384² is no trap, and Pillow's own limit is too low for some
 Image.MAX_IMAGE_PIXELS = LARGEST
 BATCH_BYTES = 8 << 20  # a record batch is written when it holds this much …
 BATCH_ROWS = 256  # … or this many rows: bounded memory while writing
 AGAIN = "run the prepare stage again"
+REMOVE = "remove the file and run the same command again: it is made or fetched anew"
 
 SCHEMA = pa.schema(
     [
@@ -40,7 +41,7 @@ SCHEMA = pa.schema(
         pa.field("height", pa.int32(), nullable=False),  # pixels
         pa.field("width", pa.int32(), nullable=False),
         pa.field("block", pa.string()),  # images of one block are neighbours; null: no such thing
-        pa.field("sha256", pa.string(), nullable=False),  # of the image's bytes
+        pa.field("sha256", pa.string(), nullable=False),  # of all the above, see row_hash
     ]
 )
 
@@ -69,9 +70,30 @@ def class_table(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
     return [{"index": i, "name": name, "color": list(color)} for i, (name, color) in enumerate(classes)]
 
 
-def decode_image(data: bytes | pa.Buffer) -> np.ndarray:
-    """Encoded image → uint8 (H, W, 3); OSError or ValueError if it cannot be decoded."""
+def row_hash(
+    image_id: str, image: bytes | pa.Buffer, mask: bytes | pa.Buffer | None, height: int, width: int, block: str | None
+) -> str:
+    """Hex digest of everything a row holds."""
+    known = [image_id, int(height), int(width), block, mask is None, len(image)]
+    digest = hashlib.sha256(json.dumps(known).encode())
+    digest.update(image)
+    digest.update(b"" if mask is None else mask)
+    return digest.hexdigest()
+
+
+def _description_hash(dataset: str, classes: str) -> str:
+    return hashlib.sha256(f"{dataset}\0{classes}".encode()).hexdigest()
+
+
+def decode_image(data: bytes | pa.Buffer, least: tuple[int, int] | None = None) -> np.ndarray:
+    """Encoded image → uint8 (H, W, 3); OSError or ValueError if it cannot be decoded.
+
+    Where a smaller image will do, but not below `least` (H, W), a JPEG is decoded at 1/2, 1/4 or 1/8 of its size,
+    which leaves out most of the work.
+    """
     with Image.open(io.BytesIO(data)) as image:
+        if least is not None:
+            image.draft(None, (least[1], least[0]))
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -92,6 +114,7 @@ class PackWriter:
     def __init__(self, path: Path, dataset: str, classes: Sequence[ClassInfo]) -> None:
         self.path = path
         metadata = {"format": FORMAT, "dataset": dataset, "classes": json.dumps(class_table(classes))}
+        metadata["sha256"] = _description_hash(dataset, metadata["classes"])
         self._schema = SCHEMA.with_metadata({f"dualteacher.{key}": text for key, text in metadata.items()})
         self._rows: list[tuple] = []
         self._bytes = 0
@@ -120,9 +143,8 @@ class PackWriter:
         if sample.image_id in self._ids:
             raise UserError(f"{self.path}: two images share the id '{sample.image_id}'; ids must differ")
         self._ids.add(sample.image_id)
-        digest = hashlib.sha256(sample.image).hexdigest()
-        row = (sample.image_id, sample.image, sample.mask, sample.height, sample.width, sample.block, digest)
-        self._rows.append(row)
+        row = (sample.image_id, sample.image, sample.mask, sample.height, sample.width, sample.block)
+        self._rows.append((*row, row_hash(*row)))
         self._bytes += len(sample.image) + len(sample.mask or b"")
         if self._bytes >= BATCH_BYTES or len(self._rows) >= BATCH_ROWS:
             self._flush()
@@ -141,7 +163,8 @@ class Pack:
     """Random access to a pack. Decoding happens on access; nothing is copied before.
 
     Pickles as its path, and may be used after a fork: both suit loader workers. UserError in one line if
-    the file is missing, truncated, of another kind or of another version.
+    the file is missing, truncated, of another kind or of another version, and at the first access to an image
+    whose row is not what was written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -157,6 +180,7 @@ class Pack:
         sizes = [np.stack([batch.column(c).to_numpy() for c in ("height", "width")], 1) for batch in batches]
         self._sizes = np.concatenate(sizes) if sizes else np.zeros((0, 2), np.int32)
         self._indices = {image_id: i for i, image_id in enumerate(self.ids)}
+        self._sound = np.zeros(len(self.ids), bool)  # rows whose hash this process has seen to be right
 
     def __reduce__(self) -> tuple[type[Pack], tuple[Path]]:
         return Pack, (self.path,)
@@ -164,10 +188,11 @@ class Pack:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def image(self, i: int) -> np.ndarray:
-        """uint8 (H, W, 3), the caller's own copy."""
+    def image(self, i: int, least: tuple[int, int] | None = None) -> np.ndarray:
+        """uint8 (H, W, 3), the caller's own copy; perhaps smaller, but not below `least` (see decode_image)."""
+        self._prove(i)
         try:
-            return decode_image(self.encoded(i))
+            return decode_image(self.encoded(i), least)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(f"{self.path}: image {self.ids[i]} cannot be decoded ({error})") from None
 
@@ -177,6 +202,7 @@ class Pack:
         data = self._masks[chunk][row]
         if not data.is_valid:
             return None
+        self._prove(i)
         try:
             return decode_mask(data.as_buffer())
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -204,10 +230,27 @@ class Pack:
             raise UserError(f"{self.path}: holds no image '{image_id}'; run prepare and partition again") from None
 
     def damaged(self) -> list[str]:
-        """Ids of the images whose bytes no longer have the hash recorded with them. Reads everything."""
-        hashes = [value for chunk in self._hashes for value in chunk.to_pylist()]
-        found = (hashlib.sha256(self.encoded(i)).hexdigest() for i in range(len(self)))
-        return [i for i, stored, actual in zip(self.ids, hashes, found, strict=True) if stored != actual]
+        """Ids of the images whose row no longer has the hash recorded with it. Reads everything."""
+        return [self.ids[i] for i in range(len(self)) if not self._is_sound(i)]
+
+    def check(self) -> None:
+        """UserError if any row is not what was written. Reads everything."""
+        if found := self.damaged():
+            raise UserError(f"{self.path}: damaged ({len(found)} images, the first {found[0]}); {REMOVE}")
+
+    def _prove(self, i: int) -> None:
+        """Hash a row at its first access; UserError if it is not what was written."""
+        if not self._sound[i]:
+            if not self._is_sound(i):
+                raise UserError(f"{self.path}: damaged at image {self.ids[i]}; {REMOVE}")
+            self._sound[i] = True
+
+    def _is_sound(self, i: int) -> bool:
+        chunk, row = self._place(i)
+        mask = self._masks[chunk][row]
+        data = mask.as_buffer() if mask.is_valid else None
+        found = row_hash(self.ids[i], self.encoded(i), data, *self.size(i), self.blocks[i])
+        return bool(found == self._hashes[chunk][row].as_py())
 
     def _place(self, i: int) -> tuple[int, int]:
         """(record batch, row in it)."""
@@ -241,8 +284,11 @@ def _describe(path: Path, metadata: dict[bytes, bytes]) -> tuple[str, list[Class
         version = metadata[b"dualteacher.format"].decode()
         if version != FORMAT:
             raise UserError(f"{path}: pack format {version}, this program reads {FORMAT}; {AGAIN}")
-        table = json.loads(metadata[b"dualteacher.classes"])
+        text, dataset = metadata[b"dualteacher.classes"].decode(), metadata[b"dualteacher.dataset"].decode()
+        if metadata[b"dualteacher.sha256"].decode() != _description_hash(dataset, text):
+            raise UserError(f"{path}: damaged in its description; {REMOVE}")
+        table = json.loads(text)
         classes = [ClassInfo(entry["name"], (*entry["color"],)) for entry in table]
-        return metadata[b"dualteacher.dataset"].decode(), classes
+        return dataset, classes
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a pack, or damaged ({error!r} in its description); {AGAIN}") from None

@@ -11,15 +11,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dualteacher import files, seeds
+from dualteacher import sealed, seeds
 from dualteacher.errors import UserError
 
-LABELLED, UNLABELLED = "labelled", "unlabelled"
+LABELLED, HELD_OUT, UNLABELLED = "labelled", "held_out", "unlabelled"
 SHARE = 0.01  # of an item's pixels that a class must fill to be shown by it
 CANDIDATES = 8  # seeds differ, and yet few images cover all classes
 
@@ -103,6 +103,22 @@ def order(images: Images, seed: int) -> list[list[int]]:
     return ordered
 
 
+def hold_out(images: Images, labelled: Sequence[str], seed: int, share: float) -> list[str]:
+    """Which of the labelled ids leave training to pick the epoch on: `share` of them, in whole units, sorted.
+
+    They are taken from the end of the order in which `order` would label them, so that what is left still
+    shows every class that they all show, as far as a unit can be spared. UserError where none can.
+    """
+    chosen = set(labelled)
+    has_mask = np.array([image_id in chosen for image_id in images.ids], bool)
+    units = order(Images(images.ids, images.blocks, images.pixels, has_mask & images.has_mask), seed)
+    ends = np.cumsum([len(unit) for unit in reversed(units)])[:-1]  # one unit stays
+    if not len(ends):
+        raise UserError(f"held_out {share}: the {len(labelled)} labelled images are one {images.unit}; label more")
+    number = int(np.abs(ends - share * len(labelled)).argmin()) + 1
+    return sorted(images.ids[i] for unit in units[-number:] for i in unit)
+
+
 def _shows(pixels: np.ndarray) -> np.ndarray:
     """Which classes an item shows, bool (items, classes), from their pixels.
 
@@ -137,28 +153,35 @@ def list_hash(labelled: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(labelled)).encode()).hexdigest()
 
 
-def write(path: Path, ids: Sequence[str], labelled: Sequence[str]) -> None:
-    """Parquet of image_id and role, one row a training image, sorted by image_id."""
-    chosen = set(labelled)
+def write(path: Path, ids: Sequence[str], labelled: Sequence[str], held_out: Sequence[str] = ()) -> None:
+    """Parquet of image_id and role, one row a training image, sorted by image_id; held_out: some of the labelled."""
+    role = dict.fromkeys(labelled, LABELLED) | dict.fromkeys(held_out, HELD_OUT)
     rows = sorted(ids)
-    roles = [LABELLED if image_id in chosen else UNLABELLED for image_id in rows]
-    with files.atomic(path) as temporary:
-        pq.write_table(pa.table({"image_id": rows, "role": roles}), temporary)
+    roles = [role.get(image_id, UNLABELLED) for image_id in rows]
+    sealed.write_table(path, pa.table({"image_id": rows, "role": roles}))
 
 
-def read(path: Path) -> tuple[list[str], list[str]]:
-    """(labelled ids, unlabelled ids), each sorted; UserError if the file is missing or not a partition."""
+class Roles(NamedTuple):
+    """Ids of the training images by what they are for, each sorted."""
+
+    labelled: list[str]
+    held_out: list[str]  # labelled too, but only scored, to pick the epoch
+    unlabelled: list[str]
+
+
+def read(path: Path) -> Roles:
+    """UserError if the file is missing or not a partition."""
     try:
-        table = pq.read_table(path, columns=["image_id", "role"]).to_pydict()
+        table = sealed.read_table(path).select(["image_id", "role"]).to_pydict()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the partition stage") from None
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a partition ({error}); run the partition stage again") from None
-    roles: dict[str, list[str]] = {LABELLED: [], UNLABELLED: []}
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a partition ({error}); remove it and run the partition stage again") from None
+    roles: dict[str, list[str]] = {LABELLED: [], HELD_OUT: [], UNLABELLED: []}
     for image_id, role in zip(table["image_id"], table["role"], strict=True):
         if role not in roles:
             raise UserError(f"{path}: {image_id} has role '{role}'; allowed: {', '.join(roles)}")
         roles[role].append(image_id)
     if len(set(table["image_id"])) < len(table["image_id"]):
         raise UserError(f"{path}: an image is listed twice; run the partition stage again")
-    return sorted(roles[LABELLED]), sorted(roles[UNLABELLED])
+    return Roles(*map(sorted, roles.values()))

@@ -20,21 +20,25 @@ class ConfusionMatrix:
     def __init__(self, num_classes: int, ignore_index: int = 255, device: torch.device | str = "cpu") -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        # one cell more collects what must not be there, so that checking needs no sync
-        self._flat = torch.zeros(num_classes * num_classes + 1, dtype=torch.int64, device=device)
+        # two cells more collect what must not be there, so that checking needs no sync, and what is ignored
+        self._flat = torch.zeros(num_classes * num_classes + 2, dtype=torch.int64, device=device)
 
     @torch.no_grad()
     def update(self, target: Tensor | np.ndarray, prediction: Tensor | np.ndarray) -> None:
         """Add images: target and prediction of the same shape, class indices of any integer type."""
-        target = torch.as_tensor(target).to(self._flat.device).reshape(-1).long()
-        prediction = torch.as_tensor(prediction).to(self._flat.device).reshape(-1).long()
+        device, c = self._flat.device, self.num_classes
+        # a long for a pair of pixels moves more memory than it is worth
+        target = torch.as_tensor(target).to(device).reshape(-1).int()
+        prediction = torch.as_tensor(prediction).to(device).reshape(-1).int()
         if target.shape != prediction.shape:
             raise ValueError(f"target has {target.numel()} pixels, prediction {prediction.numel()}")
-        c = self.num_classes
         inside = (target >= 0) & (target < c) & (prediction >= 0) & (prediction < c)
         index = torch.where(inside, target * c + prediction, c * c)
-        counted = (target != self.ignore_index).long()
-        self._flat.scatter_add_(0, index, counted)
+        index = torch.where(target == self.ignore_index, c * c + 1, index)
+        if device.type == "cpu":
+            self._flat += torch.bincount(index, minlength=c * c + 2)
+        else:  # there the count of bins would be waited for
+            self._flat.scatter_add_(0, index.long(), torch.ones_like(index, dtype=torch.int64))
 
     def merge(self, reduce: Callable[[Tensor], Tensor]) -> None:
         """Replace the counts by what `reduce` makes of them, such as their sum over processes."""
@@ -44,11 +48,22 @@ class ConfusionMatrix:
     def counts(self) -> np.ndarray:
         """(C, C) int64 on the CPU."""
         flat = self._flat.cpu().numpy()
-        if flat[-1]:
+        if flat[-2]:
             raise ValueError(
-                f"{flat[-1]} pixels have a class outside 0 … {self.num_classes - 1} (and not {self.ignore_index})"
+                f"{flat[-2]} pixels have a class outside 0 … {self.num_classes - 1} (and not {self.ignore_index})"
             )
-        return flat[:-1].reshape(self.num_classes, self.num_classes)
+        return flat[:-2].reshape(self.num_classes, self.num_classes)
+
+    def swallowed(self) -> float:
+        """Of the pixels that belong to other classes, the share that the greediest class takes; NaN without any.
+
+        1 where one class is predicted everywhere, whatever its own share of the images.
+        """
+        counts = self.counts.astype(np.float64)
+        others = counts.sum() - counts.sum(1)
+        taken = counts.sum(0) - np.diag(counts)
+        there = others > 0
+        return float((taken[there] / others[there]).max()) if there.any() else float("nan")
 
     def scores(self) -> dict[str, Any]:
         """miou, pixel_accuracy, mean_accuracy (fractions), class_iou and class_accuracy (C,) arrays.

@@ -1,25 +1,33 @@
-"""A picture of predictions: one row an image, columns image | truth | prediction | errors."""
+"""Predictions on a few images: a sheet to look at, and its pictures one by one for the report's page.
+
+The sheet has one row an image, columns image | truth | prediction | errors.
+"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 from skimage.color import label2rgb, rgb2gray
 from skimage.segmentation import find_boundaries
 from skimage.util import montage
 
-from dualteacher import files
+from dualteacher import files, sealed
 from dualteacher.data.pack import ClassInfo
 
 IGNORE = 255
+SIDE = 384  # longest side of a picture in the table, pixels; smaller ones keep their size
 CELL = 216  # longest side of a picture on the sheet, pixels
 GAP, MARGIN, HEADER = 10, 20, 30
 PAPER, INK, MUTED, WRONG = (255, 255, 255), (28, 33, 40), (93, 102, 115), (213, 94, 0)
 COLUMNS = ("image", "truth", "prediction", "errors")
+PICTURES = ("image_id", "right", "image", "truth", "prediction")  # columns of the table
 
 
 class Row(NamedTuple):
@@ -43,8 +51,7 @@ def render(rows: Iterable[Sequence[np.ndarray]], classes: Sequence[ClassInfo], p
     for row in rows:
         image, truth, prediction = (np.asarray(part) for part in row[:3])
         truth, prediction = truth.astype(np.int64), prediction.astype(np.int64)
-        judged = truth != IGNORE
-        scores.append(float((truth == prediction)[judged].mean()) if judged.any() else float("nan"))
+        scores.append(right(truth, prediction))
         seen |= {*np.unique(truth).tolist(), *np.unique(prediction).tolist()} - {IGNORE}
         pictures += [_cell(picture) for picture in _pictures(image, truth, prediction, classes)]
     if not pictures:
@@ -52,6 +59,43 @@ def render(rows: Iterable[Sequence[np.ndarray]], classes: Sequence[ClassInfo], p
     sheet = _sheet(pictures, scores, [classes[index] for index in sorted(seen)])
     with files.atomic(path) as temporary:
         sheet.save(temporary, format="PNG")
+
+
+def save(names: Sequence[str], rows: Iterable[Sequence[np.ndarray]], classes: Sequence[ClassInfo], path: Path) -> None:
+    """Write the pictures as Parquet, one row an image; the same rows give the same bytes.
+
+    Columns image_id; right: share of judged pixels that are right, at full size; image: JPEG; truth and
+    prediction: PNG of class indices in the classes' colours, where index len(classes) means unknown and
+    is transparent. Pictures are scaled down to at most SIDE pixels.
+    """
+    table = []
+    for name, row in zip(names, rows, strict=True):
+        image, truth, prediction = (np.asarray(part) for part in row[:3])
+        shown = Image.fromarray(image)
+        shown.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        photo = io.BytesIO()
+        shown.save(photo, format="JPEG", quality=88)
+        masks = [_mask(mask, shown.size, classes) for mask in (truth, prediction)]
+        table.append((name, right(truth, prediction), photo.getvalue(), *masks))
+    frame = pd.DataFrame(table, columns=list(PICTURES))
+    sealed.write_table(path, pa.Table.from_pandas(frame, preserve_index=False))
+
+
+def right(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Share of the pixels with a known truth that are right; NaN where there is none."""
+    judged = truth != IGNORE
+    return float((truth == prediction)[judged].mean()) if judged.any() else float("nan")
+
+
+def _mask(mask: np.ndarray, size: tuple[int, int], classes: Sequence[ClassInfo]) -> bytes:
+    """A mask as a PNG with the smallest palette that does, (width, height) = `size`."""
+    unknown = len(classes)
+    indices = _nearest(np.where(mask == IGNORE, unknown, mask), size).astype(np.uint8)
+    picture = Image.fromarray(indices)
+    picture.putpalette([part for entry in classes for part in entry.color] + [0, 0, 0])
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", transparency=unknown, optimize=True)
+    return buffer.getvalue()
 
 
 def _pictures(

@@ -96,8 +96,11 @@ def _scores(metrics: Mapping[str, Any], evaluate: Evaluate) -> str:
     names = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
     views = f"{'one scale' if len(evaluate.scales) == 1 else f'scales {_numbers(evaluate.scales)}'}"
     views += ", with flip" if evaluate.flip else ", no flip"
+    when = "after the last step"
+    if metrics.get("selected") == "held_out":
+        when = f"after epoch {metrics['selected_epoch']}, the best on labelled images held out from training"
     return (
-        f"On the {metrics['images']:,} validation images, after the last step ({views}).\n\n"
+        f"On the {metrics['images']:,} validation images, {when} ({views}).\n\n"
         + _table(["score", "%"], [[name, _percent(metrics[key])] for key, name in names.items()])
     )  # fmt: skip
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from dualteacher import console
+from dualteacher.data import parallel
 from dualteacher.data.pack import Pack
 from dualteacher.distributed import World, reduce_sum
 from dualteacher.evaluation.confusion import ConfusionMatrix
@@ -13,19 +18,68 @@ from dualteacher.evaluation.inference import Predictor, same_size_runs, to_tenso
 
 
 def score(
-    predictor: Predictor, pack: Pack, device: torch.device, batch: int, world: World | None = None, show: bool = False
-) -> ConfusionMatrix:
+    predictor: Predictor, pack: Pack, device: torch.device, batch: int, world: World | None = None, show: bool = False,
+    *, images: Sequence[int] | None = None, per_image: PerImage | None = None,
+) -> ConfusionMatrix:  # fmt: skip
     """Confusion matrix over the pack's images that have masks; memory does not grow with their number.
 
-    The processes of a run share the images, however many there are, and all get the whole matrix.
+    images: only these of the pack. per_image: keeps each image's own scores too. The processes of a run share the
+    images, however many there are, and all get the whole matrix.
     """
     world = world or World()
     matrix = ConfusionMatrix(len(pack.classes), device=device)
-    with_mask = world.mine([i for i in range(len(pack)) if pack.has_mask(i)])
+    with_mask = world.mine([i for i in (range(len(pack)) if images is None else images) if pack.has_mask(i)])
     runs = list(same_size_runs(pack, with_mask, batch))
-    for run in console.progress(runs, "evaluate", unit="batch") if show else runs:
-        prediction = predictor(to_tensor([pack.image(i) for i in run], device))
-        target = np.stack([mask for i in run if (mask := pack.mask(i)) is not None])
+    decoded = parallel.ordered((partial(decode, pack, run) for run in runs), workers=1)
+    batches = console.progress(decoded, "evaluate", total=len(runs), unit="batch") if show else decoded
+    for run, (pixels, target) in zip(runs, batches, strict=True):
+        prediction = predictor(to_tensor(pixels, device))
         matrix.update(target, prediction)
+        if per_image is not None:
+            per_image.update(run, torch.from_numpy(target).to(device), prediction)
     matrix.merge(lambda counts: reduce_sum(counts, world))
+    if per_image is not None:
+        per_image.values = reduce_sum(per_image.values, world)
     return matrix
+
+
+def decode(pack: Pack, run: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Images and stacked masks of one size; made a batch ahead, while the network has the one before."""
+    return [pack.image(i) for i in run], np.stack([mask for i in run if (mask := pack.mask(i)) is not None])
+
+
+class PerImage:
+    """Scores of single images, for finding the hardest; `values` (images, 3): mIoU, pixel accuracy, 1 where known."""
+
+    def __init__(self, images: int, num_classes: int, device: torch.device) -> None:
+        self.num_classes = num_classes
+        self.values = torch.zeros((images, 3), dtype=torch.float64, device=device)
+
+    def update(self, indices: Sequence[int], target: Tensor, prediction: Tensor) -> None:
+        """target, prediction (B, H, W) of the pack's images `indices`."""
+        miou, accuracy, known = image_scores(target, prediction, self.num_classes).unbind(1)
+        rows = torch.stack([miou, accuracy, torch.ones_like(miou)], 1) * known[:, None]
+        self.values[torch.tensor(indices, device=self.values.device)] = rows
+
+    def scores(self) -> np.ndarray:
+        """(images, 2) mIoU and pixel accuracy; NaN where the image has no pixel with a known class."""
+        values = self.values.cpu().numpy()
+        return np.where(values[:, 2:] > 0, values[:, :2], np.nan)
+
+
+def image_scores(target: Tensor, prediction: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """(B, 3) float64: each image's mIoU over the classes its truth shows, pixel accuracy, 1 if it has any truth.
+
+    target, prediction: (B, H, W) class indices.
+    """
+    c, count = num_classes, len(target)
+    target, prediction = target.flatten(1).long(), prediction.flatten(1).long()
+    place = torch.arange(count, device=target.device)[:, None] * c * c + target.clamp(max=c - 1) * c + prediction
+    known = (target != ignore_index).double()
+    flat = torch.zeros(count * c * c, dtype=torch.float64, device=target.device)
+    counts = flat.scatter_add_(0, place.flatten(), known.flatten()).view(count, c, c)
+    hit, truth = counts.diagonal(dim1=1, dim2=2), counts.sum(2)
+    iou = hit / (truth + counts.sum(1) - hit).clamp(min=1)
+    shown, pixels = truth > 0, truth.sum(1)
+    miou = (iou * shown).sum(1) / shown.sum(1).clamp(min=1)
+    return torch.stack([miou, hit.sum(1) / pixels.clamp(min=1), (pixels > 0).double()], 1)

@@ -71,6 +71,11 @@ class Method:
         """Index of the teacher that labels at this time."""
         return None
 
+    def labeller(self, student: Segmenter, clock: Clock) -> Segmenter | None:
+        """The network whose labels the student learns on unlabelled images at this time; None: it learns none."""
+        index = self.active(clock)
+        return None if index is None else self.teachers[index]
+
     def mix(self, clock: Clock) -> str | None:
         """Name of the mix applied at this time."""
         return None

@@ -35,6 +35,9 @@ class CPS(Method):
         partner.backbone.load_state_dict(student.backbone.state_dict())
         self.partners = [partner.to(device).train()]
 
+    def labeller(self, student: Segmenter, clock: Clock) -> Segmenter:
+        return self.partners[0]
+
     def mix(self, clock: Clock) -> str:
         return "cutmix"
 

@@ -47,8 +47,9 @@ def restore_linear(network: nn.Module) -> None:
 
 
 def _convolves(x: Tensor) -> bool:
-    """Whether oneDNN's convolution is to be had: not for other types, nor under autocast, which uses oneDNN anyway."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    """Whether oneDNN's convolution is to be had: not for other types, nor where autocast or a compiler chooses."""
+    chosen = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not chosen
 
 
 @cache

@@ -7,10 +7,12 @@ Both take the backbone's feature maps, finest first, and give logits at the fine
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from dualteacher.errors import UserError
 from dualteacher.models import dense
@@ -24,6 +26,26 @@ def resize(features: Tensor, size: Sequence[int]) -> Tensor:
 def pointwise(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """1 × 1 convolution: (B, K, h, w), weight (N, K) → (B, N, h, w), channels last in memory."""
     return dense.linear(features.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+
+
+class _ScaledReLU(torch.autograd.Function):
+    """ReLU in place, then dropout of whole channels: x (B, C, h, w) times scale (B, C, 1, 1), 0 or more.
+
+    Written as one operation since the map is a step's largest: autograd would hold two gradients of its size at once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        x.mul_(scale).relu_()
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x, scale)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        out, scale = ctx.saved_tensors
+        return torch.where(out > 0, slope, 0).mul_(scale), None
 
 
 class SegFormerHead(nn.Module):
@@ -46,9 +68,9 @@ class SegFormerHead(nn.Module):
         """[(B, C_k, h_k, w_k), …] finest first → (B, num_classes, h_0, w_0)."""
         features = self.norm(self.fused(levels))
         if self.training and self.dropout.p > 0:
-            # Dropout scales whole channels by 0 or more, so it may come before ReLU: nothing is kept for its sake.
-            features.mul_(self.dropout(features.new_ones(*features.shape[:2], 1, 1)))
-        features = F.relu(features, inplace=True)
+            features = _ScaledReLU.apply(features, self.dropout(features.new_ones(*features.shape[:2], 1, 1)))
+        else:
+            features = F.relu(features, inplace=True)
         return pointwise(features, self.classifier.weight.flatten(1), self.classifier.bias)
 
     def fused(self, levels: Sequence[Tensor]) -> Tensor:

@@ -2,11 +2,12 @@
 
 Our files hold one metadata entry, `dualteacher`: JSON with the format's version, the file's kind and all
 that a reader must know. One entry, because the library does not keep the order of several; so equal content
-is equal bytes.
+is equal bytes. The JSON holds a hash of the rest and of the tensors, so a flipped bit is noticed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -28,10 +29,11 @@ WHAT = {"backbone": "prepared backbone weights", "segmenter": "a trained network
 
 def write(path: Path, kind: str, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Write tensors and their description, atomically; ValueError if the description has a reserved key."""
-    if clash := {"format", "kind"} & description.keys():
+    if clash := {"format", "kind", "sha256"} & description.keys():
         raise ValueError(f"reserved: {clash}")
-    text = json.dumps({"format": FORMAT, "kind": kind, **description}, sort_keys=True, allow_nan=False)
     plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    whole = {"format": FORMAT, "kind": kind, **description}
+    text = json.dumps(whole | {"sha256": content_hash(plain, whole)}, sort_keys=True, allow_nan=False)
     with files.atomic(path) as temporary:
         # Not save_file: it makes files that nobody but their owner can read, whatever the umask says.
         temporary.write_bytes(safetensors.torch.save(plain, metadata={ENTRY: text}))
@@ -51,7 +53,20 @@ def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path}: file format {version!r}, this version of the program reads {FORMAT}; make it again")
     if found != kind:
         raise UserError(f"{path}: holds {WHAT.get(found, repr(found))}; expected {WHAT[kind]}")
+    written = description.pop("sha256", None)  # files of older versions have none
+    if written is not None and written != content_hash(state, description):
+        raise UserError(f"{path}: damaged: it is not what was written; remove it and make or copy it again")
     return state, description
+
+
+def content_hash(state: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    """Hex digest of a description and of contiguous tensors: names, types, shapes and bytes."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for key in sorted(state):
+        value = state[key]
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_backbone(path: Path, model: settings.Model) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from dualteacher.reporting.drawing import HEAT, INK, Figure, Panel
 from dualteacher.reporting.results import Run, spoken
+from dualteacher.reporting.tables import percent
 
 CLASSES_A_PANEL = 30
 Runs = dict[str, list[Run]]  # by method
@@ -31,6 +32,17 @@ def confusion(name: str, runs: Runs, names: Sequence[str]) -> Figure:
         text = f"Confusion matrix of {spoken(method)}: rows true class, columns predicted, in % of the row"
         panels.append(Panel(spoken(method), partial(_draw_confusion, shares, names), text, (side, 0.95 * side)))
     return Figure(name, panels, columns=2 if len(panels) in (2, 4) else 3)
+
+
+def mistakes(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+    """The three most frequent confusions, in words."""
+    shares = pd.DataFrame(normalised(runs)).stack().dropna()
+    wrong = shares[[true != predicted for true, predicted in shares.index]].sort_values(ascending=False, kind="stable")
+    return [
+        f"{percent(share)} % of {names[true]} taken for {names[predicted]}"
+        for (true, predicted), share in wrong.head(3).items()
+        if share > 0
+    ]
 
 
 def _draw_confusion(shares: np.ndarray, names: Sequence[str], axes: Any) -> None:

@@ -26,8 +26,11 @@ from dualteacher import files
 
 INK, MUTED, GRID = "#1c2128", "#5d6673", "#e4e7eb"
 BASELINE = "#6b7280"
-# Okabe and Ito's colours, ordered so that the first three differ in lightness too.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Okabe and Ito's colours, ordered so that the first three differ in lightness too; then six of their complements.
+PALETTE = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
+    *("#332288", "#999933", "#882255", "#8a5a2b", "#d6304f", "#44aa99"),
+)
 MARKERS = ("s", "o", "^", "D", "v", "P", "X")
 HEAT = (0.16, 0.5, 0.8)  # of the confusion matrices; its opacity is the value
 

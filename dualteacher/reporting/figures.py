@@ -15,13 +15,24 @@ import numpy as np
 import pandas as pd
 
 from dualteacher import paths
-from dualteacher.reporting import class_figures, drawing
+from dualteacher.reporting import class_figures, drawing, insight_figures, method_figures
 from dualteacher.reporting.class_figures import Runs
 from dualteacher.reporting.drawing import MARKERS, MUTED, Figure, Panel
 from dualteacher.reporting.results import Results, Run, spoken
 from dualteacher.settings import Grid
 
-KINDS = ("curves", "teachers", "pseudo_labels", "confusion", "per_class")
+KINDS = (
+    "curves",
+    "methods",
+    "teachers",
+    "pseudo_labels",
+    "confusion",
+    "per_class",
+    "class_gains",
+    "calibration",
+    "hardest",
+    "snapshots",
+)
 DASH = (0, (3, 1.6))
 
 
@@ -35,18 +46,20 @@ def files_of(grid: Grid) -> list[Path]:
 def build(results: Results) -> dict[str, Figure]:
     """All figures by name."""
     grid, baseline = results.settings.grid, results.settings.report.baseline
-    colors = drawing.colors(grid.method, baseline)
+    colors = drawing.colors(grid.methods, baseline)
     figures = [_scores(results, dataset, colors) for dataset in grid.dataset]
     for dataset, part in results.fields:
-        runs = {method: results.of(dataset, part, method) for method in grid.method}
+        runs = results.by_method(dataset, part)
         names = [entry.name for entry in results.classes[dataset]]
         stem = f"{dataset}-{part}"
         figures += [
             _curves(f"{stem}-curves", runs, colors),
+            _methods(f"{stem}-methods", runs, colors),
             _teachers(f"{stem}-teachers", runs, colors),
             _pseudo_labels(f"{stem}-pseudo_labels", runs, colors),
             class_figures.confusion(f"{stem}-confusion", runs, names),
-            class_figures.per_class(f"{stem}-per_class", runs, colors, names, _legend(colors, grid.method)),
+            class_figures.per_class(f"{stem}-per_class", runs, colors, names, _legend(colors, list(runs))),
+            *insight_figures.build(results, dataset, part, colors),
         ]
     return {figure.name: figure for figure in figures}
 
@@ -124,18 +137,25 @@ def _curves(name: str, runs: Runs, colors: dict[str, str]) -> Figure:
     return Figure(name, _line_panels(runs, colors, "step", wanted), _legend(colors, list(runs)))
 
 
+def _methods(name: str, runs: Runs, colors: dict[str, str]) -> Figure:
+    bands = {m: over_seeds([run.history for run in of_method], "step", "val_miou") for m, of_method in runs.items()}
+    return method_figures.multiples(name, runs, colors, bands)
+
+
 def _pseudo_labels(name: str, runs: Runs, colors: dict[str, str]) -> Figure:
     """Coverage in training and on the probe, then what the kept labels are worth, beside that of all labels."""
     wanted = [("kept", "Kept in training (% of pixels)", 100.0)]
     wanted += [("probe_coverage", "Kept on the probe (% of pixels)", 100.0)]
     panels = _line_panels(runs, colors, "epoch", wanted)
-    methods = [m for m in _with_teachers(runs) if any(run.history["probe_accuracy"].notna().any() for run in runs[m])]
+    methods = [
+        m for m, of_method in runs.items() if any(r.history["probe_accuracy_all"].notna().any() for r in of_method)
+    ]
     if methods:
         title = "Right on the probe (%)"
         text = f"{title}: kept pseudo-labels and all pseudo-labels by epoch, for {', '.join(map(spoken, methods))}"
         panels.append(Panel(title, partial(_right, {m: runs[m] for m in methods}, colors), text))
-    legend = _legend(colors, _with_teachers(runs))
-    return Figure(name, panels, legend, empty="no method of this grid uses pseudo-labels")
+    using = [m for m, of_method in runs.items() if any(run.history["kept"].notna().any() for run in of_method)]
+    return Figure(name, panels, _legend(colors, using), empty="no method of this grid uses pseudo-labels")
 
 
 def _right(runs: Runs, colors: dict[str, str], axes: Any) -> None:
@@ -227,22 +247,25 @@ def _scores(results: Results, dataset: str, colors: dict[str, str]) -> Figure:
     """mIoU against the amount of labels: each seed a dot, their mean a larger mark."""
     draw = partial(_draw_scores, results, dataset, colors)
     text = f"mIoU of every method on {dataset} by partition; the numbers are in the table of results"
-    panel = Panel("mIoU (%), last epoch", draw, text, (4.6, 2.7))
-    return Figure(f"{dataset}-scores", [panel], _legend(colors, results.settings.grid.method))
+    panel = Panel("mIoU (%)", draw, text, (4.6, 2.7))
+    return Figure(f"{dataset}-scores", [panel], _legend(colors, results.settings.grid.methods))
 
 
 def _draw_scores(results: Results, dataset: str, colors: dict[str, str], axes: Any) -> None:
     grid = results.settings.grid
     labelled = {
-        p: np.mean([r.provenance["labelled"] for r in results.runs if r.cell.partition == p]) for p in grid.partition
+        p: np.mean([r.provenance["labelled"] for r in results.runs if r.cell.partition == p]) for p in grid.partitions
     }
-    order = sorted(grid.partition, key=lambda part: labelled[part])
-    for i, method in enumerate(grid.method):
-        offset = 0.05 * (i - (len(grid.method) - 1) / 2)
-        means = []
+    order = sorted(grid.partitions, key=lambda part: labelled[part])
+    for i, method in enumerate(grid.methods):
+        offset = 0.05 * (i - (len(grid.methods) - 1) / 2)
+        means, at = [], []
         for x, part in enumerate(order):
+            if method not in grid.methods_on(part):
+                continue
             values = [100 * run.metrics["miou"] for run in results.of(dataset, part, method)]
             means.append(np.mean(values))
+            at.append(x + offset)
             axes.plot(
                 *([x + offset] * len(values), values),
                 *("o",),
@@ -252,9 +275,13 @@ def _draw_scores(results: Results, dataset: str, colors: dict[str, str], axes: A
                 markeredgewidth=0,
                 gid=f"method:{method}:seeds:{part}",
             )
-        at = np.arange(len(order)) + offset
         marker = MARKERS[i % len(MARKERS)]
         axes.plot(at, means, color=colors[method], lw=1.2, marker=marker, markersize=7, gid=f"method:{method}:mean")
     _frame(axes, "labelled images")
-    axes.set_xticks(range(len(order)), [f"{part}\n({labelled[part]:.0f})" for part in order])
+    bounds = {part: ", bound" for part in grid.also.bound.partition}
+    for part in bounds:  # a line that the others are read against
+        for method in grid.methods_on(part):
+            level = np.mean([100 * run.metrics["miou"] for run in results.of(dataset, part, method)])
+            axes.axhline(level, color=colors[method], lw=0.9, ls=DASH, alpha=0.7, zorder=0)
+    axes.set_xticks(range(len(order)), [f"{part}{bounds.get(part, '')}\n({labelled[part]:.0f})" for part in order])
     axes.set_xlim(-0.6, len(order) - 0.4)

@@ -1,16 +1,21 @@
 """The report as one HTML page that needs nothing else: no network, no files beside it.
 
-Every byte follows from the runs and params.yaml, so that the same results give the same page: no date,
-no host name, no commit.
+Every byte follows from the runs, their logs and params.yaml, so that the same results give the same page: no
+date, no host name, no commit.
+
+How something is added to the page:
+- a figure for each dataset and partition: its kind in figures.KINDS (drawn there), and one entry in SECTIONS, which
+  says what it shows, a sentence a method beside it (`words`) and its numbers (`table`), where there are any;
+- a table on all results: a function in page_tables.py that gives a Table, called in `_content`, and
+  `{{ table(name) }}` where it belongs in templates/page.html.j2;
+- a remark on the results of a dataset and partition, such as a warning: one more line in reading.read.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -20,16 +25,22 @@ import jinja2
 import pandas as pd
 import yaml
 from markupsafe import Markup
-from PIL import Image
 
 from dualteacher import __version__, files, paths
-from dualteacher.reporting import class_figures, drawing, page_tables, reading, tables
+from dualteacher.reporting import (
+    class_figures,
+    drawing,
+    insight_figures,
+    page_gallery,
+    page_runs,
+    page_tables,
+    reading,
+    tables,
+)
 from dualteacher.reporting.drawing import Figure
 from dualteacher.reporting.page_tables import Table
 from dualteacher.reporting.results import Results, Run, spoken
 
-GALLERY_BUDGET = 5_500_000  # bytes of images in the page, as encoded
-GALLERY_PLAIN = 300_000  # a PNG up to this size is embedded as it is
 PACKAGES = [
     "torch",
     "torchvision",
@@ -45,8 +56,98 @@ PACKAGES = [
 
 
 @dataclass(frozen=True)
+class Section:
+    """A section of figures: one figure of this kind for each dataset and partition."""
+
+    kind: str  # of figures.KINDS
+    title: str
+    intro: str
+    layout: str = ""  # CSS class of its panels: "" (small), two (large, beside a table), matrices
+    words: Callable[[str, Sequence[Run]], str] | None = None  # (method, its runs) → a sentence, or ""
+    table: Callable[[Results, str, str], Table] | None = None  # (results, dataset, partition) → its numbers
+    lines: Callable[[Sequence[Run], Sequence[str]], list[str]] | None = None  # (runs, classes) → below a method's panel
+
+    @property
+    def target(self) -> str:
+        """Its address in the page."""
+        return self.kind.replace("_", "-")
+
+
+SECTIONS = (
+    Section(
+        "curves",
+        "Learning curves",
+        "By optimiser step, after the warm-up. The line is the mean over seeds, the band reaches from the lowest seed"
+        " to the highest. Press a method to pick it out.",
+    ),
+    Section(
+        "methods",
+        "Method by method",
+        "Validation mIoU once more, a panel for each method: thin lines are its seeds, the thick one their mean, the"
+        " grey ones the other methods' means. All panels have the same scale.",
+    ),
+    Section(
+        "teachers",
+        "Teachers",
+        "How far each teacher is from its student: relative L2 distance of the parameters, and share of pixels with"
+        " another label. Temporary teachers take turns: the active one follows the student, the waiting one is left"
+        " behind, so the two lines alternate. Shaded: epochs in which teacher B is active.",
+        words=reading.teachers,
+    ),
+    Section(
+        "pseudo_labels",
+        "Pseudo-labels",
+        "How many of the labels that each method learns pass its threshold, and how many of those are right, judged on"
+        " probe images whose masks training never sees; dashed: of all labels, kept or not. Many kept and few right is"
+        " how self-training goes wrong.",
+        words=reading.pseudo_labels,
+    ),
+    Section(
+        "calibration",
+        "Calibration",
+        "Reliability of the last labels that each method learnt, on the probe images (of a supervised student: of those"
+        " it would give): bars are the share of right labels by confidence, which on the dashed line would be honest;"
+        " dots are the share of all pixels. ECE: mean distance from that line over pixels.",
+        words=insight_figures.calibrated,
+    ),
+    Section(
+        "per_class",
+        "Classes",
+        "IoU by class, the most frequent class first; thin lines reach from the lowest seed to the highest.",
+        layout="two",
+        table=page_tables.class_table,
+    ),
+    Section(
+        "class_gains",
+        "Gains by class",
+        "IoU of each class minus the baseline's with the same seed, mean over seeds, with its interval where three or"
+        " more seeds give one. A gain in the mean can be a loss in a rare class.",
+    ),
+    Section(
+        "confusion",
+        "Confusion",
+        "Where the pixels of each true class (row) went, in % of the row, all seeds together. The shading favours small"
+        " shares; the numbers are exact.",
+        layout="matrices",
+        lines=class_figures.mistakes,
+    ),
+    Section(
+        "snapshots",
+        "Predictions over epochs",
+        "One fixed validation image, and what each method's student (first seed) said of it at its validations.",
+        layout="wide",
+    ),
+    Section(
+        "hardest",
+        "Hardest images",
+        "The validation images with the lowest mIoU, mean over methods and seeds, beside their truth.",
+    ),
+)
+
+
+@dataclass(frozen=True)
 class Block:
-    """A figure's panels or a gallery of one dataset and partition."""
+    """A figure's panels for one dataset and partition, with the words and numbers that go with them."""
 
     heading: str
     panels: Sequence[tuple[str, Markup, Sequence[str]]] = ()  # title, svg, lines below
@@ -55,7 +156,6 @@ class Block:
     empty: str = ""
     columns: int = 1
     table: Table | None = None
-    images: Sequence[tuple[str, str]] = field(default=())  # title, data URI or "" with the path as title
 
 
 def write(results: Results, table: pd.DataFrame, seeds: pd.DataFrame, drawn: dict[str, Figure], params: str) -> Path:
@@ -80,12 +180,13 @@ def _content(
 ) -> dict[str, Any]:
     """What the template shows."""
     settings, grid = results.settings, results.settings.grid
-    colors = {m: drawing.variable(c) for m, c in drawing.colors(grid.method, settings.report.baseline).items()}
+    colors = {m: drawing.variable(c) for m, c in drawing.colors(grid.methods, settings.report.baseline).items()}
     return {
         "title": settings.report.title,
         "baseline": spoken(settings.report.baseline),
         "grid": grid,
         "runs": len(results.runs),
+        "held_out": any(run.metrics["selected"] == "held_out" for run in results.runs),
         "spoken": spoken,
         "settings": settings,
         **_findings(results, seeds),
@@ -96,12 +197,11 @@ def _content(
         "result_table": page_tables.result_table(results, table, seeds, colors),
         "cost_table": page_tables.cost_table(results, table, colors),
         "data_table": page_tables.data_table(results),
-        "curves": _blocks(results, drawn, "curves"),
-        "teachers": _blocks(results, drawn, "teachers"),
-        "pseudo_labels": _blocks(results, drawn, "pseudo_labels"),
-        "confusion": _blocks(results, drawn, "confusion"),
-        "per_class": _blocks(results, drawn, "per_class"),
-        "galleries": _galleries(results),
+        "contents": [(section.target, section.title) for section in SECTIONS],
+        "run_table": page_tables.run_table(results, colors),
+        "sections": [(section, _blocks(results, drawn, section)) for section in SECTIONS],
+        "galleries": page_gallery.galleries(results, {field: _heading(results, *field) for field in results.fields}),
+        "sheets": page_runs.sheets(results),
         "published": _published(results),
         "params": params,
         "versions": [("dualteacher", __version__), ("python", platform.python_version()), *_versions()],
@@ -128,7 +228,8 @@ def _findings(results: Results, seeds: pd.DataFrame) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     for dataset, partition in results.fields:
         of_field = seeds[(seeds["dataset"] == dataset) & (seeds["partition"] == partition)]
-        read = reading.read(of_field, results.settings.report.baseline)
+        bounds = seeds[seeds["bound"] & (seeds["dataset"] == dataset)]
+        read = reading.read(of_field, results.settings.report.baseline, bounds)
         labelled = tables.between(of_field["labelled"].min(), of_field["labelled"].max())
         total = (of_field["labelled"] + of_field["unlabelled"]).max()
         place = f"{dataset}, {partition}: {labelled} of {tables.whole(total)} training images labelled"
@@ -145,7 +246,7 @@ def _findings(results: Results, seeds: pd.DataFrame) -> dict[str, Any]:
 
 
 def _figure(figure: Figure, heading: str, results: Results) -> Block:
-    methods = {spoken(method): method for method in results.settings.grid.method}
+    methods = {spoken(method): method for method in results.settings.grid.methods}
     panels = [
         (panel.title, Markup(drawing.inline(panel, f"{figure.name}-{i}")), ())  # our own markup, labels escaped there
         for i, panel in enumerate(figure.panels)
@@ -154,71 +255,24 @@ def _figure(figure: Figure, heading: str, results: Results) -> Block:
     return Block(heading, panels, legend, empty="" if panels else figure.empty, columns=figure.columns)
 
 
-def _blocks(results: Results, drawn: dict[str, Figure], kind: str) -> list[Block]:
-    """One kind of figure for each dataset and partition, with the words and tables that go with it."""
+def _blocks(results: Results, drawn: dict[str, Figure], section: Section) -> list[Block]:
+    """The figures of a section, each with the words and tables that go with it."""
     blocks = []
     for dataset, partition in results.fields:
-        block = _figure(drawn[f"{dataset}-{partition}-{kind}"], _heading(results, dataset, partition), results)
-        of_method = {m: results.of(dataset, partition, m) for m in results.settings.grid.method}
-        panels, remarks, table = block.panels, [], None
-        if kind == "confusion":
+        block = _figure(drawn[f"{dataset}-{partition}-{section.kind}"], _heading(results, dataset, partition), results)
+        of_method = results.by_method(dataset, partition)
+        panels, remarks = block.panels, []
+        if section.lines:  # such a figure has a panel for each method
             names = [entry.name for entry in results.classes[dataset]]
             panels = [
-                (title, svg, _confusions(runs, names))
+                (title, svg, section.lines(runs, names))
                 for (title, svg, _), runs in zip(panels, of_method.values(), strict=True)
             ]
-        elif kind == "per_class":
-            table = page_tables.class_table(results, dataset, partition)
-        elif kind in ("teachers", "pseudo_labels"):
-            say = reading.teachers if kind == "teachers" else reading.pseudo_labels
-            remarks = [nobreak(text) for m, runs in of_method.items() if (text := say(m, runs))]
+        if section.words:
+            remarks = [nobreak(text) for m, runs in of_method.items() if (text := section.words(m, runs))]
+        table = section.table(results, dataset, partition) if section.table else None
         blocks.append(replace(block, panels=panels, remarks=remarks, table=table))
     return blocks
-
-
-def _confusions(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
-    """The three most frequent mistakes, in words."""
-    shares = pd.DataFrame(class_figures.normalised(runs)).stack().dropna()
-    wrong = shares[[true != predicted for true, predicted in shares.index]].sort_values(ascending=False, kind="stable")
-    return [
-        f"{tables.percent(share)} % of {names[true]} taken for {names[predicted]}"
-        for (true, predicted), share in wrong.head(3).items()
-        if share > 0
-    ]
-
-
-def _galleries(results: Results) -> list[Block]:
-    """Each cell's gallery while the budget lasts, all methods' first seeds before any second seed."""
-    encoded: dict[paths.Cell, str] = {}
-    left = GALLERY_BUDGET
-    for seed in results.settings.grid.seed:
-        for run in results.runs:
-            if run.cell.seed == seed:
-                uri = data_uri(run.cell.gallery)
-                encoded[run.cell] = uri if len(uri) <= left else ""
-                left -= len(encoded[run.cell])
-    blocks = []
-    for dataset, partition in results.fields:
-        images = []
-        for method in results.settings.grid.method:
-            for run in results.of(dataset, partition, method):
-                title = f"{spoken(method)}, seed {run.cell.seed}"
-                images.append((title if encoded[run.cell] else str(run.cell.gallery.as_posix()), encoded[run.cell]))
-        blocks.append(Block(_heading(results, dataset, partition), images=images))
-    return blocks
-
-
-def data_uri(path: Path) -> str:
-    """An image file as a data URI; a large one as WebP of at most 1,400 pixels width."""
-    content, kind = path.read_bytes(), "png"
-    if len(content) > GALLERY_PLAIN:
-        with Image.open(path) as image:
-            smaller = image.convert("RGB")
-            smaller.thumbnail((1400, 20_000))
-            buffer = io.BytesIO()
-            smaller.save(buffer, format="WEBP", quality=86, method=4)
-        content, kind = buffer.getvalue(), "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 # ---------------------------------------------------------------- provenance

@@ -1,7 +1,8 @@
 """What the numbers say, in words: computed, so that the prose can never be kinder than the table.
 
-A difference between two methods is called one only where it exceeds the spread of that difference over
-seeds (paired, ddof = 1). This is a rule of thumb and no significance test; the words do not claim one.
+A difference between two methods is called one only where its interval over seeds excludes zero (see statistics.py);
+with two seeds, which give no interval, where it exceeds its own spread (paired, ddof = 1). That is a rule of thumb and
+no significance test; the words do not claim one.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from dualteacher.reporting import statistics
 from dualteacher.reporting.results import Run, spoken
-from dualteacher.reporting.tables import percent, points, spread
+from dualteacher.reporting.tables import between, percent, points, span, spread
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -35,18 +38,25 @@ class Comparison:
     other: str
     differences: np.ndarray  # (seeds,)
 
-    @property
-    def mean(self) -> float:
-        return float(self.differences.mean())
+    @cached_property
+    def paired(self) -> statistics.Paired:
+        return statistics.paired(self.differences)
 
     @property
-    def std(self) -> float:
-        return float(self.differences.std(ddof=1)) if len(self.differences) > 1 else math.nan
+    def mean(self) -> float:
+        return self.paired.mean
 
     @property
     def clear(self) -> bool:
-        """The difference exceeds its own spread over seeds (never so with one seed)."""
-        return len(self.differences) > 1 and abs(self.mean) > self.std
+        return self.paired.clear
+
+    @property
+    def margin(self) -> str:
+        """« ± 1.2», and where there is an interval « [−0.1 … +2.4]»; "" with one seed."""
+        if len(self.differences) < 2:
+            return ""
+        ends = f" [{span(self.paired.low, self.paired.high, self.paired.n)}]" if self.paired.known else ""
+        return f"± {spread(self.paired.std)}{ends}"
 
 
 def compare(seeds: pd.DataFrame, method: str, other: str) -> Comparison:
@@ -55,14 +65,14 @@ def compare(seeds: pd.DataFrame, method: str, other: str) -> Comparison:
     return Comparison(method, other, (table[method] - table[other]).to_numpy())
 
 
-def read(seeds: pd.DataFrame, baseline: str) -> Reading:
-    """Read the per-seed rows of one dataset and partition (see tables.per_seed)."""
+def read(seeds: pd.DataFrame, baseline: str, bounds: pd.DataFrame | None = None) -> Reading:
+    """Read the per-seed rows of one dataset and partition (see tables.per_seed); `bounds`: those of its bounds."""
     means = seeds.groupby("method", sort=False)["miou"].mean().sort_values(ascending=False, kind="stable")
     order = [str(name) for name in means.index]
     number = seeds["seed"].nunique()
     if len(order) == 1:
         only = f"Only {spoken(order[0])} was run: {percent(means.iloc[0])} % mIoU; there is nothing to compare it with."
-        return Reading(only, _cautions(seeds, order, number))
+        return Reading(only, _alarms(seeds) + _bounds(bounds, means) + _cautions(seeds, order, number))
     first = compare(seeds, order[0], order[1])
     lead = (
         f"{spoken(first.method)} is ahead with {percent(means.iloc[0])} % mIoU,"
@@ -79,6 +89,7 @@ def read(seeds: pd.DataFrame, baseline: str) -> Reading:
         ]
     else:
         remarks.append(f"The baseline ({spoken(baseline)}) is not in the grid, so no differences to it are shown.")
+    remarks = [*_alarms(seeds), *remarks, *_bounds(bounds, means)]
     return Reading(lead, remarks + _compute(seeds, order, baseline) + _cautions(seeds, order, number))
 
 
@@ -87,28 +98,53 @@ def _verdict(comparison: Comparison) -> str:
     number = len(comparison.differences)
     if number == 1:
         return "With one seed nobody can say how much of this is chance."
+    over = f"over {_count(number, 'seed')} ({comparison.margin})"
+    if comparison.paired.known:
+        if comparison.clear:
+            return f"The difference's interval {over} excludes zero."
+        return f"The difference's interval {over} holds zero: these runs do not tell the two apart."
     if comparison.clear:
-        return f"The difference exceeds its spread over {_count(number, 'seed')} (± {spread(comparison.std)})."
-    return (
-        f"That is within what the difference varies by over {_count(number, 'seed')}"
-        f" (± {spread(comparison.std)}): these runs do not tell the two apart."
-    )
+        return f"The difference exceeds its spread {over}."
+    return f"That is within what the difference varies by {over}: these runs do not tell the two apart."
 
 
 def _against(comparison: Comparison) -> str:
     """One method against the baseline; says plainly where there is no gain."""
     method, other = spoken(comparison.method), spoken(comparison.other)
-    by = f"{points(comparison.mean)} points"
-    if len(comparison.differences) > 1:
-        by += f" ± {spread(comparison.std)}"
+    by = f"{points(comparison.mean)} points {comparison.margin}".rstrip()
+    what = "interval" if comparison.paired.known else "spread"
     if comparison.mean <= 0:
-        sure = "" if comparison.clear or len(comparison.differences) == 1 else ", within the spread over seeds"
+        sure = "" if comparison.clear or len(comparison.differences) == 1 else f", within the {what} over seeds"
         return f"{method} does not beat {other} here ({by}{sure})."
     if len(comparison.differences) == 1:
         return f"{method} stands above {other} ({by}), on one seed."
     if comparison.clear:
-        return f"{method} beats {other} by more than the spread over seeds ({by})."
-    return f"{method} stands above {other} ({by}), but within the spread over seeds: no gain is shown."
+        return f"{method} beats {other} by more than the {what} over seeds ({by})."
+    return f"{method} stands above {other} ({by}), but within the {what} over seeds: no gain is shown."
+
+
+def _alarms(seeds: pd.DataFrame) -> list[str]:
+    """Runs whose training raised alarms; first among the remarks, since their scores mean less."""
+    raised = seeds[seeds["alarms"] != ""]
+    if not len(raised):
+        return []
+    each = [f"{spoken(row.method)} seed {row.seed} ({', '.join(row.alarms.split())})" for row in raised.itertuples()]
+    return [f"Alarm: training showed signs of collapse in {'; '.join(each)}. alarms.csv says what was seen, and when."]
+
+
+def _bounds(bounds: pd.DataFrame | None, means: pd.Series) -> list[str]:
+    """How far the best method is from what other labels, such as all of them, give."""
+    told = []
+    for (partition, method), rows in bounds.groupby(["partition", "method"], sort=False) if bounds is not None else ():
+        bound, labelled = rows["miou"].mean(), between(rows["labelled"].min(), rows["labelled"].max())
+        gap = bound - means.iloc[0]
+        side = "above" if gap > 0 else "below"
+        told.append(
+            f"Bound: {spoken(method)} on partition {partition} ({labelled} labelled images) reaches {percent(bound)} %,"
+            f" {_amount(gap)} {side} {spoken(str(means.index[0]))}."
+        )
+        told += [text.replace("Alarm:", f"Alarm on partition {partition}:") for text in _alarms(rows)]
+    return told
 
 
 def _compute(seeds: pd.DataFrame, order: list[str], baseline: str) -> list[str]:
@@ -133,11 +169,17 @@ def _cautions(seeds: pd.DataFrame, order: list[str], number: int) -> list[str]:
     found = []
     means = seeds.groupby("method", sort=False)[["miou", "best_miou"]].mean()
     optimism = (means["best_miou"] - means["miou"]).dropna()
+    picked = (seeds["selected"] == "held_out").any()
+    if picked:
+        found.append(
+            "Each run's epoch was picked on labelled images held out from training, never on the validation images."
+        )
     if len(optimism) and optimism.max() >= 0.0005:
         method = str(optimism.idxmax())
+        what = "does" if picked else "is the last epoch and does"
         text = (
             "Picking each run's best epoch on the validation images would add up to"
-            f" {_amount(optimism.max())} ({spoken(method)}); the headline is the last epoch and does not."
+            f" {_amount(optimism.max())} ({spoken(method)}); the headline {what} not."
         )
         best = str(means["best_miou"].idxmax())
         if len(order) > 1 and best != order[0]:
@@ -145,6 +187,11 @@ def _cautions(seeds: pd.DataFrame, order: list[str], number: int) -> list[str]:
         found.append(text)
     if number == 2:
         found.append("Two seeds: a spread estimated from two numbers is itself rough.")
+    if number == statistics.FEWEST and len(order) > 1:
+        found.append(
+            "Three seeds: an interval is no more than the range of the three differences, and misses the true one in"
+            " about a quarter of all cases."
+        )
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dualteacher import paths
+from dualteacher import paths, sealed
 from dualteacher.data.pack import ClassInfo
 from dualteacher.errors import UserError
 from dualteacher.settings import Settings
@@ -26,6 +26,7 @@ HISTORY = [
     "teacher",
     "kept",
     "val_miou",
+    "held_out_miou",
     "probe_coverage",
     "probe_accuracy",
     "probe_accuracy_all",
@@ -51,11 +52,18 @@ METRICS = [
     "best_miou",
     "best_epoch",
     "last_epoch",
+    "selected",
+    "selected_epoch",
     "images",
     "partition_sha256",
 ]
 PER_CLASS = ["class_index", "class_name", "iou", "accuracy", "target_pixels", "predicted_pixels"]
-PROVENANCE = ["labelled", "unlabelled", "list_sha256", "pack_sha256"]
+SPOKEN = {"cps": "CPS", "fixmatch": "FixMatch", "unimatch": "UniMatch"}
+PICTURES = ["image_id", "right", "image", "truth", "prediction"]
+PER_IMAGE = ["image_id", "miou", "pixel_accuracy"]
+CALIBRATION = ["low", "high", "pixels", "right", "confidence"]
+SNAPSHOTS = ["epoch", "step", "image_id", "prediction"]
+PROVENANCE = ["labelled", "held_out", "unlabelled", "list_sha256", "pack_sha256"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +75,13 @@ class Run:
     cost: dict[str, Any]
     history: pd.DataFrame
     per_class: pd.DataFrame
+    per_image: pd.DataFrame
+    calibration: pd.DataFrame  # see training.reliability
+    snapshots: pd.DataFrame  # see training.snapshots
+    alarms: list[dict[str, Any]]  # see training.alarms
     confusion: np.ndarray  # (C, C) int64, rows: truth, columns: prediction
     provenance: dict[str, Any]
+    pictures: pd.DataFrame  # see evaluation.gallery.save
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +99,16 @@ class Results:
 
     @property
     def fields(self) -> list[tuple[str, str]]:
-        """(dataset, partition) of the grid: methods are compared within one of them."""
+        """(dataset, partition) of the grid's product: methods are compared within one of them.
+
+        The partitions of `grid.also.bound` are not among them: they stand in the table and beside the scores.
+        """
         grid = self.settings.grid
         return [(dataset, partition) for dataset in grid.dataset for partition in grid.partition]
+
+    def by_method(self, dataset: str, partition: str) -> dict[str, list[Run]]:
+        """The runs of each method of a partition."""
+        return {m: self.of(dataset, partition, m) for m in self.settings.grid.methods_on(partition)}
 
 
 def load(settings: Settings) -> Results:
@@ -101,9 +121,7 @@ def load(settings: Settings) -> Results:
     classes = {dataset: _classes(dataset) for dataset in grid.dataset}
     runs = [
         _run(paths.Cell(dataset, partition, method, seed), len(classes[dataset]))
-        for dataset in grid.dataset
-        for partition in grid.partition
-        for method in grid.method
+        for dataset, partition, method in grid.rows
         for seed in grid.seed
     ]
     _same_splits(runs)
@@ -111,8 +129,8 @@ def load(settings: Settings) -> Results:
 
 
 def spoken(name: str) -> str:
-    """A name of params.yaml as a reader says it: dual_teacher → Dual Teacher."""
-    return name.replace("_", " ").title()
+    """A name of params.yaml as a reader says it: dual_teacher → Dual Teacher, cps → CPS."""
+    return SPOKEN.get(name) or name.replace("_", " ").title()
 
 
 def _run(cell: paths.Cell, num_classes: int) -> Run:
@@ -125,12 +143,17 @@ def _run(cell: paths.Cell, num_classes: int) -> Run:
         cost=_json(cell.cost, COST, train),
         history=_table(cell.history, HISTORY, train),
         per_class=_table(cell.per_class, PER_CLASS, evaluate).sort_values("class_index", ignore_index=True),
+        per_image=_table(cell.per_image, PER_IMAGE, evaluate),
+        calibration=_table(cell.calibration, CALIBRATION, train),
+        snapshots=_table(cell.snapshots, SNAPSHOTS, train),
+        alarms=_json(cell.alarms, ["alarms"], train)["alarms"],
         confusion=_confusion(cell.confusion, num_classes, evaluate),
         provenance=_json(
             split.provenance,
             PROVENANCE,
             f"python -m dualteacher partition --dataset {cell.dataset} --partition {cell.partition} --seed {cell.seed}",
         ),
+        pictures=_table(cell.pictures, PICTURES, evaluate),
     )
 
 
@@ -149,9 +172,9 @@ def _present(path: Path, command: str) -> None:
 def _json(path: Path, keys: Sequence[str], command: str) -> dict[str, Any]:
     _present(path, command)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = sealed.read_json(path)
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); make it again with `{command}`") from None
+        raise UserError(f"{path}: not valid JSON ({error}); remove it and make it again with `{command}`") from None
     lacking = [key for key in keys if key not in value] if isinstance(value, dict) else list(keys)
     if lacking:
         raise UserError(f"{path}: has no '{lacking[0]}'; make it again with `{command}`")
@@ -161,9 +184,11 @@ def _json(path: Path, keys: Sequence[str], command: str) -> dict[str, Any]:
 def _table(path: Path, columns: Sequence[str], command: str) -> pd.DataFrame:
     _present(path, command)
     try:
-        table = pd.read_parquet(path)
+        table = sealed.read_table(path).to_pandas()
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(f"{path}: not a readable table ({error}); make it again with `{command}`") from None
+        raise UserError(
+            f"{path}: not a readable table ({error}); remove it and make it again with `{command}`"
+        ) from None
     lacking = [name for name in columns if name not in table]
     if lacking:
         raise UserError(f"{path}: has no column '{lacking[0]}'; make it again with `{command}`")
@@ -195,7 +220,15 @@ def _classes(dataset: str) -> list[ClassInfo]:
 
 
 def _same_splits(runs: Sequence[Run]) -> None:
-    """A difference between methods means something only where they had the same labelled images."""
+    """Methods are compared, and seeds averaged, only where they had the same labelled images and choice of epoch."""
+    chosen: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        first = chosen.setdefault((run.cell.dataset, run.cell.partition), run)
+        if first.metrics["selected"] != run.metrics["selected"]:
+            raise UserError(
+                f"{run.cell.metrics}: epoch chosen by {run.metrics['selected']}, but by {first.metrics['selected']} in"
+                f" {first.cell.metrics}; make both again with `snakemake --cores all --forcerun train`"
+            )
     seen: dict[tuple[str, str, int], Run] = {}
     for run in runs:
         first = seen.setdefault((run.cell.dataset, run.cell.partition, run.cell.seed), run)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from dualteacher import files
+from dualteacher.reporting import statistics
 from dualteacher.reporting.results import Results, Run, spoken
 
 KEYS = ["dataset", "partition", "method"]
@@ -25,6 +27,7 @@ def per_seed(results: Results) -> pd.DataFrame:
     """One row for each run; `difference` is its mIoU minus the baseline's with the same seed."""
     baseline = results.settings.report.baseline
     table = pd.DataFrame([_row(run) for run in results.runs])
+    table["bound"] = table["partition"].isin(results.settings.grid.also.bound.partition)
     keys = ["dataset", "partition", "seed"]
     reference = table[table["method"] == baseline].set_index(keys)["miou"]
     paired = reference.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy()
@@ -36,10 +39,11 @@ def per_seed(results: Results) -> pd.DataFrame:
 def _row(run: Run) -> dict[str, object]:
     cell, metrics, cost, split = run.cell, run.metrics, run.cost, run.provenance
     row: dict[str, object] = {name: getattr(cell, name) for name in (*KEYS, "seed")}
-    row |= {"labelled": int(split["labelled"]), "unlabelled": int(split["unlabelled"])}
+    row |= {name: int(split[name]) for name in ("labelled", "held_out", "unlabelled")}
     row |= {name: math.nan if metrics[name] is None else float(metrics[name]) for name in SCORES}
     row |= {name: math.nan if metrics[name] is None else int(metrics[name]) for name in ("last_epoch", "best_epoch")}
-    row |= {"validation_images": int(metrics["images"])}
+    row |= {"selected": str(metrics["selected"]), "validation_images": int(metrics["images"])}
+    row |= {"alarms": " ".join(dict.fromkeys(alarm["name"] for alarm in run.alarms))}
     row |= {name: math.nan if cost[name] is None else float(cost[name]) for name in COSTS}
     row |= {"device": str(cost["device"]), "threads": int(cost["threads"])}
     return row | {"list": str(split.get("list") or ""), "list_sha256": str(split["list_sha256"])}
@@ -50,11 +54,15 @@ def aggregate(seeds: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, group in seeds.groupby(KEYS, sort=False):
         row: dict[str, object] = dict(zip(KEYS, key, strict=True)) | {"seeds": len(group)}
-        for name in ("labelled", "unlabelled"):
+        for name in ("labelled", "held_out", "unlabelled"):
             row |= {f"{name}_min": int(group[name].min()), f"{name}_max": int(group[name].max())}
-        for name in (*SCORES, "difference"):
+        for name in SCORES:
             row |= {f"{name}_mean": group[name].mean(), f"{name}_std": group[name].std(ddof=1)}
+        paired = statistics.paired(group["difference"].to_numpy())
+        row |= {f"difference_{name}": getattr(paired, name) for name in ("n", "mean", "std", "low", "high")}
         row |= {name: group[name].mean() for name in COSTS}
+        row |= {"selected": group["selected"].iloc[0], "bound": bool(group["bound"].any())}
+        row["alarms"] = " ".join(dict.fromkeys(" ".join(group["alarms"]).split()))
         row["device"] = ", ".join(dict.fromkeys(group["device"]))
         row["list"] = " ".join(dict.fromkeys(filter(None, group["list"])))
         row["list_sha256"] = " ".join(dict.fromkeys(group["list_sha256"]))
@@ -94,6 +102,18 @@ def points(value: float) -> str:
 def score(mean: float, std: float, shown: Callable[[float], str] = percent) -> str:
     """35.2 ± 0.6; with one seed 35.2 ± —."""
     return NONE if math.isnan(mean) else f"{shown(mean)} ± {spread(std)}"
+
+
+def span(low: float, high: float, n: int) -> str:
+    """An interval in points: −0.4 … +1.3; why there is none where there is none."""
+    if math.isnan(low):
+        return f"n < {statistics.FEWEST}" if n else NONE
+    return f"{points(low)} … {points(high)}"
+
+
+def millions(value: float) -> str:
+    """Parameters: 3.41 M."""
+    return NONE if math.isnan(value) else f"{value / 1e6:.2f} M"
 
 
 def whole(value: float) -> str:
@@ -139,25 +159,41 @@ def named_split(name: str, hashes: str) -> str:
 
 
 HEADER = [
-    *("dataset", "partition", "method", "seeds", "labelled", "unlabelled", "mIoU %", "best epoch %", "pixel acc. %"),
-    *("mean acc. %", "Δ mIoU", "student images", "teacher images", "time", "images/s", "memory", "split"),
+    *("dataset", "partition", "method", "seeds", "labelled", "unlabelled", "mIoU %", "epoch", "best epoch %"),
+    *("pixel acc. %", "mean acc. %", "Δ mIoU", "95 % interval", "student images", "teacher images", "time", "images/s"),
+    *("memory", "trained", "split"),
 ]
-LEFT = {0, 1, 2, 16}  # columns of words
+LEFT = {HEADER.index(name) for name in ("dataset", "partition", "method", "epoch", "split")}  # columns of words
+CHOSEN = {"last": "last", "held_out": "by held-out"}  # whose weights are scored
+
+
+def named(row: Any) -> str:
+    """The method of a row, and that it is a bound rather than a rival."""
+    return spoken(row.method) + (" (bound)" if row.bound else "")
+
+
+def labels(row: Any) -> str:
+    """Labelled images, and how many of them picked the epoch instead of being trained on."""
+    aside = f" ({between(row.held_out_min, row.held_out_max)} held out)" if row.held_out_max else ""
+    return between(row.labelled_min, row.labelled_max) + aside
 
 
 def for_people(table: pd.DataFrame) -> list[list[str]]:
     """Rows of text under HEADER."""
     return [
         [
-            *(row.dataset, row.partition, spoken(row.method), str(row.seeds)),
-            *(between(row.labelled_min, row.labelled_max), between(row.unlabelled_min, row.unlabelled_max)),
+            *(row.dataset, row.partition, named(row), str(row.seeds)),
+            *(labels(row), between(row.unlabelled_min, row.unlabelled_max)),
             score(row.miou_mean, row.miou_std),
+            CHOSEN[row.selected],
             score(row.best_miou_mean, row.best_miou_std),
             score(row.pixel_accuracy_mean, row.pixel_accuracy_std),
             score(row.mean_accuracy_mean, row.mean_accuracy_std),
             score(row.difference_mean, row.difference_std, points),
+            span(row.difference_low, row.difference_high, row.difference_n),
             *(whole(row.student_images), whole(row.teacher_images), duration(row.seconds)),
-            *(rate(row.images_per_second), memory(row.peak_memory_bytes), named_split(row.list, row.list_sha256)),
+            *(rate(row.images_per_second), memory(row.peak_memory_bytes), millions(row.parameters)),
+            named_split(row.list, row.list_sha256),
         ]
         for row in table.itertuples()
     ]
@@ -165,14 +201,19 @@ def for_people(table: pd.DataFrame) -> list[list[str]]:
 
 def _note(baseline: str) -> str:
     return (
-        "mIoU of the last epoch, mean ± standard deviation over seeds (ddof 1); best epoch: picked on the"
-        f" validation images, so optimistic; Δ: against {spoken(baseline)}, paired by seed, in points."
+        "mIoU of the last epoch, or of the epoch picked on labelled images held out from training where column epoch"
+        " says so, mean ± standard deviation over seeds (ddof 1); best epoch: picked on the validation images, so"
+        f" optimistic; Δ: against {spoken(baseline)}, paired by seed, in points, with the expanded percentile bootstrap"
+        " interval of its mean (with 3 seeds the range of the differences, too narrow; none below); bound: other labels"
+        " than the rivals; trained: parameters."
     )
 
 
 def plain(table: pd.DataFrame) -> str:
     """The table for a terminal, without the columns that only a file needs."""
-    keep = [i for i, name in enumerate(HEADER) if name not in ("unlabelled", "mean acc. %", "memory", "split")]
+    keep = [
+        i for i, name in enumerate(HEADER) if name not in ("unlabelled", "mean acc. %", "memory", "trained", "split")
+    ]
     rows = [[row[i] for i in keep] for row in (HEADER, *for_people(table))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(keep))]
     aligned = [

@@ -28,7 +28,7 @@ class Overlap:
 def run(settings: Settings, dataset: str, partition: str | None, seed: int | None) -> None:
     """Print the account of one partition, or of all of the grid's that exist for this dataset."""
     place = paths.Dataset(dataset)
-    names = settings.grid.partition if partition is None else [partition]
+    names = settings.grid.partitions if partition is None else [partition]
     seeds = settings.grid.seed if seed is None else [seed]
     splits = [paths.Split(dataset, name, number) for name in names for number in seeds]
     present = [split for split in splits if split.table.exists()]
@@ -44,10 +44,12 @@ def run(settings: Settings, dataset: str, partition: str | None, seed: int | Non
     official = _fetched(place, source)
     seen: set[str] = set()
     for split in present:
-        labelled, unlabelled = rules.read(split.table)
+        trained, held_out, unlabelled = rules.read(split.table)
+        labelled = sorted([*trained, *held_out])
         digest = rules.list_hash(labelled)
         print(f"{dataset}, partition {split.partition}, seed {split.seed}")
-        print(f"  {len(labelled)} labelled and {len(unlabelled)} unlabelled images")
+        aside = f" ({len(held_out)} of them held out)" if held_out else ""
+        print(f"  {len(labelled)} labelled{aside} and {len(unlabelled)} unlabelled images")
         print(f"  sha256 of the labelled list: {digest}")
         if digest in seen:
             print("  the same images as above\n")

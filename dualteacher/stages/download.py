@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 def run(settings: Settings, dataset: str) -> None:
     """Works offline once the archives are there: they are then only hashed."""
     place = paths.Dataset(dataset)
+    fetch.borrow(place.raw)
     archives = sources.choose(settings.datasets[dataset]).archives()
     fetched = [archive.fetch(place.raw) for archive in archives]
     fetch.write_manifest(place.manifest, archives, fetched)

@@ -129,10 +129,10 @@ def _cells(
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Warm-up and each method by partition: what one run takes, and how many runs there are."""
     slots = 2 if loaded.optimizer.name == "adamw" else 1
-    for name in loaded.grid.partition:
+    for name in loaded.grid.partitions:
         labelled = _labelled(loaded, dataset, name, size)
         runs: list[tuple[str, Length]] = [("warmup", loaded.warmup)]
-        runs += [(method, loaded.train) for method in loaded.grid.method]
+        runs += [(method, loaded.train) for method in loaded.grid.methods_on(name)]
         for method, length in runs:
             built = methods.build("supervised" if method == "warmup" else method, loaded, student)
             gradient, labelling = built.images_seen()
@@ -154,8 +154,14 @@ def _labelled(loaded: Settings, dataset: str, name: str, size: Size) -> int:
     """Labelled images of a partition: of its file if it is there, else as params.yaml asks."""
     table = paths.Split(dataset, name, loaded.grid.seed[0]).table
     if table.exists():
-        return len(partition.read(table)[0])
+        return len(partition.read(table).labelled)
     wanted = loaded.partition[name]
+    left = 1 - (wanted.held_out or 0.0)  # roughly: whole blocks leave
+    return max(1, round(left * _drawn(loaded, dataset, wanted, size)))
+
+
+def _drawn(loaded: Settings, dataset: str, wanted: settings.Partition, size: Size) -> int:
+    """Labelled images, those held out included."""
     if wanted.list is not None:
         return lists.official(loaded.datasets[dataset].source, wanted.list).labelled.lines
     if wanted.fraction is not None:

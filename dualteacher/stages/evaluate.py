@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
-from dualteacher import distributed, files, paths
+from dualteacher import distributed, files, paths, sealed
 from dualteacher.console import logger
 from dualteacher.data.pack import ClassInfo, Pack
 from dualteacher.errors import UserError
 from dualteacher.evaluation import gallery, model_card
 from dualteacher.evaluation.inference import Predictor, to_tensor
-from dualteacher.evaluation.scoring import score
+from dualteacher.evaluation.scoring import PerImage, score
 from dualteacher.models import saved
 from dualteacher.settings import Settings
 from dualteacher.training.device import setup
 
 
 def run(settings: Settings, dataset: str, partition: str, method: str, seed: int) -> None:
-    """Write metrics.json, its tables, gallery.png and model_card.md; the last epoch counts."""
+    """Write metrics.json, its tables, the gallery and model_card.md.
+
+    The last epoch counts, or the one that did best on the labelled images held out for that.
+    """
     where = paths.Cell(dataset, partition, method, seed)
     world, device = distributed.start(setup(settings.runtime))
     model, description = saved.load(where.student)
@@ -34,29 +39,44 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
     predictor = Predictor(model, settings.inference, settings.evaluate.scales, settings.evaluate.flip)
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.runtime.precision == "bfloat16")
     with autocast:
-        matrix = score(predictor, val, device, settings.inference.batch, world, show=world.leads)
+        images = PerImage(len(val), len(val.classes), device)
+        matrix = score(predictor, val, device, settings.inference.batch, world, world.leads, per_image=images)
         if world.leads:
             draw_gallery(where, predictor, val, device, settings.evaluate.gallery)
     distributed.stop()
     if not world.leads:
         return
     scores = matrix.scores()
+    write_images(where, val, images.scores())
     per_class = write_tables(where, val.classes, matrix.counts, scores)
     with_mask = sum(val.has_mask(i) for i in range(len(val)))
     metrics = {
         "dataset": dataset, "partition": partition, "method": method, "seed": seed,
         "miou": scores["miou"], "pixel_accuracy": scores["pixel_accuracy"],
         "mean_accuracy": scores["mean_accuracy"],
-        **validation_record(pd.read_parquet(where.history)),
+        **validation_record(read_history(where)),
+        **selection(description),
         "images": with_mask,
         "partition_sha256": files.sha256(paths.Split(dataset, partition, seed).table),
         "weights_sha256": files.sha256(where.student),
+        "train_sha256": description["train_sha256"],
         "params_fingerprint": description["params_fingerprint"],
+        "parameters": description["parameters"],
     }  # fmt: skip
-    files.write_json(where.metrics, metrics)
+    sealed.write_json(where.metrics, metrics)
     card = model_card.render(where.student, model, description, metrics, per_class, settings.evaluate)
     files.write_text(where.model_card, card)
     logger.info("%s: mIoU %.4f, pixel accuracy %.4f", where.student, scores["miou"], scores["pixel_accuracy"])
+
+
+def read_history(where: paths.Cell) -> pd.DataFrame:
+    """The epochs of a cell's training; UserError if the file is not the one that was written."""
+    try:
+        return sealed.read_table(where.history).to_pandas()
+    except FileNotFoundError:
+        raise UserError(f"{where.history}: no such file; run the train stage") from None
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise UserError(f"{where.history}: {error}; remove it and run the train stage again") from None
 
 
 def validation_record(history: pd.DataFrame) -> dict[str, Any]:
@@ -68,6 +88,18 @@ def validation_record(history: pd.DataFrame) -> dict[str, Any]:
         "best_miou": float(best["val_miou"]) if best is not None else None,
         "best_epoch": int(best["epoch"]) if best is not None else None,
     }
+
+
+def selection(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Whose weights were scored: the last epoch's, or those picked on held-out labelled images; never on validation."""
+    chosen = description.get("selected") or {"by": "last", "epoch": None}  # older weights do not say
+    return {"selected": chosen["by"], "selected_epoch": chosen["epoch"]}
+
+
+def write_images(where: paths.Cell, val: Pack, scores: np.ndarray) -> None:
+    """per_image.parquet: image_id, miou, pixel_accuracy of every image with a known pixel."""
+    table = pd.DataFrame({"image_id": val.ids, "miou": scores[:, 0], "pixel_accuracy": scores[:, 1]}).dropna()
+    sealed.write_table(where.per_image, pa.Table.from_pandas(table, preserve_index=False))
 
 
 def write_tables(
@@ -88,8 +120,7 @@ def write_tables(
     target, prediction = np.indices(counts.shape)
     confusion = pd.DataFrame({"target": target.ravel(), "prediction": prediction.ravel(), "pixels": counts.ravel()})
     for path, table in ((where.per_class, per_class), (where.confusion, confusion)):
-        with files.atomic(path) as temporary:
-            table.to_parquet(temporary, index=False)
+        sealed.write_table(path, pa.Table.from_pandas(table, preserve_index=False))
     return per_class
 
 
@@ -97,10 +128,12 @@ def draw_gallery(where: paths.Cell, predictor: Predictor, val: Pack, device: tor
     """Images spread evenly over the validation set, so that nobody chose them."""
     with_mask = [i for i in range(len(val)) if val.has_mask(i)]
     step = max(1, math.ceil(len(with_mask) / count))
+    chosen = with_mask[::step][:count]
     rows = []
-    for i in with_mask[::step][:count]:
+    for i in chosen:
         image, truth = val.image(i), val.mask(i)
         assert truth is not None
         prediction = predictor(to_tensor([image], device))[0].cpu().numpy().astype(np.uint8)
         rows.append((image, truth, prediction))
     gallery.render(rows, val.classes, where.gallery)
+    gallery.save([val.ids[i] for i in chosen], rows, val.classes, where.pictures)

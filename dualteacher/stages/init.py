@@ -185,7 +185,8 @@ def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[
     text = replace_section(text, "datasets", _dataset(name, wanted))
     text = replace_section(
         text, "partition",
-        "partition: # which training images keep their masks\n  all: {fraction: null, count: all, list: null}\n",
+        "partition: # which training images keep their masks; held_out: a share of those, to pick the best epoch on\n"
+        "  all: {fraction: null, count: all, list: null, held_out: null}\n",
     )  # fmt: skip
     heights, widths = zip(*found, strict=True)
     chosen = [

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from dualteacher import files, paths
+from dualteacher import files, paths, sealed
 from dualteacher.data import lists
 from dualteacher.data import partition as rules
 from dualteacher.data.pack import IGNORE, Pack
@@ -25,6 +25,7 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     split = paths.Split(dataset, partition, seed)
     wanted = settings.partition[partition]
     pack = Pack(place.train)
+    pack.check()
     images = rules.Images(
         ids=pack.ids,
         blocks=pack.blocks,
@@ -40,6 +41,7 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
         asked = {"fraction": wanted.fraction} if count is None else {"count": count}
         # A block is cut where it is partly labelled, so that the count is exact.
         origin = {"kind": "generated", "unit": images.unit, **asked, "cut_block": drawn.cut_block}
+    held_out = rules.hold_out(images, labelled, seed, wanted.held_out) if wanted.held_out is not None else []
     chosen = [pack.index(image_id) for image_id in labelled]
     pixels = images.pixels[chosen].sum(0)
     names = [info.name for info in pack.classes]
@@ -50,15 +52,17 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
         "seed": seed,
         **origin,
         "labelled": len(chosen),
+        "held_out": len(held_out),  # of the labelled: they pick the epoch and are not trained on
         "unlabelled": len(pack) - len(chosen),
         "list_sha256": rules.list_hash(labelled),
         "pack_sha256": files.sha256(place.train),
         "classes_missing": [name for name, number in zip(names, pixels, strict=True) if number == 0],
         "labelled_pixels": {name: int(number) for name, number in zip(names, pixels, strict=True)},
     }
-    rules.write(split.table, pack.ids, labelled)
-    files.write_json(split.provenance, provenance)
-    logger.info("%s: %d labelled, %d unlabelled", split.table, len(chosen), len(pack) - len(chosen))
+    rules.write(split.table, pack.ids, labelled, held_out)
+    sealed.write_json(split.provenance, provenance)
+    text = f"{split.table}: {len(chosen)} labelled" + (f" ({len(held_out)} of them held out)" if held_out else "")
+    logger.info("%s, %d unlabelled", text, len(pack) - len(chosen))
     if provenance["classes_missing"]:
         logger.warning("no labelled image shows: %s", ", ".join(provenance["classes_missing"]))
 
@@ -83,11 +87,11 @@ def _listed(place: paths.Dataset, pack: Pack, source: str, name: str) -> tuple[l
 def pixels_of(place: paths.Dataset, pack: Pack) -> np.ndarray:
     """Pixels by training image and class, int64 (images, classes)."""
     try:
-        table = pq.read_table(place.stats, filters=[("split", "=", "train")]).to_pydict()
+        table = sealed.read_table(place.stats).filter(pc.field("split") == "train").to_pydict()
     except FileNotFoundError:
         raise UserError(f"{place.stats}: no such file; run the prepare stage") from None
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{place.stats}: cannot be read ({error}); run the prepare stage again") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{place.stats}: cannot be read ({error}); remove it and run the prepare stage again") from None
     pixels = np.zeros((len(pack), len(pack.classes)), np.int64)
     columns = (table[name] for name in ("image_id", "class_index", "pixels"))
     for image_id, index, number in zip(*columns, strict=True):

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dualteacher import files, paths
+from dualteacher import files, paths, sealed
 from dualteacher.data import check, contact_sheet, fetch, sources
 from dualteacher.data.pack import Pack, PackWriter, class_table
 from dualteacher.errors import UserError
@@ -25,6 +24,7 @@ def run(settings: Settings, dataset: str) -> None:
     """Nothing is written unless every image and mask passes the checks or, with `on_error: skip`, is left out."""
     place, wanted = paths.Dataset(dataset), settings.datasets[dataset]
     source = sources.choose(wanted)
+    fetch.borrow(place.raw)
     content = source.open(fetch.read_manifest(place.manifest, source.archives()))
     for split in sources.SPLITS:
         if not content.ids(split):
@@ -56,8 +56,7 @@ def run(settings: Settings, dataset: str) -> None:
     files.write_json(place.findings, _record(survey, skipped))
     columns = zip(*(row for split in sources.SPLITS for row in rows[split]), strict=True)
     table = pa.table(dict(zip(COLUMNS, map(list, columns), strict=True)))
-    with files.atomic(place.stats) as temporary:
-        pq.write_table(table, temporary)
+    sealed.write_table(place.stats, table)
     packs = {"train": Pack(place.train), "val": Pack(place.val)}
     contact_sheet.write(place.contact_sheet, packs, table)
     if skipped:

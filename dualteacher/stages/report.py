@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dualteacher import console, files, paths
-from dualteacher.reporting import drawing, figures, page, results, tables
+from dualteacher.reporting import drawing, figures, insight, page, results, tables
 from dualteacher.settings import Settings
 
 
@@ -18,6 +18,7 @@ def run(settings: Settings) -> None:
     seeds = tables.per_seed(loaded)
     table = tables.aggregate(seeds)
     tables.write(table, seeds, tables.curves(loaded), paths.REPORT, settings.report.baseline)
+    insight.write(loaded, seeds, paths.REPORT)
     drawn = figures.build(loaded)
     folder = paths.REPORT / "figures"
     for old in folder.glob("*"):  # of a grid that was larger; Snakemake removes only what it declares

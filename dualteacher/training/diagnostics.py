@@ -25,7 +25,7 @@ from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
 
 Row = dict[str, Any]
-VALIDATION = ("val_miou", "val_pixel_accuracy")
+VALIDATION = ("val_miou", "val_pixel_accuracy", "val_swallowed", "held_out_miou")
 PROBE = (
     "probe_coverage",
     "probe_accuracy",
@@ -48,10 +48,30 @@ def validator(
     predictor = Predictor(student, settings.inference)
 
     def validate() -> Row:
-        scores = score(predictor, val, device, settings.inference.batch, world).scores()
-        return {"val_miou": scores["miou"], "val_pixel_accuracy": scores["pixel_accuracy"]}
+        matrix = score(predictor, val, device, settings.inference.batch, world)
+        scores = matrix.scores()
+        return {
+            "val_miou": scores["miou"],
+            "val_pixel_accuracy": scores["pixel_accuracy"],
+            "val_swallowed": matrix.swallowed(),
+        }
 
     return validate
+
+
+def selector(
+    student: Segmenter, train: Pack, held_out: Sequence[int], settings: Settings, device: torch.device, world: World
+) -> Callable[[], Row]:
+    """A function that gives the student's score on the held-out labelled images, by which the epoch is picked."""
+    predictor = Predictor(student, settings.inference)
+
+    def select() -> Row:
+        if not held_out:
+            return {}
+        matrix = score(predictor, train, device, settings.inference.batch, world, images=held_out)
+        return {"held_out_miou": matrix.scores()["miou"]}
+
+    return select
 
 
 def probe_images(pack: Pack, unlabelled: Sequence[int], count: int, seed: int) -> list[int]:
@@ -65,26 +85,37 @@ def judge_teachers(
     student: Segmenter, method: Method, clock: Clock, pack: Pack, images: Sequence[int], settings: Settings,
     device: torch.device,
 ) -> Row:  # fmt: skip
-    """Pseudo-label quality of the active teacher, and how far each teacher is from the student."""
-    active = method.active(clock)
-    if active is None:
+    """Quality of the labels that the student learns, whoever makes them, and how far each teacher is from it."""
+    labeller, active = method.labeller(student, clock), method.active(clock)
+    if labeller is None:
         return {}
-    waiting = next((i for i in range(len(method.teachers)) if i != active), None)
-    row: Row = {"distance_active": float(ema.distance(method.teachers[active], student))}
+    waiting = next((i for i in range(len(method.teachers)) if i != active), None) if active is not None else None
+    row: Row = {}
+    if active is not None:
+        row["distance_active"] = float(ema.distance(labeller, student))
     if waiting is not None:
         row["distance_waiting"] = float(ema.distance(method.teachers[waiting], student))
     if not images:
         return row
+    training = labeller.training  # a partner's; teachers are not, and their normalisation may be set otherwise
+    if training:
+        labeller.eval()
     tally = Tally(getattr(method.own, "threshold", 0.0), device)
-    predictors = [Predictor(teacher, settings.inference) for teacher in method.teachers]
-    own = Predictor(student, settings.inference)
+    labels, own = Predictor(labeller, settings.inference), Predictor(student, settings.inference)
+    others = Predictor(method.teachers[waiting], settings.inference) if waiting is not None else None
     for run in same_size_runs(pack, images, settings.inference.batch):
         pixels = to_tensor([pack.image(i) for i in run], device)
         size = (pixels.shape[2], pixels.shape[3])
-        label, confidence = upsampling.label_and_confidence(predictors[active].logits(pixels), size)
-        other = predictors[waiting](pixels) if waiting is not None else None
-        tally.add(label, confidence, own(pixels), other, held_back_masks(pack, run, size).to(device))
-    return row | tally.shares()
+        label, confidence = upsampling.label_and_confidence(labels.logits(pixels), size)
+        students = own(pixels) if labeller is not student else label
+        other = others(pixels) if others is not None else None
+        tally.add(label, confidence, students, other, held_back_masks(pack, run, size).to(device))
+    if training:
+        labeller.train()
+    shares = tally.shares()
+    if labeller is student:
+        shares["disagreement_active"] = math.nan  # with itself
+    return row | shares
 
 
 def held_back_masks(pack: Pack, run: Sequence[int], size: tuple[int, int]) -> Tensor:

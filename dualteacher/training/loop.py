@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from dualteacher.errors import Interrupted, UserError
 from dualteacher.methods.base import Clock, Method, Piece
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Optimizer, Settings
-from dualteacher.training import interrupt
+from dualteacher.training import alarms, interrupt
 from dualteacher.training.checkpoint import Store
 from dualteacher.training.watch import Watch
 
@@ -67,6 +67,7 @@ class Progress:
     history: list[Row] = field(default_factory=list)
     sums: dict[str, Tensor] = field(default_factory=dict)  # of the running epoch, on the device
     counted: int = 0
+    best: dict[str, Any] | None = None  # score, epoch, step and weights of the best epoch by the held-out images
 
     def means(self) -> dict[str, float]:
         """Of the running epoch's losses so far; waits for the device."""
@@ -76,6 +77,7 @@ class Progress:
 def run(job: Job) -> Progress:
     """Train to the end, from the newest checkpoint if there is one; the student is trained in place.
 
+    Where labelled images are held out, the student ends with the weights of the epoch that did best on them.
     Interrupted, with a checkpoint written, if SIGTERM or SIGINT asked for it.
     """
     networks = [job.student, *job.method.partners]
@@ -89,6 +91,7 @@ def run(job: Job) -> Progress:
 
     images = sum(job.method.images_seen())
     watch = Watch(job.name, progress.step, job.steps, images, job.device)
+    watch.warned = raised(job, progress)  # before an interruption
     with interrupt.listening() as request:
         for batch in watch.over(feed(job, progress.step)):
             clock = Clock(progress.step, *divmod(progress.step, job.steps_per_epoch))
@@ -107,6 +110,7 @@ def run(job: Job) -> Progress:
             if last or progress.step % job.steps_per_epoch == 0:
                 finish_epoch(job, progress, clock, job.learning_rate * factor, last)
                 watch.epoch(progress.history[-1])
+                watch.warn(raised(job, progress))
             watch.step(progress.step, progress.means, job.learning_rate * factor)
             progress.seconds = time.monotonic() - began
             asked = request.made(job.world, progress.step, job.device)
@@ -116,8 +120,18 @@ def run(job: Job) -> Progress:
                 raise Interrupted(
                     f"{job.name} at step {progress.step} of {job.steps}; the same command goes on from there"
                 )
+    if progress.best is not None:
+        job.student.load_state_dict(progress.best["weights"])
+        logger.info("%s: the weights of epoch %d did best on the held-out images", job.name, progress.best["epoch"])
     job.student.eval()
     return progress
+
+
+def raised(job: Job, progress: Progress) -> list[alarms.Alarm]:
+    """The alarms of the run so far."""
+    threshold = getattr(job.method.own, "threshold", None)
+    thresholded = threshold is not None and threshold > 1 / job.student.num_classes
+    return alarms.check(progress.history, alarms.Run(job.steps, thresholded))
 
 
 def step(
@@ -193,11 +207,14 @@ def takes(job: Job) -> list[Take]:
     return [Take(stream, size, world.share(size, name)) for stream, size, name in wanted]
 
 
-def feed(job: Job, first: int) -> Iterable[loader.Batch]:
-    """Batches from step `first` on."""
+def feed(job: Job, first: int) -> Iterator[loader.Batch]:
+    """Batches from step `first` on; what a loader process cannot read comes as a UserError in one line."""
     pin = job.device.type == "cuda"
     workers = job.settings.runtime.workers
-    return loader.batches(job.dataset, takes(job), first, job.steps, workers=workers, pin=pin)
+    try:
+        yield from loader.batches(job.dataset, takes(job), first, job.steps, workers=workers, pin=pin)
+    except UserError as error:  # torch puts the worker's traceback before its words
+        raise UserError(str(error).rpartition("UserError: ")[2]) from None
 
 
 def make_optimizer(networks: Sequence[Segmenter], optimizer: Optimizer, learning_rate: float) -> torch.optim.Optimizer:
@@ -228,6 +245,10 @@ def finish_epoch(job: Job, progress: Progress, clock: Clock, rate: float, last: 
     row |= job.observe(clock, last)
     job.student.train()
     progress.history.append(row)
+    held_out = row.get("held_out_miou", math.nan)
+    if held_out > (progress.best["score"] if progress.best else -math.inf):  # never so if it is not a number
+        weights = {key: value.to("cpu", copy=True) for key, value in job.student.state_dict().items()}
+        progress.best = {"score": held_out, "epoch": clock.epoch, "step": progress.step, "weights": weights}
 
 
 def checkpoint(job: Job, optimizer: torch.optim.Optimizer, progress: Progress) -> dict[str, Any]:
@@ -238,6 +259,7 @@ def checkpoint(job: Job, optimizer: torch.optim.Optimizer, progress: Progress) -
         "history": progress.history,
         "sums": progress.sums,
         "counted": progress.counted,
+        "best": progress.best,
         "student": job.student.state_dict(),
         "others": [network.state_dict() for network in others(job.method)],
         "optimizer": optimizer.state_dict(),
@@ -259,4 +281,5 @@ def resume(job: Job, optimizer: torch.optim.Optimizer) -> Progress:
         network.load_state_dict(saved)
     optimizer.load_state_dict(state["optimizer"])
     logger.info("%s: going on from step %d of %d", job.name, state["step"], job.steps)
-    return Progress(state["step"], state["seconds"], state["history"], state["sums"], state["counted"])
+    kept = (state[name] for name in ("step", "seconds", "history", "sums", "counted", "best"))
+    return Progress(*kept)

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -21,6 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dualteacher import console, heartbeat
 from dualteacher.console import logger
+from dualteacher.training.alarms import Alarm
 from dualteacher.training.device import peak_memory
 
 EVERY = 10.0  # seconds between two lines
@@ -44,6 +45,7 @@ class Watch:
     def __init__(self, name: str, first: int, steps: int, images: int, device: torch.device) -> None:
         self.name, self.first, self.steps, self.images, self.device = name, first, steps, images, device
         self.rows: list[Rows] = []
+        self.warned: list[Alarm] = []
         self._began = time.monotonic()
         self._told = -math.inf
         self._bar: tqdm | None = None
@@ -69,7 +71,10 @@ class Watch:
         if self._bar is not None:
             self._bar.update()
         if time.monotonic() - self._told >= EVERY:
-            numbers = self._tell(step, {**losses(), "learning_rate": rate})
+            means = losses()
+            if not means:  # the epoch has just ended, and its own line has been told
+                return
+            numbers = self._tell(step, {**means, "learning_rate": rate})
             if self._bar is not None:
                 self._bar.set_postfix_str(words(numbers), refresh=False)
             else:
@@ -84,6 +89,13 @@ class Watch:
             "%s: epoch %d, step %d/%d, %s", self.name, row["epoch"], row["step"], self.steps, words(numbers)
         )  # fmt: skip
 
+    def warn(self, alarms: Sequence[Alarm]) -> None:
+        """Log each alarm once; `status` shows them with the next line."""
+        for alarm in alarms:
+            if alarm not in self.warned:
+                self.warned.append(alarm)
+                logger.warning("%s: alarm %s at epoch %d: %s", self.name, alarm.name, alarm.epoch, alarm.text)
+
     def _tell(self, step: int, numbers: Numbers) -> dict[str, float]:
         """Tell all but the console, and give back what there is to say."""
         self._told = time.monotonic()
@@ -92,7 +104,8 @@ class Watch:
         known = {key: float(value) for key, value in numbers.items() if isinstance(value, int | float)}
         known |= {"images_per_second": pace * self.images, "seconds_left": left, "memory": peak_memory(self.device)}
         known = {key: value for key, value in known.items() if not math.isnan(value)}
-        heartbeat.beat(**(known | {"step": step, "steps": self.steps}))
+        alarms = {"alarms": [alarm.name for alarm in self.warned]} if self.warned else {}
+        heartbeat.beat(**(known | {"step": step, "steps": self.steps} | alarms))
         for rows in list(self.rows):
             if _guarded(rows.row, step, known | {"minutes_left": left / 60}, otherwise=rows) is rows:
                 self.rows.remove(rows)

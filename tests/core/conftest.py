@@ -63,9 +63,9 @@ def settings():
 def toy_settings(**sections: dict) -> settings_module.Settings:
     raw = yaml.safe_load((ROOT / "presets" / "tiny.yaml").read_text())
     raw["datasets"] = {"toy": next(iter(raw["datasets"].values()))}
-    raw["partition"] = {"some": {"fraction": None, "count": 5, "list": None}}
-    raw["grid"] = {"dataset": ["toy"], "partition": ["some"], "method": ["supervised", "mean_teacher", "dual_teacher"],
-                   "seed": [0]}  # fmt: skip
+    raw["partition"] = {"some": {"fraction": None, "count": 5, "list": None, "held_out": None}}
+    raw["grid"] |= {"dataset": ["toy"], "partition": ["some"], "method": ["supervised", "mean_teacher", "dual_teacher"],
+                    "seed": [0]}  # fmt: skip
     raw["model"] |= {"backbone": "mobilenetv2_100", "weights": "none", "head_width": 16, "architecture": "segformer"}
     raw["batch"] |= {"labelled": 2, "unlabelled": 2, "crop": 32}
     raw["runtime"] |= {"device": "cpu", "checkpoint_minutes": 60, "workers": 0}

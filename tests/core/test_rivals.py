@@ -112,6 +112,23 @@ def test_cost_counts_every_pass():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", [*RIVALS, "supervised", "mean_teacher", "dual_teacher", "dual_teacher_triple"])
+def test_the_counted_images_are_those_that_pass_through_networks(name):
+    """(with gradient, without) of one step, counted at every network's door."""
+    settings = toy_settings()
+    student, method = build(name, settings)
+    passed = {True: 0, False: 0}
+
+    def count(module, inputs):
+        passed[torch.is_grad_enabled()] += len(inputs[0])
+
+    for network in (student, *method.teachers, *method.partners):
+        network.backbone.register_forward_pre_hook(count)
+    draws = method.draw(clock_at(0), batch_of(settings), 0, torch.device("cpu"))
+    method.loss(student, finish(batch_of(settings)), draws, clock_at(0))
+    assert (passed[True], passed[False]) == method.images_seen()
+
+
 def actives(name: str, count: int) -> list[int]:
     _, method = build(name, toy_settings())
     return [method.active(clock_at(s)) for s in range(count)]

@@ -60,8 +60,13 @@ def hashes(method: str = "dual_teacher") -> dict[str, str]:
         cell.history,
         cell.metrics,
         cell.per_class,
+        cell.per_image,
+        cell.calibration,
+        cell.snapshots,
+        cell.alarms,
         cell.confusion,
         cell.gallery,
+        cell.pictures,
     )
     return {path.name + path.parts[4]: hashlib.sha256(path.read_bytes()).hexdigest() for path in wanted}
 

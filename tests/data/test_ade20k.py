@@ -52,8 +52,8 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         raw = yaml.safe_load(TINY.read_text())
         raw["datasets"] = {"ade20k": {"source": "ade20k", "archive": None, "lists": True} | dataset}
         raw["partition"] = {
-            "dual_teacher_2": {"fraction": None, "count": None, "list": "dual_teacher_2"},
-            "half": {"fraction": 0.5, "count": None, "list": None},
+            "dual_teacher_2": {"fraction": None, "count": None, "list": "dual_teacher_2", "held_out": None},
+            "half": {"fraction": 0.5, "count": None, "list": None, "held_out": None},
         }
         chosen = "dual_teacher_2" if raw["datasets"]["ade20k"]["lists"] else "half"
         raw["grid"] |= {"dataset": ["ade20k"], "partition": [chosen]}
@@ -96,7 +96,7 @@ def test_from_the_web_to_packs_and_the_official_partition(site: Site, params: Pa
 
     partition_stage.run(params(), "ade20k", "dual_teacher_2", 0)
     split = paths.Split("ade20k", "dual_teacher_2", 0)
-    assert partition.read(split.table) == (image_ids([1, 4]), image_ids([2, 3, 5, 6]))
+    assert partition.read(split.table) == (image_ids([1, 4]), [], image_ids([2, 3, 5, 6]))
     told = json.loads(split.provenance.read_text())
     assert (told["kind"], told["list"], told["repository"]) == ("official", "dual_teacher_2", "somebody/code")
     assert told["list_sha256"] == partition.list_hash(image_ids([1, 4]))

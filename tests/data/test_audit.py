@@ -32,7 +32,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     served = known_lists(monkeypatch, "ade20k", texts, {})
     raw = yaml.safe_load(TINY.read_text())
     raw["datasets"] = {"ade20k": {"source": "ade20k", "archive": None, "lists": True}}
-    raw["partition"] = {"some": {"fraction": None, "count": 4, "list": None}}
+    raw["partition"] = {"some": {"fraction": None, "count": 4, "list": None, "held_out": None}}
     raw["grid"] |= {"dataset": ["ade20k"], "partition": ["some"], "seed": [0, 1]}
     Path("params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     classes = [ClassInfo(name, (9, 9, 9)) for name in ("sea", "land", "ice")]

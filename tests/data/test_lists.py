@@ -95,7 +95,7 @@ def test_every_list_of_the_table_is_complete_and_has_a_valid_name() -> None:
         assert all(len(file.sha256) == 64 and len(file.commit) == 40 and file.bytes > file.lines for file in files)
         total += len(files)
         for name in names:
-            settings.Partition(fraction=None, count=None, list=name)
+            settings.Partition(fraction=None, count=None, list=name, held_out=None)
     assert total == 45
 
 
@@ -103,7 +103,7 @@ def test_an_unknown_list_is_refused_with_the_known_ones() -> None:
     raw = settings.load(Path(__file__).parents[2] / "presets" / "tiny.yaml").model_dump(mode="json", exclude_none=False)
     raw["methods"] = {name: value for name, value in raw["methods"].items() if value is not None}
     raw["datasets"] = {"voc": {"source": "voc", "protocol": "classic", "archive": None, "sbd": None, "lists": True}}
-    raw["partition"] = {"some": {"fraction": None, "count": None, "list": "classic_93"}}
+    raw["partition"] = {"some": {"fraction": None, "count": None, "list": "classic_93", "held_out": None}}
     raw["grid"] |= {"dataset": ["voc"], "partition": ["some"]}
     with pytest.raises(UserError, match=r"partition\.some\.list names 'classic_93'.*known: classic_92, "):
         settings.parse(raw)

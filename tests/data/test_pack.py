@@ -195,7 +195,7 @@ def test_foreign_files_are_refused_in_one_line(tmp_path: Path) -> None:
     for table, why in [
         (pa.table({"a": [1]}), "not a pack of this project"),
         (SCHEMA.empty_table(), "not a pack"),
-        (SCHEMA.with_metadata({"dualteacher.format": "7"}).empty_table(), "pack format 7, this program reads 1"),
+        (SCHEMA.with_metadata({"dualteacher.format": "7"}).empty_table(), "pack format 7, this program reads 2"),
     ]:
         with pa.ipc.new_file(path, table.schema) as writer:
             writer.write_table(table)

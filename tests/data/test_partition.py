@@ -158,10 +158,12 @@ def test_everything_can_be_labelled(of: Images, seed: int) -> None:
     assert draw(of, seed, fraction=1.0).labelled == sorted(of.ids)
 
 
-def test_the_file_gives_back_both_lists(tmp_path: Path) -> None:
+def test_the_file_gives_back_its_lists(tmp_path: Path) -> None:
     path = tmp_path / "seed0.parquet"
     partition.write(path, ["c", "a", "b", "d"], ["d", "b"])
-    assert partition.read(path) == (["b", "d"], ["a", "c"])
+    assert partition.read(path) == (["b", "d"], [], ["a", "c"])
+    partition.write(path, ["c", "a", "b", "d"], ["d", "b"], ["d"])
+    assert partition.read(path) == (["b"], ["d"], ["a", "c"])
     assert pq.read_table(path).to_pydict()["image_id"] == ["a", "b", "c", "d"]
 
 
@@ -174,7 +176,7 @@ def test_files_that_are_no_partition_are_refused(tmp_path: Path) -> None:
         partition.read(path)
     for table, why in [
         ({"name": ["a"]}, "not a partition"),
-        ({"image_id": ["a"], "role": ["maybe"]}, "a has role 'maybe'; allowed: labelled, unlabelled"),
+        ({"image_id": ["a"], "role": ["maybe"]}, "a has role 'maybe'; allowed: labelled, held_out, unlabelled"),
         ({"image_id": ["a", "a"], "role": ["labelled", "unlabelled"]}, "listed twice"),
     ]:
         pq.write_table(pa.table(table), path)

@@ -68,7 +68,9 @@ def params(protocol: str = "classic", **dataset: Any) -> settings.Settings:
     raw = yaml.safe_load(TINY.read_text())
     wanted = {"source": "voc", "protocol": protocol, "archive": None, "sbd": None, "lists": True} | dataset
     raw["datasets"] = {"voc": wanted}
-    raw["partition"] = {n: {"fraction": None, "count": None, "list": n} for n in ("classic_1", "unimatch_1_2")}
+    raw["partition"] = {
+        n: {"fraction": None, "count": None, "list": n, "held_out": None} for n in ("classic_1", "unimatch_1_2")
+    }
     raw["grid"] |= {"dataset": ["voc"], "partition": list(raw["partition"])}
     return settings.parse(raw)
 

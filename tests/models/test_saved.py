@@ -90,6 +90,7 @@ def redescribe(path: Path, **changes: Any) -> None:
     state = safetensors.torch.load_file(path)
     with safetensors.safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["dualteacher"])
+    del about["sha256"]  # as in a file of an older version
     safetensors.torch.save_file(state, path, metadata={"dualteacher": json.dumps(about | changes)})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import tempfile
 from functools import cache
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from PIL import Image
 
 from dualteacher import paths, settings
-from dualteacher.data.pack import ClassInfo, class_table
+from dualteacher.data.pack import ClassInfo, PackWriter, Sample, class_table
 from dualteacher.evaluation import gallery
 from dualteacher.reporting import results
 
@@ -26,6 +28,7 @@ CLASSES = [
     ClassInfo("ice", (235, 245, 255)),
 ]
 LIFT = {"supervised": 0.0, "mean_teacher": -0.008, "dual_teacher": 0.021}
+IMAGES = 3
 PARAMS = Path(__file__).parents[2] / "presets" / "bluemarble.yaml"
 
 
@@ -33,7 +36,7 @@ def parameters(**grid: list[Any]) -> dict[str, Any]:
     """The default parameters with another grid."""
     path = PARAMS if PARAMS.is_file() else PARAMS.parents[1] / "params.yaml"
     raw = copy.deepcopy(yaml.safe_load(path.read_text(encoding="utf-8")))
-    raw["grid"] = {"dataset": ["bluemarble"], "partition": ["eighth"], "method": list(LIFT), "seed": [0, 1]} | grid
+    raw["grid"] |= {"dataset": ["bluemarble"], "partition": ["eighth"], "method": list(LIFT), "seed": [0, 1]} | grid
     return raw
 
 
@@ -44,12 +47,15 @@ def make_tree(root: Path, raw: dict[str, Any]) -> settings.Settings:
     grid = loaded.grid
     for dataset in grid.dataset:
         _json(root / paths.Dataset(dataset).classes, class_table(CLASSES))
-        for part in grid.partition:
+        (root / paths.Dataset(dataset).val).write_bytes(_validation_images())
+        for part in grid.partitions:
             for seed in grid.seed:
-                labelled = 96 + 2 * seed if part == "eighth" else 190
+                labelled = {"eighth": 96 + 2 * seed, "quarter": 190, "full": 772}[part]
                 _json(root / paths.Split(dataset, part, seed).provenance, _provenance(dataset, part, seed, labelled))
-                for method in grid.method:
-                    _cell(root, paths.Cell(dataset, part, method, seed), labelled)
+                for method in grid.methods_on(part):
+                    cell = paths.Cell(dataset, part, method, seed)
+                    _cell(root, cell, labelled)
+                    _account(root, cell, loaded)
     return loaded
 
 
@@ -61,7 +67,7 @@ def _json(path: Path, value: Any) -> None:
 def _provenance(dataset: str, part: str, seed: int, labelled: int) -> dict[str, Any]:
     return {
         **{"kind": "generated", "dataset": dataset, "partition": part, "seed": seed, "unit": "block"},
-        **{"fraction": 0.125, "labelled": labelled, "unlabelled": 772 - labelled},
+        **{"fraction": 0.125, "labelled": labelled, "unlabelled": 772 - labelled, "held_out": 0},
         **{"list_sha256": f"{seed + 1}a" * 32, "pack_sha256": "c0" * 32},
         **{"classes_missing": ["ice"] if seed else [], "labelled_pixels": {"water": 1000}},
     }
@@ -81,6 +87,7 @@ def _cell(root: Path, cell: paths.Cell, labelled: int) -> None:
             **{"dataset": cell.dataset, "partition": cell.partition, "method": cell.method, "seed": cell.seed},
             **{"miou": miou, "pixel_accuracy": miou + 0.27, "mean_accuracy": miou + 0.11, "last_epoch": len(history)},
             **{"best_miou": miou + 0.006, "best_epoch": 9, "images": 254, "params_fingerprint": "f"},
+            **{"selected": "last", "selected_epoch": len(history)},
             **{"partition_sha256": f"{labelled}-{cell.seed}", "weights_sha256": "w"},
         },
     )
@@ -93,7 +100,21 @@ def _cell(root: Path, cell: paths.Cell, labelled: int) -> None:
         },
     )
     _scores(random, miou, folder)
-    (folder / "gallery.png").write_bytes(_gallery(cell.method))
+    _insight(random, miou, folder)
+    for name, content in _gallery(cell.method).items():
+        (folder / name).write_bytes(content)
+
+
+def _account(root: Path, cell: paths.Cell, loaded: settings.Settings) -> None:
+    """What the run says of itself: its parameters and its log."""
+    everything = loaded.model_dump(mode="json")
+    names = (cell.dataset, cell.partition, cell.method, cell.seed)
+    used = {"train": everything["train"], "method": everything["methods"][cell.method], "cell": list(names)}
+    path = root / cell.metrics
+    _json(path, json.loads(path.read_text()) | {"parameters": used, "weights_sha256": "c4" * 32})
+    log = root / paths.log("train", *names)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("".join(f"12:00:{i:02} train {'-'.join(map(str, names))}: step {i}/40 <b>\n" for i in range(1, 41)))
 
 
 def _history(random: np.random.Generator, method: str, miou: float) -> pd.DataFrame:
@@ -151,23 +172,59 @@ def _scores(random: np.random.Generator, miou: float, folder: Path) -> None:
     ).to_parquet(folder / "per_class.parquet", index=False)
 
 
+def _insight(random: np.random.Generator, miou: float, folder: Path) -> None:
+    """Scores of single images, calibration, snapshots of the first, no alarms."""
+    scores = np.clip(miou + np.array([0.1, -0.2, 0.05]) + random.normal(0, 0.01, IMAGES), 0, 1)
+    ids = [f"tile {i}" for i in range(IMAGES)]
+    table = pd.DataFrame({"image_id": ids, "miou": scores, "pixel_accuracy": scores})
+    table.to_parquet(folder / "per_image.parquet", index=False)
+    low = np.arange(20) / 20
+    pixels = np.arange(20) * 100
+    confidence, right = pixels * (low + 0.025), (pixels * np.clip(low - 0.05, 0, 1)).astype(int)
+    bins = {"low": low, "high": low + 0.05, "pixels": pixels, "right": right, "confidence": confidence}
+    pd.DataFrame(bins).to_parquet(folder / "calibration.parquet", index=False)
+    shots = [(epoch, 12 * epoch, "tile 0", png(random.integers(0, 4, (48, 48), np.uint8))) for epoch in (3, 6, 13)]
+    columns = ["epoch", "step", "image_id", "prediction"]
+    pd.DataFrame(shots, columns=columns).to_parquet(folder / "snapshots.parquet", index=False)
+    _json(folder / "alarms.json", {"alarms": []})
+
+
+def png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 @cache
-def _gallery(method: str) -> bytes:
-    """A sheet for each method, rendered once."""
+def _validation_images() -> bytes:
+    """A pack of the gallery's images."""
     with tempfile.TemporaryDirectory() as folder:
-        gallery.render(_rows(np.random.default_rng(len(method))), CLASSES, Path(folder) / "gallery.png")
-        return (Path(folder) / "gallery.png").read_bytes()
+        path = Path(folder) / "val.arrow"
+        with PackWriter(path, "bluemarble", CLASSES) as writer:
+            for i, row in enumerate(_rows(np.random.default_rng(3), 0.0)):
+                writer.add(Sample(f"tile {i}", png(row.image), png(row.truth), *row.truth.shape))
+        return path.read_bytes()
 
 
-def _rows(random: np.random.Generator) -> list[gallery.Row]:
+@cache
+def _gallery(method: str) -> dict[str, bytes]:
+    """The files of a gallery for each method, made once; all methods see the same images."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = _rows(np.random.default_rng(3), 0.1 * len(method) - 1)
+        gallery.render(rows, CLASSES, Path(folder) / "gallery.png")
+        gallery.save([f"tile {i}" for i in range(len(rows))], rows, CLASSES, Path(folder) / "gallery.parquet")
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def _rows(random: np.random.Generator, shift: float) -> list[gallery.Row]:
     """Smooth fields cut into classes, a border of unknown truth, and a prediction that is off here and there."""
     rows = []
-    for _ in range(3):
+    for _ in range(IMAGES):
         y, x = np.mgrid[0:48, 0:48] / 48
         a, b, c = random.uniform(1, 5, 3)
         surface = np.sin(a * x + b * y) + np.cos(c * x - a * y)
         truth = np.digitize(surface, [-0.8, 0.1, 0.9]).astype(np.uint8)
-        prediction = np.digitize(surface + 0.25 * np.sin(9 * x), [-0.8, 0.1, 0.9]).astype(np.uint8)
+        prediction = np.digitize(surface + 0.25 * np.sin(9 * x + shift), [-0.8, 0.1, 0.9]).astype(np.uint8)
         image = np.array([entry.color for entry in CLASSES])[truth] * 0.6 + random.uniform(0, 60, (48, 48, 1))
         truth[:3] = 255
         rows.append(gallery.Row(image.astype(np.uint8), truth, prediction))

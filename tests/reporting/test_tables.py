@@ -18,6 +18,7 @@ def seeds(**scores: list[float]) -> pd.DataFrame:
     rows = [
         {
             **{"dataset": "d", "partition": "p", "method": method, "seed": seed, "labelled": 10, "unlabelled": 90},
+            **{"held_out": 0, "selected": "last", "bound": False, "alarms": ""},
             **{"miou": value, "best_miou": value, "pixel_accuracy": 0.5, "mean_accuracy": 0.5},
             **{"difference": math.nan if method == "supervised" else value - baseline[seed]},
             **{"student_images": 100.0, "teacher_images": 0.0, "seconds": 1.0, "images_per_second": 1.0},
@@ -99,7 +100,7 @@ def test_numbers_as_people_read_them(shown: str, text: str) -> None:
 def test_reading_of_a_clear_gain() -> None:
     read = reading.read(seeds(supervised=[0.30, 0.31, 0.32], dual_teacher=[0.33, 0.345, 0.35]), "supervised")
     assert read.lead.startswith("Dual Teacher is ahead with 34.2 % mIoU, 3.2 points above Supervised (31.0 %).")
-    assert "exceeds its spread over three seeds (± 0.3)" in read.lead
+    assert "interval over three seeds (± 0.3 [+3.0 … +3.5]) excludes zero" in read.lead
     assert not any("does not beat" in text for text in read.remarks)
 
 

@@ -46,7 +46,8 @@ def test_a_cell_from_waiting_to_done(project):
     assert told() == ("waiting", "trained, to be evaluated")
     evaluate.run(project, "toy", "some", "supervised", 0)
     miou = json.loads(CELL.metrics.read_text())["miou"]
-    assert told() == ("done", f"mIoU {miou:.4f}")
+    state, words = told()
+    assert state == "done" and words.split(", ")[0] == f"mIoU {miou:.4f}"
     write(TRAIN, step=10, steps=300, loss=0.5, seconds_left=200.0)  # trained anew while the old scores are there
     assert told() == ("running", "train: step 10/300, loss 0.500, 3 min left")
     write(TRAIN, pid=dead_process(), at=time.time() - 3600)  # killed long before these files were made

@@ -15,7 +15,9 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 STUB = Path(__file__).with_name("stub.py")
-SMALL = {"dataset": ["bluemarble"], "partition": ["eighth"], "method": ["supervised", "dual_teacher"], "seed": [0]}
+NONE = {"partition": [], "method": []}
+SMALL = {"dataset": ["bluemarble"], "partition": ["eighth"], "method": ["supervised", "dual_teacher"], "seed": [0],
+         "also": {"bound": NONE, "ablation": NONE}}  # fmt: skip
 
 
 class Project:

@@ -90,45 +90,53 @@ def warmup(a, p):
     data, split = paths.Dataset(a.dataset), paths.Split(a.dataset, a.partition, a.seed)
     cell = paths.Cell(a.dataset, a.partition, "warmup", a.seed)
     inputs = [data.train, data.val, split.table, paths.backbone_weights(p["model"]["backbone"])]
-    return inputs, [*ALL_TRAINING, "warmup"], [cell.student, cell.history, cell.cost]
+    return inputs, [*ALL_TRAINING, "warmup"], [cell.student, cell.history, cell.cost, cell.alarms]
 
 
 def train(a, p):
     data, split = paths.Dataset(a.dataset), paths.Split(a.dataset, a.partition, a.seed)
     cell = paths.Cell(a.dataset, a.partition, a.method, a.seed)
     inputs = [data.train, data.val, split.table, cell.warmup.student]
-    return inputs, [*ALL_TRAINING, "mixing", "train", "methods"], [cell.student, cell.history, cell.cost]
+    outputs = [cell.student, cell.history, cell.cost, cell.alarms, cell.calibration, cell.snapshots]
+    return inputs, [*ALL_TRAINING, "mixing", "train", "methods"], outputs
 
 
 def evaluate(a, p):
     data, split = paths.Dataset(a.dataset), paths.Split(a.dataset, a.partition, a.seed)
     cell = paths.Cell(a.dataset, a.partition, a.method, a.seed)
     inputs = [data.val, data.classes, cell.student, cell.history, split.table]
-    outputs = [cell.metrics, cell.per_class, cell.confusion, cell.model_card, cell.gallery]
+    outputs = [cell.metrics, cell.per_class, cell.per_image, cell.confusion, cell.model_card, cell.gallery, cell.pictures]
     return inputs, ["inference", "evaluate"], outputs
 
 
 def report_files(a, p):
     grid = p["grid"]
+    also = grid["also"]
+    products = [(grid["partition"], grid["method"])]
+    products += [(extra["partition"], extra["method"]) for extra in (also["bound"], also["ablation"])]
     cells = [
         paths.Cell(dataset, partition, method, seed)
         for dataset in grid["dataset"]
-        for partition in grid["partition"]
-        for method in grid["method"]
+        for partitions, methods in products
+        for partition in partitions
+        for method in methods
         for seed in grid["seed"]
     ]
-    inputs = [paths.Dataset(dataset).classes for dataset in grid["dataset"]]
+    inputs = [path for name in grid["dataset"] for path in (paths.Dataset(name).classes, paths.Dataset(name).val)]
     inputs += {paths.Split(cell.dataset, cell.partition, cell.seed).provenance: None for cell in cells}
     for cell in cells:
-        inputs += [cell.history, cell.cost, cell.metrics, cell.per_class, cell.confusion, cell.gallery]
+        inputs += [cell.alarms, cell.calibration, cell.snapshots, cell.per_image]
+        inputs += [cell.history, cell.cost, cell.metrics, cell.per_class, cell.confusion, cell.gallery, cell.pictures]
     names = ["table.csv", "table.md", "table.tex", "table.parquet", "table_seeds.parquet", "index.html", "curves.csv"]
+    names += [f"{name}.csv" for name in ("comparisons", "class_gains", "calibration", "hardest", "alarms")]
     outputs = [paths.REPORT / name for name in names] + list(figures(grid)) + [paths.SUMMARY]
     return inputs, ["grid", "report"], outputs
 
 
 def figures(grid: dict) -> Iterator[Path]:
     """As dualteacher.reporting.figures.files_of, which would take long to import."""
-    kinds = ("curves", "teachers", "pseudo_labels", "confusion", "per_class")
+    kinds = ["curves", "methods", "teachers", "pseudo_labels", "confusion", "per_class"]
+    kinds += ["class_gains", "calibration", "hardest", "snapshots"]
     for suffix in ("svg", "png"):
         for d in grid["dataset"]:
             yield paths.REPORT / "figures" / f"{d}-scores.{suffix}"

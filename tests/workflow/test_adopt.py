@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from conftest import Project
 from test_rerun import AFTER_TRAINING
+
+from dualteacher.reporting import figures
 
 pytestmark = pytest.mark.slow
 
@@ -21,6 +25,11 @@ def test_dvc_takes_over_what_snakemake_made_and_experiments_go_on_from_there(pro
     assert not (made.root / "dvc.lock").exists()
     made("snakemake", "--quiet", "all")
     made.ran()
+    make(made, "report")
+    carried = (made.root / "results/snakemake.html").read_text()
+    for kind in figures.KINDS:  # each figure of the page, with its own caption
+        assert f"bluemarble-eighth-{kind}.svg" in carried
+        assert (made.root / f"workflow/report/figures/{kind}.rst").read_text().split(":")[0].split("\n")[0] in carried
     assert "up to date" in make(made, "adopt-dvc")
     made("git", "add", "--all")
     made("git", "commit", "--quiet", "--message", "start")
@@ -33,7 +42,14 @@ def test_dvc_takes_over_what_snakemake_made_and_experiments_go_on_from_there(pro
     assert sum("fast" in line for line in table.splitlines()) == 1
     assert "train.learning_rate" in made("dvc", "params", "diff").stdout
     assert "dual_teacher" in made("dvc", "metrics", "diff").stdout
-    made("dvc", "plots", "diff", "HEAD")
+    drawn = json.loads(made("dvc", "plots", "diff", "HEAD", "fast", "--json").stdout)["data"]
+    plot = drawn["results/report/curves.csv"][0]["content"]
+    points = plot["data"]["values"]
+    assert {(point["rev"], point["method"]) for point in points} == {
+        (rev, method) for rev in ("HEAD", "fast") for method in ("supervised", "dual_teacher")
+    }
+    assert plot["encoding"]["color"]["field"] == "method" and plot["encoding"]["strokeDash"]["field"] == "rev"
+    made("dvc", "plots", "show")
     assert "val_miou" in (made.root / "dvc_plots" / "index.html").read_text()
 
 

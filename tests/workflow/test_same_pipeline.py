@@ -15,35 +15,50 @@ from conftest import ROOT
 # In DVC, a folder stands for the files in it; Snakemake watches own_data only for datasets that lie there.
 FOLDERS = ("results/runs", "results/report/figures", "own_data")
 # Read by the report, and for DVC part of what the runs in results/runs were made from.
-FOLLOWS = ("classes.json", ".provenance.json")
+FOLLOWS = ("classes.json", "val.arrow", ".provenance.json")
+
+
+GRID = {
+    **{"dataset": ["bluemarble"], "partition": ["eighth", "quarter"], "method": ["supervised", "dual_teacher"]},
+    **{"seed": [0, 1]},
+    "also": {
+        "bound": {"partition": ["full"], "method": ["supervised"]},
+        "ablation": {"partition": ["eighth"], "method": ["mean_teacher"]},
+    },
+}
 
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    """Both engines' jobs for the default settings."""
+    """Both engines' jobs for the default settings with every kind of cell."""
     from conftest import Project
 
     made = Project(tmp_path_factory.mktemp("jobs"), stub=False)
+    made.edit("grid", GRID)
     return json.loads(made(sys.executable, str(Path(__file__).with_name("jobs.py"))).stdout)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return yaml.safe_load((ROOT / "presets" / "bluemarble.yaml").read_text())
+    return yaml.safe_load((ROOT / "presets" / "bluemarble.yaml").read_text()) | {"grid": GRID}
 
 
 def expected_commands(grid):
     yield "python -m dualteacher download --weights"
     yield "python -m dualteacher report"
+    also = grid["also"]
+    methods = {partition: grid["method"] for partition in grid["partition"]}
+    methods |= {partition: methods[partition] + also["ablation"]["method"] for partition in also["ablation"]["partition"]}
+    methods |= {partition: also["bound"]["method"] for partition in also["bound"]["partition"]}
     for dataset in grid["dataset"]:
         yield f"python -m dualteacher download --dataset {dataset}"
         yield f"python -m dualteacher prepare --dataset {dataset}"
-        for partition in grid["partition"]:
+        for partition in methods:
             for seed in grid["seed"]:
                 cell = f"--dataset {dataset} --partition {partition} --seed {seed}"
                 yield f"python -m dualteacher partition {cell}"
                 yield f"python -m dualteacher warmup {cell}"
-                for method in grid["method"]:
+                for method in methods[partition]:
                     cell = f"--dataset {dataset} --partition {partition} --method {method} --seed {seed}"
                     yield f"python -m dualteacher train {cell}"
                     yield f"python -m dualteacher evaluate {cell}"

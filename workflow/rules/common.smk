@@ -7,11 +7,15 @@ from snakemake.utils import validate
 
 sys.path.insert(0, str(workflow.basedir))  # a clone uses its own package, whatever else is installed
 
-from dualteacher import engines
+from dualteacher import engines, settings
 
 engines.check(config)
+if workflow.exec_mode.name == "DEFAULT":  # not in the jobs of a cluster
+    engines.clear_locks()
 validate(config, "../schemas/params.schema.yaml")
 engines.set_environment()
+
+GRID = settings.Grid(**config["grid"])
 
 # The sources that can change a stage's numbers; neither engine would notice an edit otherwise.
 CODE = yaml.safe_load(Path(workflow.basedir, "workflow/code.yaml").read_text(encoding="utf-8"))
@@ -32,11 +36,25 @@ def own_data(wildcards) -> list[str]:
 
 def cells(pattern: str) -> list[str]:
     """`pattern` for every cell of the grid, each path once."""
-    return list(dict.fromkeys(expand(pattern, **config["grid"])))
+    rows = [dict(zip(("dataset", "partition", "method"), row)) for row in GRID.rows]
+    return list(dict.fromkeys(pattern.format(**row, seed=seed) for row in rows for seed in GRID.seed))
 
 
 def figures(suffix: str) -> list[str]:
     """The report's figures; dualteacher/reporting/figures.py draws them."""
-    kinds = ["curves", "teachers", "pseudo_labels", "confusion", "per_class"]
+    kinds = ["curves", "methods", "teachers", "pseudo_labels", "confusion", "per_class"]
+    kinds += ["class_gains", "calibration", "hardest", "snapshots"]
     names = ["{dataset}-scores", *(f"{{dataset}}-{{partition}}-{kind}" for kind in kinds)]
-    return [path for name in names for path in cells(f"results/report/figures/{name}.{suffix}")]
+    place = dict(dataset=GRID.dataset, partition=GRID.partition)
+    return [path for name in names for path in expand(f"results/report/figures/{name}.{suffix}", **place)]
+
+
+def captioned(paths: list[str]) -> list[str]:
+    """The figures for `snakemake --report`: each with its kind's caption, sorted by dataset and partition."""
+    marked = []
+    for path in paths:
+        *place, kind = Path(path).stem.split("-")  # no name of a dataset or partition has a dash
+        labels, place = {"figure": kind.replace("_", " ")}, ", ".join(place)
+        caption = f"../report/figures/{kind}.rst"
+        marked += [report(path, caption=caption, category="Figures", subcategory=place, labels=labels)]
+    return marked

@@ -12,6 +12,7 @@ rule evaluate:
     output:
         metrics="results/runs/{dataset}/{partition}/{method}/seed{seed}/metrics.json",
         per_class="results/runs/{dataset}/{partition}/{method}/seed{seed}/per_class.parquet",
+        per_image="results/runs/{dataset}/{partition}/{method}/seed{seed}/per_image.parquet",
         confusion="results/runs/{dataset}/{partition}/{method}/seed{seed}/confusion.parquet",
         card="results/runs/{dataset}/{partition}/{method}/seed{seed}/model_card.md",
         gallery=report(
@@ -25,6 +26,7 @@ rule evaluate:
                 "seed": "{seed}",
             },
         ),
+        pictures="results/runs/{dataset}/{partition}/{method}/seed{seed}/gallery.parquet",
     log:
         "logs/evaluate/{dataset}-{partition}-{method}-{seed}.log",
     benchmark:
@@ -43,14 +45,20 @@ rule evaluate:
 
 rule report:
     input:
+        val=cells("data/{dataset}/val.arrow"),
         classes=cells("data/{dataset}/classes.json"),
         provenance=cells("data/{dataset}/partitions/{partition}/seed{seed}.provenance.json"),
         history=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/history.parquet"),
         cost=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/cost.json"),
         metrics=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/metrics.json"),
         per_class=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/per_class.parquet"),
+        per_image=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/per_image.parquet"),
+        alarms=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/alarms.json"),
+        calibration=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/calibration.parquet"),
+        snapshots=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/snapshots.parquet"),
         confusion=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/confusion.parquet"),
         gallery=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/gallery.png"),
+        pictures=cells("results/runs/{dataset}/{partition}/{method}/seed{seed}/gallery.parquet"),
         code=CODE["report"],
     output:
         csv=report("results/report/table.csv", caption="../report/table.rst", category="Results"),
@@ -59,8 +67,13 @@ rule report:
         parquet="results/report/table.parquet",
         seeds="results/report/table_seeds.parquet",
         curves="results/report/curves.csv",
+        comparisons=report("results/report/comparisons.csv", caption="../report/data.rst", category="Data"),
+        class_gains=report("results/report/class_gains.csv", caption="../report/data.rst", category="Data"),
+        calibration=report("results/report/calibration.csv", caption="../report/data.rst", category="Data"),
+        hardest=report("results/report/hardest.csv", caption="../report/data.rst", category="Data"),
+        alarms=report("results/report/alarms.csv", caption="../report/data.rst", category="Data"),
         page=report("results/report/index.html", caption="../report/page.rst", category="Results"),
-        figures=report(figures("svg"), caption="../report/figure.rst", category="Figures"),
+        figures=captioned(figures("svg")),
         bitmaps=figures("png"),
         summary="results/summary.json",
     log:

@@ -12,6 +12,7 @@ rule warmup:
         student="results/runs/{dataset}/{partition}/warmup/seed{seed}/student.safetensors",
         history="results/runs/{dataset}/{partition}/warmup/seed{seed}/history.parquet",
         cost="results/runs/{dataset}/{partition}/warmup/seed{seed}/cost.json",
+        alarms="results/runs/{dataset}/{partition}/warmup/seed{seed}/alarms.json",
     log:
         "logs/warmup/{dataset}-{partition}-{seed}.log",
     benchmark:
@@ -46,6 +47,9 @@ rule train:
         student="results/runs/{dataset}/{partition}/{method}/seed{seed}/student.safetensors",
         history="results/runs/{dataset}/{partition}/{method}/seed{seed}/history.parquet",
         cost="results/runs/{dataset}/{partition}/{method}/seed{seed}/cost.json",
+        alarms="results/runs/{dataset}/{partition}/{method}/seed{seed}/alarms.json",
+        calibration="results/runs/{dataset}/{partition}/{method}/seed{seed}/calibration.parquet",
+        snapshots="results/runs/{dataset}/{partition}/{method}/seed{seed}/snapshots.parquet",
     log:
         "logs/train/{dataset}-{partition}-{method}-{seed}.log",
     benchmark:

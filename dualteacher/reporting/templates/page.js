@@ -1,4 +1,5 @@
 "use strict";
+document.documentElement.classList.add("live");
 
 // Theme: the system's until the reader chooses.
 (() => {
@@ -16,10 +17,12 @@
   label();
 })();
 
+const say = (text) => { document.getElementById("said").textContent = text; };
+
 // Tables: a press on a head sorts, a second one turns the order round; unknown values stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
-  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+  heads.forEach((head, column) => head.querySelector("button")?.addEventListener("click", () => {
     const up = head.ariaSort ? head.ariaSort === "descending" : !head.classList.contains("number");
     heads.forEach((other) => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
@@ -30,7 +33,14 @@ for (const table of document.querySelectorAll("table.sortable")) {
       return (Number.isNaN(p) || Number.isNaN(q) ? x.localeCompare(y) : p - q) * (up ? 1 : -1);
     };
     body.append(...[...body.rows].sort(compare));
+    say(`Sorted by ${head.textContent.trim()}, ${up ? "ascending" : "descending"}`);
   }));
+  const words = table.closest(".tablebox").querySelector("input[type=search]");
+  words?.addEventListener("input", () => {
+    const wanted = words.value.toLowerCase().split(/\s+/);
+    for (const row of body.rows) row.hidden = !wanted.every((word) => row.textContent.toLowerCase().includes(word));
+    say(`${[...body.rows].filter((row) => !row.hidden).length} of ${body.rows.length} rows`);
+  });
 }
 
 // Legends: pick one method out of all panels of a block.
@@ -46,40 +56,76 @@ for (const legend of document.querySelectorAll(".legend")) {
   });
 }
 
-// Galleries: one run at a time, so that changing runs shows what changes in the same place.
-document.querySelectorAll(".gallery").forEach((gallery, number) => {
-  const figures = [...gallery.querySelectorAll("figure")];
-  if (figures.length < 2) return;
-  const tabs = document.createElement("div");
-  tabs.className = "tabs";
-  tabs.setAttribute("role", "tablist");
-  const select = (index, focus) => figures.forEach((figure, i) => {
-    figure.hidden = i !== index;
-    const tab = tabs.children[i];
-    tab.setAttribute("aria-selected", String(i === index));
-    tab.tabIndex = i === index ? 0 : -1;
-    if (focus && i === index) tab.focus();
+// Galleries: each side of the slider shows the image, its truth or a run's prediction.
+for (const gallery of document.querySelectorAll(".gallery")) {
+  const form = gallery.querySelector("form"), { left, right, errors, shade } = form.elements;
+  const figures = [...gallery.querySelectorAll(".compare")];
+  const show = () => {
+    gallery.classList.toggle("marking", errors.checked);
+    gallery.style.setProperty("--shade", shade.value / 100);
+    for (const figure of figures) {
+      const text = { left: "image", right: "image" };
+      for (const layer of figure.querySelectorAll(".mask")) {
+        for (const side of [left, right]) {
+          const chosen = layer.dataset.key === side.value;
+          layer.classList.toggle(side.name, chosen);
+          if (chosen) text[side.name] = layer.querySelector("p").textContent;
+        }
+      }
+      const [before, after] = figure.querySelectorAll(".scores span");
+      before.textContent = text.left;
+      after.textContent = text.right;
+    }
+  };
+  form.addEventListener("input", show);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  for (const figure of figures) {
+    const stage = figure.querySelector(".stage"), slider = figure.querySelector(".slider");
+    const cut = () => {
+      stage.style.setProperty("--cut", `${slider.value}%`);
+      slider.setAttribute("aria-valuetext", `${slider.value} % ${left.selectedOptions[0].text}, the rest ${right.selectedOptions[0].text}`);
+    };
+    const drag = (event) => {
+      const box = stage.getBoundingClientRect();
+      slider.value = 100 * (event.clientX - box.left) / box.width;
+      cut();
+    };
+    slider.addEventListener("input", cut);
+    form.addEventListener("input", cut);
+    stage.addEventListener("pointerdown", (event) => { stage.setPointerCapture(event.pointerId); drag(event); });
+    stage.addEventListener("pointermove", (event) => { if (stage.hasPointerCapture(event.pointerId)) drag(event); });
+    cut();
+  }
+  show();
+}
+
+// Runs: a link to a run's sheet opens it as a dialog; Escape, the button or a press beside it closes it.
+(() => {
+  const sheet = (hash) => hash.startsWith("#run-") ? document.getElementById(hash.slice(1)) : null;
+  const place = (hash) => history.replaceState(null, "", hash || location.pathname + location.search);
+  const open = (dialog) => {
+    document.querySelector("dialog[open]")?.close();
+    dialog.showModal();
+    dialog.scrollTop = 0;
+    place(`#${dialog.id}`);
+  };
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a[href^='#']"), target = link && sheet(link.hash);
+    if (target) { event.preventDefault(); open(target); }
+    else if (event.target.matches("dialog, dialog .close")) event.target.closest("dialog").close();
+    else if (link) link.closest("dialog")?.close();
   });
-  figures.forEach((figure, i) => {
-    const tab = document.createElement("button");
-    tab.type = "button";
-    tab.textContent = figure.querySelector("figcaption").textContent;
-    tab.setAttribute("role", "tab");
-    figure.id = `gallery-${number}-${i}`;
-    figure.setAttribute("role", "tabpanel");
-    figure.setAttribute("aria-label", tab.textContent);
-    tab.setAttribute("aria-controls", figure.id);
-    tab.addEventListener("click", () => select(i));
-    tab.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (step) { event.preventDefault(); select((i + step + figures.length) % figures.length, true); }
+  for (const dialog of document.querySelectorAll("dialog")) {
+    dialog.addEventListener("close", () => { if (location.hash === `#${dialog.id}`) place(""); });
+    dialog.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: "before", ArrowRight: "next" }[event.key];
+      const link = step && !event.target.closest("pre") && dialog.querySelector(`.bar a[aria-label*="${step}"]`);
+      if (link) { event.preventDefault(); link.click(); }
     });
-    tabs.append(tab);
-  });
-  figures[0].before(tabs);
-  gallery.classList.add("tabbed");
-  select(0);
-});
+  }
+  addEventListener("hashchange", () => { const target = sheet(location.hash); if (target) open(target); });
+  if (sheet(location.hash)) open(sheet(location.hash));
+})();
 
 // Contents: mark the section being read.
 (() => {
@@ -91,4 +137,12 @@ document.querySelectorAll(".gallery").forEach((gallery, number) => {
   document.querySelectorAll("main > section").forEach((section) => watch.observe(section));
 })();
 
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((details) => { details.open = true; }));
+// Paper: everything open, and then as it was.
+(() => {
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = [...document.querySelectorAll("details:not([open])")];
+    closed.forEach((details) => { details.open = true; });
+  });
+  addEventListener("afterprint", () => closed.forEach((details) => { details.open = false; }));
+})();

@@ -22,7 +22,8 @@ if "dualteacher" in sys.orig_argv:
         told = {
             "command": " ".join(["python", *sys.orig_argv[1:]]),
             "modules": sorted(os.path.relpath(path, project) for path in modules),
-            "opened": sorted(path for path in opened if path.startswith(("data/", "results/"))),
+            # a folder is opened to sync a rename in it
+            "opened": sorted(p for p in opened if p.startswith(("data/", "results/")) and not Path(project, p).is_dir()),
         }
         Path(os.environ["WITNESS"], f"{os.getpid()}.json").write_text(json.dumps(told))
 

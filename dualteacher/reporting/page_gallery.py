@@ -1,0 +1,143 @@
+"""The page's gallery: one figure an image, whose two sides show the image, its truth or a run's prediction.
+
+Masks are embedded as they lie in gallery.parquet, as PNGs of a few hundred bytes that the browser lays over
+the image; so an image is embedded once and a hundred runs fit.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from dualteacher.data.pack import ClassInfo
+from dualteacher.reporting import tables
+from dualteacher.reporting.results import Results, Run, spoken
+
+BUDGET = 6_000_000  # bytes of pictures in the page, as encoded
+WRONG = (213, 94, 0)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A run's prediction on one image, and where it is wrong."""
+
+    key: str  # of the run
+    name: str
+    prediction: str  # data URI
+    errors: str  # data URI
+    score: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One validation image with everything that can be laid over it."""
+
+    name: str
+    width: int
+    height: int
+    image: str  # data URI
+    truth: str  # data URI
+    content: str  # the truth in words
+    layers: Sequence[Layer]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of one dataset and partition, and what can be chosen."""
+
+    heading: str
+    runs: Sequence[tuple[str, Sequence[tuple[str, str]]]]  # method, its runs as (key, seed in words)
+    pictures: Sequence[Picture]
+    legend: Sequence[tuple[str, str]]  # class, CSS colour
+    left_out: Sequence[str] = ()  # sheets of the runs for which there was no room
+
+
+def galleries(results: Results, headings: dict[tuple[str, str], str]) -> list[Gallery]:
+    """A gallery for each dataset and partition, all methods' first seeds before any second seed."""
+    left, made = BUDGET, []
+    seeds = results.settings.grid.seed
+    room: dict[tuple[str, str], list[Run]] = {field: [] for field in results.fields}
+    for field in results.fields:
+        left -= sum(len(content) for content in _of(results, field)[0].pictures["image"]) * 4 // 3
+    for seed in seeds:
+        for field in results.fields:
+            for run in (run for run in _of(results, field) if run.cell.seed == seed):
+                size = sum(len(content) for content in run.pictures["prediction"]) * 2
+                if size <= left:
+                    room[field].append(run)
+                left -= size
+    for field in results.fields:
+        made.append(_gallery(headings[field], _of(results, field), room[field], results.classes[field[0]]))
+    return made
+
+
+def _of(results: Results, field: tuple[str, str]) -> list[Run]:
+    return [run for runs in results.by_method(*field).values() for run in runs]
+
+
+def _gallery(heading: str, all_runs: Sequence[Run], room: Sequence[Run], classes: Sequence[ClassInfo]) -> Gallery:
+    """Runs in the table's order; `room`: those for which there is room."""
+    shown = [run for run in all_runs if run in room]
+    by_method: dict[str, list[tuple[str, str]]] = {}
+    for run in shown:
+        by_method.setdefault(spoken(run.cell.method), []).append((_key(run), f"seed {run.cell.seed}"))
+    seen: set[int] = set()
+    pictures = []
+    for i, row in enumerate(all_runs[0].pictures.itertuples()):
+        truth, unknown = _indices(row.truth), len(classes)
+        layers = []
+        for run in shown:
+            content = run.pictures["prediction"].iloc[i]
+            prediction = _indices(content)
+            seen |= set(np.unique(prediction).tolist())
+            wrong = (prediction != truth) & (truth != unknown)
+            score = run.pictures["right"].iloc[i]
+            layers.append(
+                Layer(
+                    *(_key(run), f"{spoken(run.cell.method)}, seed {run.cell.seed}", _uri(content, "png")),
+                    *(_uri(_errors(wrong), "png"), "no truth" if math.isnan(score) else f"{100 * score:.0f} % right"),
+                )
+            )
+        seen |= set(np.unique(truth).tolist())
+        height, width = truth.shape
+        picture = Picture(str(row.image_id), width, height, _uri(row.image, "jpeg"), _uri(row.truth, "png"), "", layers)
+        pictures.append(_described(picture, truth, classes))
+    legend = [(entry.name, f"rgb({' '.join(map(str, entry.color))})") for i, entry in enumerate(classes) if i in seen]
+    left_out = [run.cell.gallery.as_posix() for run in all_runs if run not in room]
+    return Gallery(heading, list(by_method.items()), pictures, legend, left_out)
+
+
+def _key(run: Run) -> str:
+    return f"{run.cell.method}-{run.cell.seed}"
+
+
+def _described(picture: Picture, truth: np.ndarray, classes: Sequence[ClassInfo]) -> Picture:
+    """The three largest classes of the truth, in words."""
+    counts = np.bincount(truth.ravel(), minlength=len(classes) + 1)[: len(classes)]
+    largest = [int(i) for i in np.argsort(-counts, kind="stable")[:3] if counts[i]]
+    words = ", ".join(f"{classes[i].name} {tables.percent(counts[i] / truth.size)} %" for i in largest)
+    return replace(picture, content=words or "unknown")
+
+
+def _indices(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content)) as picture:
+        return np.asarray(picture)
+
+
+def _errors(wrong: np.ndarray) -> bytes:
+    """Wrong pixels in one colour, the others transparent: a PNG of one bit a pixel."""
+    picture = Image.fromarray(wrong.astype(np.uint8))
+    picture.putpalette([0, 0, 0, *WRONG])
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", transparency=0, optimize=True)
+    return buffer.getvalue()
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,158 @@
+"""Alarms: signs in a run's history that training has collapsed, each with its rule and threshold.
+
+A rule looks at one number of an epoch's row and must hold for some epochs in a row (of those in which the number
+is known), so that a rough start raises nothing. What each threshold rests on:
+
+- not_a_number: a loss's mean is not a number. One epoch is enough; nothing ordinary does that.
+- skipped: at least SKIPPED of an epoch's batches were left out for not being numbers (optimizer.bad_batch: skip).
+- coverage_low: fewer than COVERAGE_LOW of the pixels pass the confidence threshold, so that the unlabelled images
+  teach nothing. Without a long warm-up that is ordinary at first: the first GRACE of the steps do not count.
+- coverage_high: nearly every pixel passes, and the passed labels are known to be wrong often (accuracy on the probe
+  below TRUSTED) or cannot be checked. Where they are right, full coverage is a success and no alarm.
+- one_class: of the pixels that belong to other classes, SWALLOWED or more are predicted as one and the same. The
+  share of the class itself does not matter, so an image set that is mostly background raises nothing by that.
+- teacher_is_student: the labelling teacher's parameters equal the student's to SAME, relative to their size. A teacher
+  is a copy for the first step of a (temporary) turn, so one such epoch is ordinary; and both stand still, close
+  together, once the learning rate has all but decayed: epochs below MOVING of its peak do not count. Elsewhere an
+  EMA is farther away by orders of magnitude (the default run: 1e-3 to 1e-2).
+
+Nothing here stops a run or changes a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+SKIPPED = 0.05
+COVERAGE_LOW, GRACE = 0.005, 0.2
+COVERAGE_HIGH, TRUSTED, UNCHECKED = 0.99, 0.9, 0.999
+SWALLOWED = 0.97
+SAME, MOVING = 1e-6, 0.1
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What was seen, and at which epoch's end it had been seen for long enough."""
+
+    name: str
+    epoch: int
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the rules must know beside the history."""
+
+    steps: int  # of the whole run
+    thresholded: bool  # pseudo-labels pass a confidence threshold that can be missed
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A row and its place in the run."""
+
+    row: Row
+    run: Run
+    steps: int  # of this epoch
+    rate: float  # its learning rate, in shares of the highest so far
+
+    def value(self, name: str) -> float | None:
+        """A number of the row; None where it is not known."""
+        value = self.row.get(name)
+        return None if value is None or math.isnan(value) else float(value)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`holds` gives what there is to say where an epoch is bad, "" where it is fine, None where nothing is known."""
+
+    name: str
+    epochs: int  # in a row
+    holds: Callable[[Epoch], str | None]
+
+
+def check(history: Sequence[Row], run: Run) -> list[Alarm]:
+    """All alarms that `history` has raised, each once, in the order of the epochs."""
+    found: list[Alarm] = []
+    for rule in RULES:
+        seen = 0
+        for epoch in _epochs(history, run):
+            said = rule.holds(epoch)
+            if said is not None:
+                seen = seen + 1 if said else 0
+            if said and seen == rule.epochs:
+                found.append(Alarm(rule.name, epoch.row["epoch"], epoch.row["step"], said))
+                break
+    return sorted(found, key=lambda alarm: alarm.step)
+
+
+def _epochs(history: Sequence[Row], run: Run) -> Iterator[Epoch]:
+    before, peak = 0, 0.0
+    for row in history:
+        peak = max(peak, row["learning_rate"])
+        yield Epoch(row, run, row["step"] - before, row["learning_rate"] / peak if peak else 0.0)
+        before = row["step"]
+
+
+def _not_a_number(epoch: Epoch) -> str:
+    """A part that a method lacks is NaN too: only `loss`, which all have, and infinities count."""
+    row = epoch.row
+    bad = [name for name in _losses(row) if math.isinf(row[name]) or (name == "loss" and math.isnan(row[name]))]
+    return f"{', '.join(bad)}: not a number" if bad else ""
+
+
+def _losses(row: Row) -> Iterable[str]:
+    return (name for name in row if name.startswith("loss"))
+
+
+def _skipped(epoch: Epoch) -> str | None:
+    share = (epoch.value("skipped") or 0.0) / max(epoch.steps, 1)
+    return f"{share:.0%} of the epoch's batches were left out: not numbers" if share >= SKIPPED else ""
+
+
+def _coverage_low(epoch: Epoch) -> str | None:
+    kept = epoch.value("kept")
+    if kept is None or not epoch.run.thresholded or epoch.row["step"] <= GRACE * epoch.run.steps:
+        return None
+    words = f"only {kept:.2%} of the pixels pass the threshold: the unlabelled images teach next to nothing"
+    return words if kept < COVERAGE_LOW else ""
+
+
+def _coverage_high(epoch: Epoch) -> str | None:
+    kept, right = epoch.value("kept"), epoch.value("probe_accuracy")
+    if kept is None or not epoch.run.thresholded:
+        return None
+    if right is None:
+        return f"{kept:.2%} of the pixels pass the threshold; whether rightly is not known" if kept >= UNCHECKED else ""
+    wrong = kept >= COVERAGE_HIGH and right < TRUSTED
+    return f"{kept:.2%} of the pixels pass the threshold, but only {right:.1%} are labelled right" if wrong else ""
+
+
+def _one_class(epoch: Epoch) -> str | None:
+    share = epoch.value("val_swallowed")
+    if share is None:
+        return None
+    return f"one class takes {share:.1%} of the validation pixels of all others" if share >= SWALLOWED else ""
+
+
+def _teacher_is_student(epoch: Epoch) -> str | None:
+    apart = epoch.value("distance_active")
+    if apart is None or epoch.rate < MOVING:
+        return None
+    return f"the teacher equals the student (relative distance {apart:.1e})" if apart < SAME else ""
+
+
+RULES = (
+    Rule("not_a_number", 1, _not_a_number),
+    Rule("skipped", 1, _skipped),
+    Rule("coverage_low", 3, _coverage_low),
+    Rule("coverage_high", 3, _coverage_high),
+    Rule("one_class", 2, _one_class),
+    Rule("teacher_is_student", 3, _teacher_is_student),
+)

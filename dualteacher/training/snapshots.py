@@ -1,0 +1,68 @@
+"""What the student predicts for a few fixed validation images at each validation: learning made visible.
+
+The class maps are small (at most SIDE pixels) and lie in the history's rows, so that a checkpoint holds them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dualteacher.data.pack import Pack
+from dualteacher.evaluation.inference import Predictor, to_tensor
+from dualteacher.models.segmenter import Segmenter
+from dualteacher.settings import Inference
+
+COUNT = 2  # images
+SIDE = 128  # longest side of a stored class map, pixels
+KEY = "snapshots"  # of a row: a list of class maps (h, w) uint8
+COLUMNS = ("epoch", "step", "image_id", "prediction")
+
+
+def chosen(val: Pack) -> list[int]:
+    """Images spread evenly over those with a mask, so that nobody chose them."""
+    with_mask = [i for i in range(len(val)) if val.has_mask(i)]
+    places = {len(with_mask) * (2 * k + 1) // (2 * COUNT) for k in range(COUNT)} if with_mask else set()
+    return [with_mask[place] for place in sorted(places)]
+
+
+def photographer(
+    student: Segmenter, val: Pack, inference: Inference, device: torch.device
+) -> Callable[[], dict[str, list[Tensor]]]:
+    """A function that gives the column with the student's class maps as they are then."""
+    images, predictor = chosen(val), Predictor(student, inference)
+
+    def photograph() -> dict[str, list[Tensor]]:
+        return {KEY: [smaller(predictor(to_tensor([val.image(i)], device))[0]) for i in images]}
+
+    return photograph
+
+
+def smaller(labels: Tensor) -> Tensor:
+    """(H, W) classes → uint8 on the CPU with sides of at most SIDE, every k-th pixel; at least one."""
+    step = -(-max(labels.shape) // SIDE)
+    top, left = (min(step // 2, side - 1) for side in labels.shape)
+    return labels[top::step, left::step].to("cpu", torch.uint8, copy=True)
+
+
+def table(history: Iterable[Mapping[str, Any]], ids: Sequence[str]) -> pd.DataFrame:
+    """COLUMNS, one row an image and validation; predictions as grey PNGs of class indices."""
+    rows = [
+        (row["epoch"], row["step"], name, _png(labels.numpy()))
+        for row in history
+        for name, labels in zip(ids, row.get(KEY, ()), strict=False)
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"epoch": "int64", "step": "int64"})
+
+
+def _png(labels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(labels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

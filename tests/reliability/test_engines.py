@@ -1,0 +1,98 @@
+"""Under either engine a killed training run, or a killed engine, is repeated by the same command and resumes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import Project
+
+from .conftest import ROOT, content, write_parameters
+from .conftest import parameters as toy
+
+pytestmark = pytest.mark.slow
+STUDENT = "results/runs/toy/some/dual_teacher/seed0/student.safetensors"
+LOG = "logs/train/toy-some-dual_teacher-0.log"
+TABLE = "data/toy/partitions/some/seed0.parquet"
+CHECKPOINT = ".checkpoints/toy-some-dual_teacher-seed0/step00000000{}.pt: half written"
+
+
+@pytest.fixture
+def project(prepared: Path, finished: Path, tmp_path: Path) -> Project:
+    """A copy of the program with the toy project's data and warm-up; its first two trainings will be killed."""
+    (tmp_path / "project").mkdir()
+    made = Project(tmp_path / "project", stub=False)
+    write_parameters(made.root, toy())
+    for part in ("own_data", "data", "logs"):
+        shutil.copytree(prepared / part, made.root / part, dirs_exist_ok=True)
+    warmup = "results/runs/toy/some/warmup"
+    shutil.copytree(finished / warmup, made.root / warmup)
+    deaths = made.root / "deaths"
+    deaths.write_text(f"group train step 3: begin\n{CHECKPOINT.format(6)}")
+    inject = Path(__file__).with_name("inject")
+    made.environment = {"PYTHONPATH": f"{inject}{os.pathsep}{ROOT}", "DEATHS": str(deaths), "OMP_NUM_THREADS": "1"}
+    return made
+
+
+def run(project: Project, *command: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process group of its own, which may be killed with it."""
+    return project("setsid", "--wait", *command, code=None)
+
+
+def check(project: Project, finished: Path) -> None:
+    assert (project.root / "deaths").read_text() == ""
+    assert "going on from step 5 of 8" in (project.root / LOG).read_text()
+    expected = content(finished, "results/runs/toy/some/dual_teacher")
+    for path in ("student.safetensors", "history.parquet"):
+        place = str(Path(STUDENT).with_name(path))
+        assert content(project.root, "results")[place] == expected[place]
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(b"photo")] ^= 1
+    path.write_bytes(data)
+
+
+def test_snakemake(project: Project, finished: Path) -> None:
+    command = ("snakemake", "--quiet", "all", "--retries", "1", STUDENT)
+    killed = run(project, *command)
+    assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), killed.stderr
+    assert list((project.root / ".snakemake/locks").iterdir())  # nobody was left to remove them
+    done = run(project, *command)  # its training is killed, and repeated by the engine
+    assert done.returncode == 0, done.stderr
+    check(project, finished)
+    assert "Nothing to be done" in (again := project("snakemake", "--dry-run", STUDENT)).stdout + again.stderr
+
+    table, sound = project.root / TABLE, (project.root / TABLE).read_bytes()
+    damage(table)  # Snakemake sees a newer file and would go on with it; the stage that reads it does not
+    refused = project("snakemake", "--quiet", "all", STUDENT, code=1)
+    assert f"error: {TABLE}: not a partition" in refused.stderr and "remove it" in refused.stderr
+    table.unlink()
+    project("snakemake", "--quiet", "all", TABLE)
+    assert table.read_bytes() == sound
+
+
+def test_dvc(project: Project, finished: Path) -> None:
+    made = ["download@toy", "weights", "prepare@toy", "partition@toy-some-0", "warmup@toy-some-0"]
+    project("dvc", "commit", "--force", "--quiet", *made)
+    stage = "train@toy-some-dual_teacher-0"
+    killed = run(project, "dvc", "repro", stage)
+    assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), killed.stderr
+    failed = run(project, "dvc", "repro", stage)
+    assert failed.returncode == 255 and "failed to reproduce" in failed.stderr
+    done = run(project, "dvc", "repro", stage)
+    assert done.returncode == 0, done.stderr
+    check(project, finished)
+    project("dvc", "status", "--quiet", stage)
+
+    table, sound = project.root / TABLE, (project.root / TABLE).read_bytes()
+    damage(table)
+    project("dvc", "repro", "--quiet", stage)  # DVC hashes what has changed, and makes it anew
+    assert table.read_bytes() == sound
+    check(project, finished)
