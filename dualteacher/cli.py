@@ -239,6 +239,7 @@ def benchmark(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     json: Annotated[Path | None, typer.Option(help="write the figures to this file")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="the small configurations only")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="only show where the time of our step goes")] = False,
 ) -> None:
     """Time our training step, the plain formulation and the bare network in turns; their memory; loader; evaluation.
 
@@ -246,9 +247,13 @@ def benchmark(
     """
     from dualteacher.benchmark import cases, report
 
-    chosen = [cases.Case(model, classes, size, labelled, unlabelled)] if model else None
+    one = [cases.Case(model, classes, size, labelled, unlabelled)] if model else None
+    chosen = one or (cases.QUICK if quick else cases.ALL)
     console.start()
-    report.main(chosen or (cases.QUICK if quick else cases.ALL), device, threads, repeats, json)
+    if profile:
+        report.profiles(chosen, device, threads, repeats)
+    else:
+        report.main(chosen, device, threads, repeats, json)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dualteacher import __version__, files
-from dualteacher.benchmark import memory, throughput
+from dualteacher.benchmark import memory, profile, throughput
 from dualteacher.benchmark.cases import Case
 from dualteacher.benchmark.measure import in_a_process_of_its_own, interleaved, prepare, summary
 from dualteacher.console import logger
@@ -37,6 +37,14 @@ def main(cases: Sequence[Case], device: str, threads: int | None, repeats: int, 
     found = run(cases, place, repeats)
     if path is not None:
         files.write_json(path, found)
+
+
+def profiles(cases: Sequence[Case], device: str, threads: int | None, repeats: int) -> None:
+    """Print where the time of our step goes."""
+    place = pick(device)
+    prepare(place, threads or len(os.sched_getaffinity(0)))
+    for case in cases:
+        print(profile.table(case, profile.shares(case, place, repeats)), flush=True)
 
 
 def run(cases: Sequence[Case], device: torch.device, repeats: int) -> dict[str, Any]:

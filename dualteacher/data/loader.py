@@ -8,6 +8,9 @@ images in the same order with the same draws.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -154,6 +157,18 @@ class _Collate:
         return image, mask, torch.from_numpy(np.stack([s.factors for s in samples]))
 
 
+def _end_with_parent(_: int) -> None:
+    """In a loader process: end when the training process is gone, even by kill -9, which torch does not notice here."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def batches(dataset: Augmented, takes: list[Take], first: int, last: int, *, workers: int, pin: bool) -> DataLoader:
     """A loader for steps `first` … `last - 1`; `takes` holds the labelled stream's, then perhaps another."""
     return DataLoader(
@@ -164,6 +179,7 @@ def batches(dataset: Augmented, takes: list[Take], first: int, last: int, *, wor
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
         persistent_workers=False,
+        worker_init_fn=_end_with_parent,
         # fork is unsafe once a thread pool runs (torch, Arrow); spawn costs seconds at the start of a job
         multiprocessing_context="forkserver" if workers else None,
     )

@@ -278,7 +278,7 @@ def _draw_scores(results: Results, dataset: str, colors: dict[str, str], axes: A
         marker = MARKERS[i % len(MARKERS)]
         axes.plot(at, means, color=colors[method], lw=1.2, marker=marker, markersize=7, gid=f"method:{method}:mean")
     _frame(axes, "labelled images")
-    bounds = {part: ", bound" for part in grid.also.bound.partition}
+    bounds = dict.fromkeys(grid.also.bound.partition, ", bound")
     for part in bounds:  # a line that the others are read against
         for method in grid.methods_on(part):
             level = np.mean([100 * run.metrics["miou"] for run in results.of(dataset, part, method)])

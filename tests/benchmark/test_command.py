@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dualteacher import cli
-from dualteacher.benchmark import cases, measure, report, throughput
+from dualteacher.benchmark import cases, measure, profile, report, throughput
 from dualteacher.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +52,18 @@ def test_quick(quick, tmp_path, capsys):
     assert case["evaluation"]["peak_bytes"].keys() == {"3", "5"} and case["evaluation"]["images"] == 3
     printed = capsys.readouterr().out
     assert TINY.name in printed and all(name in printed for name in report.NAMES.values())
+
+
+def test_profile_accounts_for_the_whole_step(capsys):
+    command = ["benchmark", "--model", "mobilenetv2_100", "--classes", "5", "--size", "32", "--labelled", "2"]
+    cli.app([*command, "--unlabelled", "2", "--profile", "--repeats", "2", "--threads", "1"], standalone_mode=False)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("mobilenetv2_100, 5 classes, 32²")
+    names = {line[2:54].strip() for line in printed[1:-1]}
+    assert names == {part for _, _, part in profile.PARTS} | {
+        "student, forward", "teacher, forward", "optimiser", profile.REST,
+    }  # fmt: skip
+    assert sum(float(line.split()[-1].rstrip("%")) for line in printed[1:-1]) == pytest.approx(100, abs=1)
 
 
 def test_turns_are_taken_one_by_one():

@@ -27,7 +27,7 @@ def install(request: dict[str, Any], group: bool = False, before: Callable[[], N
         with suppress(OSError):
             socket.create_connection((request["probe"], 80))
     if "kill_loader_at" in request:
-        _killed_loader(request["kill_loader_at"])
+        _killed_loader(request["kill_loader_at"], request.get("pids"))
     die, places = request.get("die"), request.get("places")
     if die is None and places is None:
         return
@@ -82,8 +82,11 @@ def note_attempts(path: str) -> None:
     sys.addaudithook(hear)
 
 
-def _killed_loader(number: int) -> None:
-    """Kill the loader's processes before step `number`, as the system does when memory runs out."""
+def _killed_loader(number: int, pids: str | None) -> None:
+    """Kill the loader's processes before step `number`, as the system does when memory runs out.
+
+    With `pids`, kill this process instead, and write theirs into that file.
+    """
     original, made = loader.batches, []
 
     def batches(*arguments: Any, **options: Any) -> Any:
@@ -92,6 +95,9 @@ def _killed_loader(number: int) -> None:
 
     def step(job: Any, networks: Any, optimizer: Any, batch: Any, clock: Any) -> Any:
         if clock.step == number:
+            if pids is not None:
+                Path(pids).write_text(" ".join(str(worker.pid) for worker in made[0]._workers))
+                os.kill(os.getpid(), signal.SIGKILL)
             for worker in made[0]._workers:
                 os.kill(worker.pid, signal.SIGKILL)
         return done(job, networks, optimizer, batch, clock)

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +193,21 @@ def test_a_killed_loader_process_is_one_line_and_the_run_goes_on(
     said = spawn(folder, "train")
     assert "going on from step" in said
     assert content(folder, "results/runs") == content(finished, "results/runs")
+
+
+@pytest.mark.slow
+def test_loader_processes_end_with_a_killed_run(spawn: Spawner, finished: Path, tmp_path: Path) -> None:
+    folder = copy(finished, tmp_path / "project")
+    write_parameters(folder, parameters(runtime=parameters()["runtime"] | {"workers": 1}))
+    (folder / RUN / "student.safetensors").unlink()
+    spawn(folder, "train", code=-9, kill_loader_at=1, pids=str(tmp_path / "pids"))
+    (worker,) = map(int, (tmp_path / "pids").read_text().split())
+    for _ in range(300):
+        if not Path(f"/proc/{worker}").exists():
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the loader process outlived its run")
 
 
 @pytest.mark.slow

@@ -71,10 +71,10 @@ def test_snakemake(project: Project, finished: Path) -> None:
 
     table, sound = project.root / TABLE, (project.root / TABLE).read_bytes()
     damage(table)  # Snakemake sees a newer file and would go on with it; the stage that reads it does not
-    refused = project("snakemake", "--quiet", "all", STUDENT, code=1)
+    refused = project("snakemake", STUDENT, "--quiet", "all", code=1)
     assert f"error: {TABLE}: not a partition" in refused.stderr and "remove it" in refused.stderr
     table.unlink()
-    project("snakemake", "--quiet", "all", TABLE)
+    project("snakemake", TABLE, "--quiet", "all")
     assert table.read_bytes() == sound
 
 

@@ -165,12 +165,14 @@ def test_a_second_engine_in_the_folder_is_refused(tmp_path: Path, engine: str) -
     waiting = "import os, sys\nopen('gate').read() if 'download' in sys.argv and os.path.exists('gate') else None\n"
     main = project.root / "dualteacher/__main__.py"
     main.write_text(waiting + main.read_text())
-    command = {"snakemake": ("snakemake", "--quiet", "all"), "dvc": ("dvc", "repro", "--quiet")}[engine]
-    target = {"snakemake": "data/bluemarble/raw/manifest.json", "dvc": "download@bluemarble"}[engine]
-    first = threading.Thread(target=project, args=(*command, target))
+    command = {
+        "snakemake": ("snakemake", "data/bluemarble/raw/manifest.json", "--quiet", "all"),
+        "dvc": ("dvc", "repro", "download@bluemarble"),
+    }[engine]
+    first = threading.Thread(target=project, args=command)
     first.start()
     pipe = opened(gate)
-    second = project(*command, target, code=None)
+    second = project(*command, code=None)
     gate.unlink()
     os.close(pipe)
     first.join()

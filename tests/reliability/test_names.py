@@ -29,19 +29,18 @@ def test_a_dataset_or_partition_by_such_a_name_is_refused_in_one_line(key: str, 
 
 
 @pytest.mark.slow
-def test_snakemake_refuses_such_a_name_before_any_job(tmp_path: Path) -> None:
+def test_snakemake_and_make_repro_refuse_such_a_name_before_any_job(tmp_path: Path) -> None:
     (tmp_path / "project").mkdir()
-    project = Project(tmp_path / "project", stub=True)
+    project = Project(tmp_path / "project", stub=False)
     raw = parameters()
     raw["datasets"] = {"x; touch pwned": raw["datasets"]["toy"]}
     raw["grid"]["dataset"] = ["x; touch pwned"]
     write_parameters(project.root, raw)
-    done = project("snakemake", "--quiet", "all", code=2)
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: params.yaml: ")]
-    assert len(errors) == 1 and "x; touch pwned" in errors[0]
-    assert project.ran() == [] and not (project.root / "pwned").exists()
-    project("make", "repro", "READY=", code=2)  # and so before DVC
-    assert project.ran() == [] and not (project.root / "pwned").exists()
+    for command in (("snakemake", "--quiet", "all"), ("make", "repro", "READY=")):
+        done = project(*command, code=2)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: params.yaml: ")]
+        assert len(errors) == 1 and "x; touch pwned" in errors[0]
+        assert not (project.root / "logs").exists() and not (project.root / "pwned").exists()
 
 
 @pytest.mark.slow

@@ -129,7 +129,8 @@ def test_a_copy_that_prepares_anew_borrows_the_archives(origin):
 
 def test_own_images_go_along_with_the_option_of_the_docs(tmp_path):
     made = Project(tmp_path, stub=True)
-    made.edit("grid", {"dataset": ["bluemarble"], "partition": ["eighth"], "method": ["supervised"], "seed": [0]})
+    made.edit("grid.method", ["supervised"])
+    made.edit("grid.seed", [0])
     photo = made.root / "own_data" / "photos" / "one.jpg"
     photo.parent.mkdir()
     photo.write_bytes(b"a photo")

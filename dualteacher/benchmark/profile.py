@@ -1,0 +1,94 @@
+"""Where the time of our step goes, part by part: `python -m dualteacher benchmark --profile`."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+
+from dualteacher import ema, losses, mixing, upsampling
+from dualteacher.benchmark.cases import Case
+from dualteacher.benchmark.measure import wait
+from dualteacher.benchmark.programs import Ours
+from dualteacher.data import loader
+from dualteacher.models.segmenter import Segmenter
+
+REST = "the rest: moving, checking, bookkeeping"
+PARTS: list[tuple[Any, str, str]] = [  # what is called, and what its time counts as
+    (loader, "finish", "weak views: colour, padding"),
+    (losses, "pseudo_label", "pseudo-labels and confidences at full resolution"),
+    (mixing, "strong_view", "strong views: jitter, blur, grayscale"),
+    (mixing, "cutmix", "mixing"),
+    (mixing, "classmix", "mixing"),
+    (upsampling, "cross_entropy_sum", "losses at full resolution, with their gradient"),
+    (torch.Tensor, "backward", "student, backward"),
+    (ema, "update", "teacher's moving average"),
+]
+
+
+class Stopwatch:
+    """Seconds by part; what one part calls counts for the part that is called."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._stack: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time spent inside counts for `name`."""
+        self._stop()
+        self._stack.append(name)
+        try:
+            yield
+        finally:
+            self._stop()
+            self._stack.pop()
+
+    def _stop(self) -> None:
+        wait(self.device)
+        now = time.perf_counter()
+        if self._stack:
+            self.seconds[self._stack[-1]] += now - self._since
+        self._since = now
+
+    def watched(self, function: Callable[..., Any], name: str | None) -> Callable[..., Any]:
+        """The function, with its time; without a name it is the network."""
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            network = "student, forward" if torch.is_grad_enabled() else "teacher, forward"
+            with self.part(name or network):
+                return function(*arguments, **keywords)
+
+        return call
+
+
+def shares(case: Case, device: torch.device, repeats: int) -> dict[str, float]:
+    """Seconds of a step by part, the mean over `repeats` steps after two that do not count; largest first."""
+    step, clock = Ours(case, device), Stopwatch(device)
+    with ExitStack() as stack:
+        for owner, name, part in PARTS:
+            stack.enter_context(mock.patch.object(owner, name, clock.watched(getattr(owner, name), part)))
+        stack.enter_context(mock.patch.object(Segmenter, "forward", clock.watched(Segmenter.forward, None)))
+        update = clock.watched(step.optimizer.step, "optimiser")
+        stack.enter_context(mock.patch.object(step.optimizer, "step", update))
+        for number in range(-2, repeats):
+            if number == 0:
+                clock.seconds.clear()
+            with clock.part(REST):
+                step(number + 2)
+    found = sorted(clock.seconds.items(), key=lambda item: -item[1])
+    return {name: seconds / repeats for name, seconds in found}
+
+
+def table(case: Case, parts: dict[str, float]) -> str:
+    """Milliseconds and shares in words."""
+    whole = sum(parts.values())
+    rows = [f"  {name:52} {seconds * 1000:8.1f} ms {seconds / whole:6.1%}" for name, seconds in parts.items()]
+    return "\n".join([case.name, *rows, f"  {'a step':52} {whole * 1000:8.1f} ms"])
