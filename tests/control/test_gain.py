@@ -1,0 +1,77 @@
+"""The positive control, shrunken: where unlabelled images should help, they do, and a broken part takes the gain away.
+
+presets/control.yaml with smaller and fewer scenes and a fraction of the steps, one seed; docs/control.md has the
+real thing. What a run gains over `supervised` is compared with a threshold between a sound program's gain and those
+of the broken ones, all measured here.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dualteacher import ema, methods, mixing, paths, upsampling
+from dualteacher import settings as settings_module
+from dualteacher.errors import UserError
+from dualteacher.stages import download, evaluate, partition, prepare, train, warmup, weights
+
+ROOT = Path(__file__).parents[2]
+CELL = ("textures", "dozen")
+GAIN = 0.05  # of mIoU: a sound program gains more, each of the broken ones less
+
+pytestmark = pytest.mark.slow
+
+
+def small() -> settings_module.Settings:
+    raw = yaml.safe_load((ROOT / "presets" / "control.yaml").read_text())
+    raw["datasets"]["textures"] |= {"size": 64, "train": 200, "validation": 60}
+    raw["batch"] |= {"crop": 64}
+    raw["warmup"] |= {"steps": 100}
+    raw["train"] |= {"steps": 120, "validate_every": 1000, "probe_images": 4}
+    raw["runtime"] |= {"device": "cpu", "threads": 1, "workers": 0}
+    raw["grid"]["seed"] = [0]
+    return settings_module.parse(raw)
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """A folder with data, weights, the warm-up and the supervised run."""
+    folder = tmp_path_factory.mktemp("control")
+    settings = small()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        torch.set_num_threads(1)
+        try:
+            weights.run(settings)
+        except UserError as error:
+            pytest.skip(f"the backbone's weights cannot be fetched: {error}")
+        download.run(settings, "textures")
+        prepare.run(settings, "textures")
+        partition.run(settings, *CELL, 0)
+        warmup.run(settings, *CELL, 0)
+        train.run(settings, *CELL, "supervised", 0)
+        yield folder, settings, score(settings, "supervised")
+
+
+def score(settings: settings_module.Settings, method: str) -> float:
+    evaluate.run(settings, *CELL, method, 0)
+    return json.loads(paths.Cell(*CELL, method, 0).metrics.read_text())["miou"]
+
+
+def gain(ready, method: str) -> float:
+    _, settings, base = ready
+    train.run(settings, *CELL, method, 0)
+    return score(settings, method) - base
+
+
+def test_the_supervised_start_is_neither_hopeless_nor_saturated(ready):
+    assert 0.25 < ready[2] < 0.75
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "dual_teacher"])
+def test_unlabelled_images_help(ready, method):
+    assert gain(ready, method) > GAIN
