@@ -52,7 +52,7 @@ repro: $(READY) ## the same pipeline with DVC, which keeps every version's files
 
 .PHONY: exp-show
 exp-show: $(READY) ## table of the experiments made with `dvc exp run -S 'train.learning_rate=0.0001'`
-	@dvc exp show --only-changed --drop '^((data|results|dualteacher)/.*|own_data)$$' --hide-workspace $(ARGS)
+	@dvc exp show --only-changed --drop '^((data|results|dualteacher)/.*|own_data|.*[.]seeds)$$' --hide-workspace $(ARGS)
 
 .PHONY: adopt-dvc
 adopt-dvc: $(READY) ## after `make run`: let DVC take over the files that Snakemake made
@@ -91,6 +91,10 @@ code-deps: $(READY) ## list anew which sources each stage uses (dvc.yaml, workfl
 .PHONY: presets
 presets: $(READY) ## write the presets of the paper's rows anew (from dualteacher/presets.py and presets/bluemarble.yaml)
 	@python -m dualteacher.presets
+
+.PHONY: reference
+reference: $(READY) ## write docs/reference anew (from settings.py, cli.py and dualteacher/reference/)
+	@python -m dualteacher.reference
 
 .PHONY: lock
 lock: $(READY) ## solve pyproject.toml anew into requirements.lock (ARGS=--upgrade for newer versions)

@@ -35,12 +35,30 @@ MethodOption = Annotated[str, typer.Option(help="a key of `methods` in params.ya
 SeedOption = Annotated[int, typer.Option(min=0, help="the run's seed")]
 
 
+class By(StrEnum):
+    """How `suggest` chooses."""
+
+    uncertainty = "uncertainty"
+    disagreement = "disagreement"
+    diversity = "diversity"
+    mixed = "mixed"
+    random = "random"
+
+
 class Precision(StrEnum):
     """Of an exported file's numbers."""
 
     float32 = "float32"
     float16 = "float16"
     int8 = "int8"
+
+
+class Autocast(StrEnum):
+    """Of the network's numbers while it predicts."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 def _stage(stage: str, *arguments: str | int, known: dict[str, str] | None = None) -> Any:
@@ -191,18 +209,54 @@ def estimate(
 @app.command()
 def predict(
     weights: Annotated[Path, typer.Argument(help="student.safetensors, or the folder of a run that holds it")],
-    images: Annotated[list[Path], typer.Argument(help="images, or folders of images")],
-    output: Annotated[Path, typer.Option(help="folder for masks and overlays")] = Path("predictions"),
+    images: Annotated[list[Path], typer.Argument(help="images, folders of images, 'patterns/**/*.jpg' or videos")],
+    output: Annotated[Path, typer.Option(help="folder for all that is written")] = Path("predictions"),
+    overlays: Annotated[bool, typer.Option(help="pictures to look at: the classes' colours over the image")] = True,
+    confidence: Annotated[bool, typer.Option("--confidence", help="maps of the class's probability, 255 = 1")] = False,
+    scale: Annotated[
+        list[float] | None, typer.Option(min=0.1, max=10, help="see each image at this scale; again for several")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="see each image mirrored too, in twice the time")] = False,
+    precision: Annotated[Autocast, typer.Option(help="of the network's numbers")] = Autocast.float32,
+    large: Annotated[float, typer.Option(min=0.001, help="predict images of more megapixels in windows")] = 4.0,
+    window: Annotated[int | None, typer.Option(min=32, help="a window's side; else the weights' or 512")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="between windows; else the weights' or 3/4 window")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="images or windows at once; else the weights'")] = None,
+    every: Annotated[int, typer.Option(min=1, help="of a video, take every N-th frame")] = 1,
+    redo: Annotated[bool, typer.Option("--redo", help="predict again what is done")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N")] = "auto",
 ) -> None:
-    """Predict images with a trained network: index masks with a palette, and overlays to look at.
+    """Predict images with a trained network: index masks, overlays to look at, and the area of each class.
 
-    Files that cannot be read are listed at the end, and the exit code is then 1.
+    In the output folder, NAME being an image's path below the folder that was given:
+
+    \b
+      masks/NAME.png       class of each pixel, in the classes' colours; .tif for large TIFF and GeoTIFF images
+      overlays/NAME.jpg    the image under these colours
+      confidence/NAME.png  with --confidence
+      areas.parquet        image, class_index, class_name, pixels, share
+      errors.csv           file and reason, for those that could not be predicted
+
+    The same command again goes on where it stopped; what is done with the same weights and options is left as it is.
+    Exit code 1: some files could not be predicted. 75: stopped by Ctrl-C, nothing that was finished is lost.
+
+    \b
+    Examples:
+      python -m dualteacher predict results/runs/sample/all/dual_teacher/seed0 photos
+      python -m dualteacher predict student.safetensors 'survey/**/*.tif' --output maps --no-overlays
+      python -m dualteacher predict student.safetensors photos --scale 0.75 --scale 1 --scale 1.25 --flip
+      python -m dualteacher predict student.safetensors mosaic.tif --window 1024 --confidence
+      python -m dualteacher predict student.safetensors drive.mp4 --every 10 --precision bfloat16
     """
+    from dualteacher.prediction.options import Options
     from dualteacher.stages import predict
 
     console.start()
-    if not predict.run(weights, images, output, device):
+    options = Options(
+        device=device, overlays=overlays, confidence=confidence, scales=tuple(scale or [1.0]), flip=flip,
+        precision=precision.value, large=large, window=window, stride=stride, batch=batch, every=every, redo=redo,
+    )  # fmt: skip
+    if not predict.run(weights, images, output, options):
         raise SystemExit(1)
 
 
@@ -225,6 +279,41 @@ def export(
     console.start()
     if not export.run(weights, output, pack, precision.value, argmax):
         raise SystemExit(1)
+
+
+@app.command()
+def suggest(
+    dataset: DatasetOption,
+    partition: PartitionOption,
+    method: MethodOption,
+    seed: SeedOption,
+    count: Annotated[int, typer.Option(min=1, help="so many images")],
+    output: Annotated[Path, typer.Option(help="a new folder for the images, their pseudo-masks and COCO polygons")],
+    by: Annotated[By, typer.Option(help="mixed: the most uncertain ones, and of these the most diverse")] = By.mixed,
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="pixels less sure than this stay open (255) in the pseudo-masks")
+    ] = 0.0,
+) -> None:
+    """Choose the unlabelled images of a trained cell to label next; see docs/labelling.md."""
+    from dualteacher.stages import suggest
+
+    loaded = settings.load()
+    _check(loaded, {"dataset": dataset, "partition": partition, "method": method})
+    console.start()
+    suggest.run(loaded, paths.Cell(dataset, partition, method, seed), count, by.value, output, threshold)
+
+
+@app.command()
+def accept(
+    suggested: Annotated[Path, typer.Argument(help="the folder that `suggest` wrote, with corrected masks in masks/")],
+    coco: Annotated[Path | None, typer.Option(help="take the masks from these COCO annotations instead")] = None,
+    unchanged: Annotated[bool, typer.Option("--unchanged", help="take masks that nobody changed too")] = False,
+) -> None:
+    """Put corrected masks, and their images, among the labelled ones of your own folder; see docs/labelling.md."""
+    from dualteacher.stages import accept
+
+    console.start()
+    accept.run(settings.load(), suggested, coco, unchanged)
 
 
 @app.command()

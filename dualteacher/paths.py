@@ -112,6 +112,11 @@ class Cell:
         return self.folder / "student.safetensors"
 
     @property
+    def committee(self) -> Path:
+        """Folder of the networks that taught beside the student, for `suggest`; no output of the pipeline."""
+        return CHECKPOINTS / "committees" / "-".join(self.folder.parts[2:])
+
+    @property
     def history(self) -> Path:
         return self.folder / "history.parquet"
 

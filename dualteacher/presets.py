@@ -209,7 +209,7 @@ def make(base: str, what: str, notes: list[str], values: Mapping[str, Any], sect
         key = next((name for name in (".".join(stack), _anywhere(stack)) if name in values), None)
         if key is not None:
             left.discard(key)
-            line = f"{match['indent']}{match['key']}: {_text(values[key])}{match['comment'] or ''}"
+            line = f"{match['indent']}{match['key']}: {spell(values[key])}{match['comment'] or ''}"
         lines.append(line)
     if left:
         raise UserError(f"{BASE}: has no {', '.join(sorted(left))}, which dualteacher/presets.py sets")
@@ -233,19 +233,19 @@ def _block(values: Mapping[str, Any], depth: int) -> Iterator[str]:
             yield f"{'  ' * depth}{key}:{comment}"
             yield from _block(value, depth + 1)
         else:
-            yield f"{'  ' * depth}{key}: {_text(value)}{comment}"
+            yield f"{'  ' * depth}{key}: {spell(value)}{comment}"
 
 
 def _plain(values: Mapping[str, Any]) -> bool:
     return len(values) <= 4 and "source" not in values
 
 
-def _text(value: Any) -> str:
+def spell(value: Any) -> str:
     """A value as params.yaml spells it: 0.00006, not 6e-05."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_text(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {spell(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_text, value)) + "]"
+        return "[" + ", ".join(map(spell, value)) + "]"
     if isinstance(value, float):
         text = f"{value:.12f}".rstrip("0")
         return text + "0" if text.endswith(".") else text

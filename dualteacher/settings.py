@@ -46,8 +46,8 @@ class Section(BaseModel):
 class Extra(Section):
     """A product of partitions and methods, for every dataset and seed of the grid; two empty lists: none."""
 
-    partition: list[Name]
-    method: list[Name]
+    partition: list[Name]  # keys of `partition`
+    method: list[Name]  # keys of `methods`
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Extra:
@@ -66,11 +66,11 @@ class Also(Section):
 class Grid(Section):
     """Which cells are run: the product of the four lists, and what stands under `also`."""
 
-    dataset: list[Name] = Field(min_length=1)
-    partition: list[Name] = Field(min_length=1)
-    method: list[Name] = Field(min_length=1)
-    seed: list[Count] = Field(min_length=1)
-    also: Also
+    dataset: list[Name] = Field(min_length=1)  # keys of `datasets`
+    partition: list[Name] = Field(min_length=1)  # keys of `partition`
+    method: list[Name] = Field(min_length=1)  # keys of `methods`
+    seed: list[Count] = Field(min_length=1)  # a cell each
+    also: Also  # runs beside the product
 
     @property
     def partitions(self) -> list[str]:
@@ -126,9 +126,9 @@ class BlueMarble(Section):
     source: Literal["bluemarble"]
     tile: Annotated[int, Field(ge=16, le=512, multiple_of=8)]  # side of a tile, pixels (15 a degree)
     block: Annotated[int, Field(ge=16)]  # side of the square that goes to one split as a whole, pixels
-    minimum_land: Share
+    minimum_land: Share  # tiles with less land than this are left out
     north: Annotated[float, Field(ge=-90, le=90)]  # degrees
-    south: Annotated[float, Field(ge=-90, le=90)]
+    south: Annotated[float, Field(ge=-90, le=90)]  # degrees
     validation: Annotated[float, Field(gt=0.0, lt=1.0)]  # share of the blocks
     limit: AtLeastOne | None  # at most this many tiles a split, for quick tries; null: all
 
@@ -156,7 +156,7 @@ class VOC(Section):
     """
 
     source: Literal["voc"]
-    protocol: Literal["classic", "blended"]
+    protocol: Literal["classic", "blended"]  # which masks count, see above
     archive: Place | None  # VOCtrainval_11-May-2012.tar or the folder it unpacks to; null: download
     sbd: Place | None  # blended: benchmark.tgz or the folder it unpacks to; null: download
     lists: bool  # fetch the official partitions' lists too
@@ -185,17 +185,17 @@ class Textures(Section):
 class FolderClass(Section):
     """A class of your own: its name, its colour in pictures, and how your mask files spell it."""
 
-    name: Annotated[str, Field(min_length=1)]
-    color: Color
-    value: MaskValue
+    name: Annotated[str, Field(min_length=1)]  # in tables and reports
+    color: Color  # in pictures
+    value: MaskValue  # in the mask files: an index, or [r, g, b]
 
 
 class FolderValidation(Section):
     """Images that are never trained on: a share of the images with masks, or folders of their own."""
 
-    share: Annotated[float, Field(gt=0.0, lt=1.0)] | None
-    images: Inside | None
-    masks: Inside | None
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] | None  # of the images with masks
+    images: Inside | None  # a folder of their own
+    masks: Inside | None  # and its masks
 
     @model_validator(mode="after")
     def _one_of(self) -> FolderValidation:
@@ -208,14 +208,14 @@ class Folder(Section):
     """Your own images, and masks for some of them, in a folder on this machine; see docs/own-data.md."""
 
     source: Literal["folder"]
-    folder: Place
+    folder: Place  # in which all others lie
     images: Inside  # all below are folders in `folder`, searched with their sub-folders; ".": `folder` itself
-    masks: Inside
+    masks: Inside  # may be fewer than the images
     mask_suffix: str  # what the name of an image's mask has in addition: _mask for a.jpg and a_mask.png
     unlabelled: Inside | None  # further images, without masks
-    validation: FolderValidation
+    validation: FolderValidation  # images that are never trained on
     block: Literal["image", "folder"]  # what goes to one side as a whole: an image, or a sub-folder of images
-    classes: Annotated[list[FolderClass], Field(min_length=2, max_length=255)]
+    classes: Annotated[list[FolderClass], Field(min_length=2, max_length=255)]  # in the order of their indices
     ignore: list[MaskValue]  # further values of the mask files: pixels of no class
     on_error: Literal["stop", "skip"]  # files that cannot be used: stop and list them, or leave them out
 
@@ -245,7 +245,7 @@ class Folder(Section):
         return self
 
 
-SOURCES = {
+SOURCES: dict[str, type[Section]] = {
     "bluemarble": BlueMarble,
     "textures": Textures,
     "ade20k": ADE20K,
@@ -259,7 +259,7 @@ AnyDataset = Annotated[BlueMarble | Textures | ADE20K | VOC | Cityscapes | Folde
 class Partition(Section):
     """Which training images keep their masks: a share of them, a number, or an official list."""
 
-    fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None  # of all training images
     count: AtLeastOne | Literal["all"] | None  # all: every image that has a mask
     list: Name | None  # its name in dualteacher/data/partition_lists.json
     held_out: Annotated[float, Field(gt=0.0, lt=1.0)] | None  # share of these that only picks the epoch; null: the last
@@ -274,11 +274,11 @@ class Partition(Section):
 class Model(Section):
     """The network; see models/segmenter.py."""
 
-    architecture: Literal["segformer", "deeplabv3plus"]
-    backbone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]
+    architecture: Literal["segformer", "deeplabv3plus"]  # the head and how it takes features
+    backbone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]  # mit_b0 … mit_b5, or timm's name
     weights: Annotated[str, Field(min_length=1)]  # wheel, timm, none, or a file's path
-    head_width: AtLeastOne
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    head_width: AtLeastOne  # channels
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]  # before the classifier
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # the student's; teachers run at full depth
     sync_norm: bool  # batch normalisation over all processes of a run
 
@@ -290,10 +290,10 @@ class Batch(Section):
     denominators. Each process runs its groups in `accumulate` passes, one after another, to save memory.
     """
 
-    labelled: AtLeastOne
-    unlabelled: AtLeastOne
-    groups: AtLeastOne
-    accumulate: AtLeastOne
+    labelled: AtLeastOne  # images a step
+    unlabelled: AtLeastOne  # images a step
+    groups: AtLeastOne  # images mix within a group
+    accumulate: AtLeastOne  # passes of a process over its groups
     crop: Annotated[int, Field(ge=8)]  # side of the square crop, pixels
 
     @model_validator(mode="after")
@@ -312,8 +312,8 @@ class Augment(Section):
     resize: Annotated[list[AtLeastOne], Field(min_length=2, max_length=2)] | None  # [long, short]; null: as is
     scale: Annotated[list[Positive], Field(min_length=2, max_length=2)]  # random factor, from … to
     class_share: Annotated[float, Field(gt=0.0, le=1.0)]  # redraw a crop one class fills beyond this share
-    flip: Share
-    photometric: bool
+    flip: Share  # probability
+    photometric: bool  # random brightness, contrast, saturation and hue
 
     @model_validator(mode="after")
     def _order(self) -> Augment:
@@ -327,23 +327,23 @@ class Augment(Section):
 class Jitter(Section):
     """Colour jitter; a factor is drawn from 1 ± the given range (hue: ± the range, in turns)."""
 
-    probability: Share
-    brightness: Share
-    contrast: Share
-    saturation: Share
-    hue: Annotated[float, Field(ge=0.0, le=0.5)]
+    probability: Share  # of an image
+    brightness: Share  # the factor is drawn from 1 ± this
+    contrast: Share  # the factor is drawn from 1 ± this
+    saturation: Share  # the factor is drawn from 1 ± this
+    hue: Annotated[float, Field(ge=0.0, le=0.5)]  # ± this, in turns of the colour circle
 
 
 class Mixing(Section):
     """Strong views, made on the device: the two mixes and the implicit-consistency view."""
 
-    cutmix_beta: Positive
-    cutmix_jitter: Jitter
-    blur: Share
-    blur_sigma: Annotated[list[Positive], Field(min_length=2, max_length=2)]
-    flip: Share
-    strong_jitter: Jitter
-    grayscale: Share
+    cutmix_beta: Positive  # the box's share is drawn from Beta(b, b)
+    cutmix_jitter: Jitter  # after CutMix
+    blur: Share  # probability, after CutMix
+    blur_sigma: Annotated[list[Positive], Field(min_length=2, max_length=2)]  # pixels, from … to
+    flip: Share  # probability, after CutMix
+    strong_jitter: Jitter  # of the strong view
+    grayscale: Share  # probability, of the strong view
 
 
 class Loss(Section):
@@ -357,14 +357,14 @@ class Loss(Section):
 class Optimizer(Section):
     """Optimiser and schedule, shared by warm-up and training."""
 
-    name: Literal["adamw", "sgd"]
+    name: Literal["adamw", "sgd"]  # adamw or sgd
     betas: Annotated[list[Share], Field(min_length=2, max_length=2)]  # adamw
     momentum: Share  # sgd
-    weight_decay: NotNegative
+    weight_decay: NotNegative  # not of normalisation layers
     head_multiplier: Positive  # learning rate of the head over that of the backbone
     ramp_steps: Count  # linear learning-rate ramp at the start
-    ramp_ratio: Share
-    power: NotNegative
+    ramp_ratio: Share  # of the learning rate, where the ramp begins
+    power: NotNegative  # of the polynomial decay after the ramp
     horizon: AtLeastOne | None  # step at which the polynomial reaches 0; null: the last step
     bad_batch: Literal["stop", "skip"]  # when a loss or gradient is not a number
 
@@ -372,9 +372,9 @@ class Optimizer(Section):
 class Length(Section):
     """How long: a number of optimiser steps, or of passes over the labelled images."""
 
-    steps: Count | None
-    epochs: AtLeastOne | None
-    learning_rate: Positive
+    steps: Count | None  # optimiser steps
+    epochs: AtLeastOne | None  # passes over the labelled images
+    learning_rate: Positive  # the backbone's, at its peak
 
     @model_validator(mode="after")
     def _one_of(self) -> Length:
@@ -397,10 +397,10 @@ class Train(Length):
 class Teacher(Section):
     """What the teacher-based methods share."""
 
-    threshold: Share
-    ema_decay: Share
-    unlabelled_weight: NotNegative
-    consistency_weight: NotNegative
+    threshold: Share  # confidence from which a pseudo-label counts
+    ema_decay: Share  # at most
+    unlabelled_weight: NotNegative  # of the mixed images' loss
+    consistency_weight: NotNegative  # of the strong view's loss
     mixes: Annotated[list[Literal["cutmix", "classmix"]], Field(min_length=1)]  # taken in turn by epoch
     normalisation: Literal["running", "batch"]  # statistics the teachers label with
 
@@ -408,17 +408,17 @@ class Teacher(Section):
 class DualTeacher(Teacher):
     """Temporary teachers that take turns; the paper has two that switch after each epoch."""
 
-    teachers: AtLeastOne
+    teachers: AtLeastOne  # that take turns
     period: AtLeastOne  # length of a turn
-    period_unit: Literal["epoch", "step"]
+    period_unit: Literal["epoch", "step"]  # of `period`
     temporary: bool  # each turn starts from a copy of the student
 
 
 class FixMatch(Section):
     """The student labels weak views for its own strong views."""
 
-    threshold: Share
-    unlabelled_weight: NotNegative
+    threshold: Share  # confidence from which a pseudo-label counts
+    unlabelled_weight: NotNegative  # of the loss on unlabelled images
 
 
 class UniMatch(FixMatch):
@@ -430,7 +430,7 @@ class UniMatch(FixMatch):
 class CPS(Section):
     """Two networks teach each other."""
 
-    unlabelled_weight: NotNegative
+    unlabelled_weight: NotNegative  # of the loss on unlabelled images
     partner_seed: Count  # draws the second network's head
 
 
@@ -460,7 +460,7 @@ class Methods(Section):
 class Inference(Section):
     """How a whole image is predicted, in validation and evaluation alike."""
 
-    mode: Literal["whole", "slide"]
+    mode: Literal["whole", "slide"]  # the whole image at once, or windows that slide over it
     batch: AtLeastOne  # images of one size predicted together
     resize: Annotated[list[AtLeastOne], Field(min_length=2, max_length=2)] | None  # [long, short]; null: as is
     multiple: AtLeastOne  # both sides are rounded to a multiple of this
@@ -471,24 +471,24 @@ class Inference(Section):
 class Evaluate(Section):
     """The final evaluation."""
 
-    scales: Annotated[list[Positive], Field(min_length=1)]
-    flip: bool
+    scales: Annotated[list[Positive], Field(min_length=1)]  # predictions at these scales are averaged
+    flip: bool  # and those of the mirrored image
     gallery: AtLeastOne  # images in the gallery
 
 
 class Report(Section):
     """The report's words."""
 
-    title: str
+    title: str  # of the page
     baseline: Name  # the method the others are compared with
 
 
 class Runtime(Section):
     """The machine. precision and compile change the numbers and are tracked; the rest is not."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
-    precision: Literal["float32", "bfloat16"]
-    compile: bool
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]  # auto takes a GPU if there is one
+    precision: Literal["float32", "bfloat16"]  # of the networks' passes
+    compile: bool  # torch.compile
     threads: AtLeastOne  # CPU threads a job
     workers: Count  # loader processes a job
     checkpoint_minutes: NotNegative  # 0: after every step

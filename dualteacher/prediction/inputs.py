@@ -1,0 +1,90 @@
+"""What to predict: files, folders, patterns and videos, and the name of each one's outputs."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from dualteacher.data import images, layout
+from dualteacher.errors import UserError
+
+VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image or a video, and the name of its outputs: relative to the output folder and without an ending."""
+
+    file: Path
+    name: str
+
+    @property
+    def video(self) -> bool:
+        return self.file.suffix.lower() in VIDEOS
+
+
+def collect(given: Sequence[Path], output: Path) -> list[Job]:
+    """Everything once, in the order given; UserError if there is nothing, or two would write the same files.
+
+    Names are paths below a given folder, or below the part of a pattern that has no `*`, `?` or `[`. What lies in
+    the output folder was written by us and is left out. Endings are dropped unless that makes two names equal.
+    """
+    own = output.resolve()
+    jobs: dict[Path, Job] = {}
+    for path in given:
+        for job in _found(path):
+            place = job.file.resolve()
+            if own not in place.parents:
+                jobs.setdefault(place, job)
+    if not jobs:
+        raise UserError(f"{', '.join(map(str, given))}: no images found")
+    return _named(list(jobs.values()))
+
+
+def _found(path: Path) -> Iterator[Job]:
+    if path.is_dir():
+        yield from _below(path, "")
+    elif path.exists():
+        yield Job(path, path.name)
+    elif glob.has_magic(str(path)):
+        yield from _matching(path)
+    else:
+        raise UserError(f"{path}: no such file or folder")
+
+
+def _below(folder: Path, prefix: str) -> Iterator[Job]:
+    """The images in a folder and the folders in it; hidden ones are left out."""
+    for name in layout.image_files(folder):
+        yield Job(folder / name, str(PurePosixPath(prefix) / name))
+
+
+def _matching(pattern: Path) -> Iterator[Job]:
+    """The images, videos and folders that a pattern matches."""
+    parts = pattern.parts
+    base = Path(*parts[: next(number for number, part in enumerate(parts) if glob.has_magic(part))])
+    for match in map(Path, sorted(glob.glob(str(pattern), recursive=True))):  # noqa: PTH207  # takes absolute ones
+        name = os.path.relpath(match, base)
+        if match.is_dir():
+            yield from _below(match, name)
+        elif images.is_image(match) or match.suffix.lower() in VIDEOS:
+            yield Job(match, name)
+
+
+def _named(jobs: list[Job]) -> list[Job]:
+    """Names without endings, but with them where they would clash; UserError if they still do."""
+    short = [str(PurePosixPath(job.name).with_suffix("")) for job in jobs]
+    while clashing := {name for name, number in Counter(short).items() if number > 1}:
+        names = [job.name if name in clashing else name for job, name in zip(jobs, short, strict=True)]
+        if names == short:
+            name = min(clashing)
+            files = [str(job.file) for job, other in zip(jobs, short, strict=True) if other == name]
+            raise UserError(
+                f"{len(files)} of the images are called {name} ({', '.join(files[:3])}); predict them into different"
+                " folders, or give the folder that holds them all"
+            )
+        short = names
+    return [replace(job, name=name) for job, name in zip(jobs, short, strict=True)]

@@ -1,0 +1,162 @@
+"""What has been predicted into a folder: a line for each image once its files are there, and tables made of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dualteacher import files
+from dualteacher.errors import UserError
+
+IMAGES_AT_ONCE = 1000  # whose areas are turned into a table together
+AREAS = pa.schema(
+    [
+        ("image", pa.string()),
+        ("class_index", pa.uint8()),
+        ("class_name", pa.string()),
+        ("pixels", pa.int64()),
+        ("share", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished image."""
+
+    name: str
+    file: str  # absolute
+    stamp: list[int]  # the file's size and time when it was read
+    key: str  # weights and options
+    outputs: dict[str, int]  # paths below the folder, and their sizes
+    pixels: list[int]  # of each class
+
+
+class Record:
+    """The finished images of an output folder, held by one process at a time."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        """Read what is there; UserError if another process is writing into the folder."""
+        self.folder, self.key = folder, key
+        folder.mkdir(parents=True, exist_ok=True)
+        self._held = files.hold(folder / ".lock")
+        if self._held is None:
+            raise UserError(f"{folder}: another `predict` is writing there; wait for it, or give another --output")
+        self.journal = folder / "done.jsonl"
+        self.entries = self._read()
+        self._file = open(self.journal, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
+
+    def _read(self) -> dict[str, Entry]:
+        """The last entry of each name; a line that a crash cut short is dropped from the file."""
+        if not self.journal.exists():
+            return {}
+        text = self.journal.read_text(encoding="utf-8", errors="replace")
+        entries: dict[str, Entry] = {}
+        for line in text.splitlines():
+            try:
+                entry = Entry(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            entries[entry.name] = entry
+        whole = "".join(_line(entry) for entry in entries.values())
+        if whole != text:
+            files.write_text(self.journal, whole)
+        return entries
+
+    def close(self) -> None:
+        """Let others write into the folder."""
+        self._file.close()
+        if self._held is not None:
+            os.close(self._held)
+
+    def has(self, name: str, file: Path) -> bool:
+        """Whether an image is finished: same file, weights and options, and its outputs lie there whole.
+
+        UserError if these outputs are another file's.
+        """
+        entry = self.entries.get(name)
+        if entry is None:
+            return False
+        if entry.file != str(file.resolve()):
+            if any((self.folder / output).exists() for output in entry.outputs):
+                raise UserError(
+                    f"{self.folder}: its {name} is the prediction of {entry.file}, not of {file};"
+                    " give another --output, or remove the folder"
+                )
+            return False
+        return (
+            entry.key == self.key
+            and entry.stamp == stamp(file)
+            and all(_size(self.folder / output) == size for output, size in entry.outputs.items())
+        )
+
+    def add(self, name: str, file: Path, taken: list[int], outputs: Sequence[str], pixels: Iterable[int]) -> None:
+        """Note a finished image, and remove what an earlier prediction of it left that is not made any more."""
+        sizes = {output: (self.folder / output).stat().st_size for output in outputs}
+        before = self.entries.get(name)
+        for old in before.outputs if before else ():
+            if old not in sizes:
+                (self.folder / old).unlink(missing_ok=True)
+        entry = Entry(name, str(file.resolve()), taken, self.key, sizes, [int(number) for number in pixels])
+        self.entries[name] = entry
+        self._file.write(_line(entry))
+        self._file.flush()
+
+    def write_areas(self, classes: Sequence[Mapping[str, Any]]) -> int:
+        """areas.parquet, each class's pixels in each image; how many of other weights or options it leaves out."""
+        current = [self.entries[name] for name in sorted(self.entries) if self.entries[name].key == self.key]
+        names = [str(entry["name"]) for entry in classes]
+        with files.atomic(self.folder / "areas.parquet") as temporary, pq.ParquetWriter(temporary, AREAS) as writer:
+            for first in range(0, len(current), IMAGES_AT_ONCE):
+                writer.write_table(_areas(current[first : first + IMAGES_AT_ONCE], names))
+        return len(self.entries) - len(current)
+
+    def write_errors(self, errors: Iterable[tuple[str, str]]) -> None:
+        """errors.csv: file and reason of each failure; no failures, no file."""
+        errors = sorted(errors)
+        path = self.folder / "errors.csv"
+        if not errors:
+            path.unlink(missing_ok=True)
+            return
+        with files.atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("file", "reason"), *((printable(a), printable(b)) for a, b in errors)])
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(asdict(entry)) + "\n"  # ASCII: names that are not valid Unicode survive as escapes
+
+
+def _areas(entries: Sequence[Entry], names: Sequence[str]) -> pa.Table:
+    """A row for each image and class, those that do not occur included."""
+    rows = [
+        (printable(entry.name), index, names[index], pixels, pixels / max(sum(entry.pixels), 1))
+        for entry in entries
+        for index, pixels in enumerate(entry.pixels)
+    ]
+    return pa.table(dict(zip(AREAS.names, zip(*rows, strict=True), strict=True)), AREAS)
+
+
+def stamp(file: Path) -> list[int]:
+    """Size and time of a file: it is taken as unchanged while they are the same."""
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def printable(name: str) -> str:
+    """A file's name as valid Unicode."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,187 @@
+"""Images on their way: opened ahead, through the network by size or by window, and written beside it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dualteacher import console, upsampling
+from dualteacher.console import logger
+from dualteacher.data import parallel
+from dualteacher.data.images import Unreadable
+from dualteacher.errors import UserError
+from dualteacher.evaluation.inference import Predictor, to_tensor
+from dualteacher.prediction import reading, video
+from dualteacher.prediction.inputs import Job
+from dualteacher.prediction.options import Options
+from dualteacher.prediction.outputs import Files, Look
+from dualteacher.prediction.reading import Decoded, Failure, Opened
+from dualteacher.prediction.record import Record, stamp
+from dualteacher.prediction.windows import Band, Sweep, to_bytes
+from dualteacher.training.interrupt import Request
+
+WRITERS = 4  # threads
+FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # as true for the next image
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished image: its files below the output folder, and the pixels of each class."""
+
+    image: Opened
+    paths: list[str]
+    pixels: np.ndarray
+
+
+class StopAsked(Exception):
+    """Somebody asked to stop in the middle of a large image."""
+
+
+class Work:
+    """What one call predicts. `finished` and `before`: images done by this call and by earlier ones."""
+
+    def __init__(self, predictor: Predictor, record: Record, look: Look, options: Options, stop: Request) -> None:
+        self.predictor, self.record, self.look, self.options, self.stop = predictor, record, look, options, stop
+        self.inference = predictor.inference
+        self.device = predictor.model.mean.device
+        self.large = round(options.large * 1e6)
+        self.finished = self.before = 0
+
+    def through(self, jobs: Sequence[Job], read_video: Callable[[Path], video.Frames] | None) -> list[Failure]:
+        """Predict what is not done yet; what failed. Ends early where somebody asked to stop."""
+        pictures, videos = [job for job in jobs if not job.video], [job for job in jobs if job.video]
+        todo = [job for job in pictures if not self._done(job.name, job.file)]
+        self.before = len(pictures) - len(todo)
+        if self.before:
+            logger.info("%s: %d of %d images were done before", self.record.folder, self.before, len(pictures))
+        opened: Iterable[Opened | Failure] = reading.opened(todo, self.large)
+        if read_video is not None:
+            opened = chain(opened, *(self._frames(job, read_video) for job in videos))
+        writes = self._writes(reading.batches(opened, self.inference.batch, self.large))
+        results = parallel.ordered(writes, min(WRITERS, parallel.cores()))
+        failed = []
+        for result in console.progress(results, "predict", total=None if videos else len(todo), unit="image"):
+            if isinstance(result, Failure):
+                failed.append(result)
+            else:
+                image = result.image
+                self.record.add(image.name, image.file, image.stamp, result.paths, result.pixels)
+                self.finished += 1
+        return failed
+
+    def _done(self, name: str, file: Path) -> bool:
+        try:
+            return self.record.has(name, file) and not self.options.redo
+        except OSError:  # it has gone, or cannot be looked at: reading it will say why
+            return False
+
+    def _frames(self, job: Job, read: Callable[[Path], video.Frames]) -> Iterator[Opened | Failure]:
+        """The frames of a video that are not done yet, named NAME/000000 and on."""
+        try:
+            taken = stamp(job.file)
+            for number, pixels in enumerate(read(job.file)):
+                name = f"{job.name}/{number:06d}"
+                if number % self.options.every:
+                    continue
+                if self._done(name, job.file):
+                    self.before += 1
+                else:
+                    yield Opened(name, job.file, taken, Decoded(pixels), None)
+        except (OSError, Unreadable) as error:
+            yield Failure(job.file, " ".join(str(error).split()))
+
+    def _writes(self, batches: Iterable[list[Opened] | Failure]) -> Iterator[Callable[[], Result | Failure]]:
+        """Run the network; what is left to do for each image is given, to be done beside it."""
+        for batch in batches:
+            if self.stop.signal is not None:
+                return
+            if isinstance(batch, Failure):
+                yield partial(_itself, batch)
+            elif batch[0].pixels > self.large:
+                try:
+                    yield partial(_itself, self._write(batch[0], partial(self._sweep, batch[0])))
+                except StopAsked:
+                    return
+            else:
+                for image, band in zip(batch, self._together(batch), strict=True):
+                    yield partial(self._write, image, partial(iter, [band]))
+
+    def _together(self, batch: Sequence[Opened]) -> Iterator[Band]:
+        """Predict images of one size, a band each."""
+        pixels = [image.source.rows(0, image.source.height) for image in batch]
+        with self._running():
+            labels, sure = views(self.predictor, to_tensor(pixels, self.device), self.look.confidence)
+        masks = labels.to("cpu", torch.uint8).numpy()
+        maps: Sequence[np.ndarray | None] = [None] * len(batch) if sure is None else list(to_bytes(sure))
+        for picture, mask, confidence in zip(pixels, masks, maps, strict=True):
+            yield Band(0, picture, mask, confidence)
+
+    def _sweep(self, image: Opened) -> Iterator[Band]:
+        """Predict a large image window by window."""
+        image.source.rows(0, 1)  # decodes what can only be decoded whole; then its upright size is known
+        how = self.inference
+        sweep = Sweep(self.predictor, image.source, how.window, how.stride, how.batch, self.look.confidence)
+        bands = console.progress(sweep.bands(), image.name, total=len(sweep.tops), unit="row of windows")
+        while True:
+            with self._running():  # around the network only: the files are written outside
+                band = next(bands, None)
+            if band is None:
+                return
+            if self.stop.signal is not None:
+                raise StopAsked
+            yield band
+
+    def _write(self, image: Opened, bands: Callable[[], Iterator[Band]]) -> Result | Failure:
+        """Write an image's files, or say what kept them from being made."""
+        try:
+            parts = bands()
+            first = next(parts)  # its size is known for certain once it is decoded
+            size = (image.source.height, image.source.width)
+            with Files(self.record.folder, image.name, size, self.look, image.directory) as written:
+                for band in chain([first], parts):
+                    written.write(band)
+            return Result(image, written.paths, written.pixels[: self.predictor.model.num_classes])
+        except Unreadable as error:
+            return Failure(image.file, " ".join(str(error).split()))
+        except OSError as error:
+            if error.errno in FATAL:
+                raise
+            return Failure(image.file, f"cannot be read, or its outputs cannot be written: {error.strerror}")
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """The network's numbers, and what to do where they do not fit."""
+        half = HALF.get(self.options.precision)
+        try:
+            with torch.autocast(self.device.type, dtype=half, enabled=half is not None):
+                yield
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"{self.device}: out of memory; lower --batch (now {self.inference.batch}), --large (now"
+                f" {self.options.large:g}) or --window (now {self.inference.window}), and run the same command again"
+            ) from None
+
+
+def views(predictor: Predictor, images: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
+    """Classes (B, H, W) as `predictor` gives them, and with `confidence` the probability (B, H, W) of each."""
+    if not confidence:
+        return predictor(images), None
+    if len(predictor.scales) == 1 and not predictor.flip and predictor.inference.mode == "whole":
+        logits = predictor.logits(images, predictor.scales[0])
+        return upsampling.label_and_confidence(logits, (images.shape[2], images.shape[3]))
+    found = [predictor.probabilities(image[None]).max(1) for image in images]
+    return torch.cat([one.indices for one in found]), torch.cat([one.values for one in found])
+
+
+def _itself(result: Result | Failure) -> Result | Failure:
+    return result

@@ -1,0 +1,43 @@
+"""docs/reference/cli.md: what `--help` says of each command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from dualteacher.cli import app
+
+WIDTH = 100
+HEAD = """# Commands
+
+<!-- written by `make reference` from dualteacher/cli.py -->
+
+`python -m dualteacher COMMAND`, in the project's folder, with its environment (`. .venv/bin/activate`). The stages,
+from `download` to `report`, are what Snakemake and DVC call. `torchrun … -m dualteacher` starts `warmup`, `train` and
+`evaluate` in several processes ([scaling.md](../scaling.md)).
+
+| exit code | |
+|--:|---|
+| 0 | done |
+| 1 | a check found errors, or a file could not be used; with a traceback: a defect of the program |
+| 2 | something that you can put right; one line says what |
+| 75 | stopped on request, the state saved; the same command goes on |
+| 130 | interrupted |
+"""
+
+
+def commands() -> dict[str, Any]:
+    """Typer's command by its name, in the order of `--help`."""
+    return typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def page() -> str:
+    """The page's text."""
+    parts = [HEAD]
+    for name, command in commands().items():
+        context = command.make_context(
+            f"python -m dualteacher {name}", [], resilient_parsing=True, terminal_width=WIDTH, max_content_width=WIDTH
+        )
+        parts.append(f"## {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
+    return "\n".join(parts)

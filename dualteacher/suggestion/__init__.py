@@ -1,0 +1,1 @@
+"""Which images to label next, and their pseudo-masks in a form that annotation tools take."""

@@ -1,0 +1,122 @@
+"""Masks as COCO annotations and back, exactly: the polygons hold the centres of a region's pixels and no others.
+
+A region is what hangs together by its pixels' sides. COCO's polygons know no holes, so a region with holes is cut
+along rows through them, into polygons of one annotation. x runs right and y down, in pixels; (0, 0) is the corner of
+the first pixel, whose centre is (0.5, 0.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from skimage import measure
+
+from dualteacher.data.pack import IGNORE, ClassInfo
+
+# Contours pass pixels' centres at 1/√8 or more; a simplified one that stays nearer than that to it holds the same.
+TOLERANCE = 0.35
+
+Polygon = list[float]  # x, y, x, y, …
+
+
+def categories(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
+    """COCO counts from 1: class 0 is category 1."""
+    return [{"id": index + 1, "name": info.name, "supercategory": ""} for index, info in enumerate(classes)]
+
+
+def annotate(mask: np.ndarray, image: int, first: int) -> list[dict[str, Any]]:
+    """One annotation a region of mask (H, W) uint8, numbered from `first`; 255 is left out."""
+    found: list[dict[str, Any]] = []
+    for index in np.unique(mask):
+        if index == IGNORE:
+            continue
+        regions = measure.label(mask == index, connectivity=1)
+        for region in measure.regionprops(regions):
+            top, left, bottom, right = (int(value) for value in region.bbox)
+            found.append(
+                {
+                    "id": first + len(found),
+                    "image_id": image,
+                    "category_id": int(index) + 1,
+                    "segmentation": polygons(region.image, top, left),
+                    "area": int(region.num_pixels),
+                    "bbox": [left, top, right - left, bottom - top],
+                    "iscrowd": 0,
+                }
+            )
+    return found
+
+
+def polygons(region: np.ndarray, top: int = 0, left: int = 0) -> list[Polygon]:
+    """A region (h, w) bool that hangs together and lies at (top, left) → its polygons, cut where it has holes."""
+    waiting, found = [(region, top, left)], []
+    while waiting:
+        part, top, left = waiting.pop()
+        contours = measure.find_contours(np.pad(part, 1).astype(np.float32), 0.5, fully_connected="low")
+        contours.sort(key=lambda contour: -np.ptp(contour[:, 0]))
+        if len(contours) == 1:
+            corners = measure.approximate_polygon(contours[0], TOLERANCE)[:-1] - 0.5  # the padding, and half a pixel
+            found.append(np.stack([corners[:, 1] + left, corners[:, 0] + top], 1).round(3).ravel().tolist())
+            continue
+        row = int(contours[1][:, 0].mean()) - 1  # through a hole: both sides are open there
+        waiting += _pieces(part[row:], top + row, left)
+        waiting += _pieces(part[:row], top, left)
+    return found
+
+
+def _pieces(part: np.ndarray, top: int, left: int) -> Iterator[tuple[np.ndarray, int, int]]:
+    for piece in measure.regionprops(measure.label(part, connectivity=1)):
+        yield piece.image, top + int(piece.bbox[0]), left + int(piece.bbox[1])
+
+
+def document(classes: Sequence[ClassInfo], images: Sequence[tuple[str, np.ndarray]]) -> dict[str, Any]:
+    """A whole COCO file for (file name, mask (H, W)) pairs."""
+    listed: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    for number, (name, mask) in enumerate(images, start=1):
+        height, width = mask.shape
+        listed.append({"id": number, "file_name": name, "height": height, "width": width})
+        found += annotate(mask, number, len(found) + 1)
+    return {"images": listed, "annotations": found, "categories": categories(classes)}
+
+
+def rasterise(drawn: Sequence[Mapping[str, Any]], size: tuple[int, int], index_of: Mapping[int, int]) -> np.ndarray:
+    """Annotations of one image, later ones on top → (H, W) uint8; 255 where there is none.
+
+    index_of: class index by category id. Polygons and uncompressed run lengths; ValueError for anything else.
+    """
+    mask = np.full(size, IGNORE, np.uint8)
+    for annotation in drawn:
+        shape = annotation["segmentation"]
+        if isinstance(shape, list):
+            inside = np.zeros(size, bool)
+            for polygon in shape:
+                inside |= _filled(np.asarray(polygon, float), size)
+        elif isinstance(shape, dict) and isinstance(shape.get("counts"), list):
+            inside = _run_lengths(shape["counts"], size)
+        else:
+            raise ValueError("compressed run lengths; export polygons or PNG masks")
+        mask[inside] = index_of[annotation["category_id"]]
+    return mask
+
+
+def _filled(polygon: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pixels whose centres lie in a polygon (x, y, …), (H, W) bool."""
+    out = np.zeros(size, bool)
+    corners = polygon.reshape(-1, 2)[:, ::-1] - 0.5  # rows and columns of centres
+    low = np.clip(np.floor(corners.min(0)).astype(int), 0, size)
+    high = np.clip(np.ceil(corners.max(0)).astype(int) + 1, 0, size)
+    if (high > low).all():
+        shape = (int(high[0] - low[0]), int(high[1] - low[1]))
+        out[low[0] : high[0], low[1] : high[1]] = measure.grid_points_in_poly(shape, corners - low)
+    return out
+
+
+def _run_lengths(counts: Sequence[int], size: tuple[int, int]) -> np.ndarray:
+    """Column by column, outside first."""
+    if sum(counts) != size[0] * size[1]:
+        raise ValueError("run lengths of another size than the image")
+    values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return values.reshape(size[1], size[0]).T
