@@ -295,4 +295,3 @@ def reach(first: int, last: int, output: int, size: int) -> tuple[int, int]:
     """The input positions [low, high) that outputs [first, last) of `output` are interpolated from."""
     low = max(0, int((first + 0.5) * size / output - 0.5))
     return low, min(size, max(0, int((last - 0.5) * size / output - 0.5)) + 2)
-

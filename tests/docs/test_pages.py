@@ -94,7 +94,7 @@ def check(words: list[str]) -> None:
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words = words[1:]
     match words:
-        case ["python", "-m", "dualteacher", "--help"]:
+        case ["python", "-m", "dualteacher", "--help" | "COMMAND"]:
             pass
         case ["python", "-m", "dualteacher", name, *rest]:
             program()[name].make_context(name, rest)

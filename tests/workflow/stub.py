@@ -105,7 +105,15 @@ def evaluate(a, p):
     data, split = paths.Dataset(a.dataset), paths.Split(a.dataset, a.partition, a.seed)
     cell = paths.Cell(a.dataset, a.partition, a.method, a.seed)
     inputs = [data.val, data.classes, cell.student, cell.history, split.table]
-    outputs = [cell.metrics, cell.per_class, cell.per_image, cell.confusion, cell.model_card, cell.gallery, cell.pictures]
+    outputs = [
+        cell.metrics,
+        cell.per_class,
+        cell.per_image,
+        cell.confusion,
+        cell.model_card,
+        cell.gallery,
+        cell.pictures,
+    ]
     return inputs, ["inference", "evaluate"], outputs
 
 

@@ -47,9 +47,11 @@ def expected_commands(grid):
     yield "python -m dualteacher download --weights"
     yield "python -m dualteacher report"
     also = grid["also"]
-    methods = {partition: grid["method"] for partition in grid["partition"]}
-    methods |= {partition: methods[partition] + also["ablation"]["method"] for partition in also["ablation"]["partition"]}
-    methods |= {partition: also["bound"]["method"] for partition in also["bound"]["partition"]}
+    methods = dict.fromkeys(grid["partition"], grid["method"])
+    methods |= {
+        partition: methods[partition] + also["ablation"]["method"] for partition in also["ablation"]["partition"]
+    }
+    methods |= dict.fromkeys(also["bound"]["partition"], also["bound"]["method"])
     for dataset in grid["dataset"]:
         yield f"python -m dualteacher download --dataset {dataset}"
         yield f"python -m dualteacher prepare --dataset {dataset}"

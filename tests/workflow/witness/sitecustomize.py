@@ -23,7 +23,9 @@ if "dualteacher" in sys.orig_argv:
             "command": " ".join(["python", *sys.orig_argv[1:]]),
             "modules": sorted(os.path.relpath(path, project) for path in modules),
             # a folder is opened to sync a rename in it
-            "opened": sorted(p for p in opened if p.startswith(("data/", "results/")) and not Path(project, p).is_dir()),
+            "opened": sorted(
+                p for p in opened if p.startswith(("data/", "results/")) and not Path(project, p).is_dir()
+            ),
         }
         Path(os.environ["WITNESS"], f"{os.getpid()}.json").write_text(json.dumps(told))
 
