@@ -97,7 +97,7 @@ DECISIONS = [
     (r"docs/export\.md: ", "tests/export/test_files.py"),
     (r"README\.md: python -m dualteacher (init|check-data)", "tests/data/test_own_data_tutorial.py"),
     # what cannot be run here
-    (r"docs/study/", LONG),
+    (r"docs/(study/|control\.md)", LONG),
     (r"benchmarks/README\.md: ", LONG),
     (r"docs/performance\.md: ", LONG),
     (r"README\.md: make (test|check)$", LONG),
