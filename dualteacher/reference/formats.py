@@ -101,6 +101,7 @@ held_out | int | labelled images that only picked the epoch
 unlabelled | int | images trained on without a mask
 steps | int | optimiser steps
 selected | mapping | by (last or held_out), epoch, step, and where held_out its miou
+scores | mapping or null | val_miou, val_pixel_accuracy of these weights while training; null: not validated
 parameters | mapping | all settings that the weights depend on
 params_fingerprint | text | sha256 of these
 train_sha256 | text | of the training pack

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -174,6 +175,14 @@ def selected(progress: loop.Progress) -> dict[str, Any]:
     return {"by": "last", "epoch": progress.history[-1]["epoch"] if progress.history else None, "step": progress.step}
 
 
+def scores(progress: loop.Progress) -> dict[str, Any] | None:
+    """What these weights scored on the validation images while training (one scale, no flip); None: nobody looked."""
+    epoch = selected(progress)["epoch"]
+    row = next((row for row in progress.history if row["epoch"] == epoch), {})
+    found = {name: row.get(name, math.nan) for name in ("val_miou", "val_pixel_accuracy")}
+    return None if any(math.isnan(value) for value in found.values()) else found
+
+
 def write(where: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data, parameters: dict[str, Any]) -> None:
     """Weights with their description, history, cost, alarms; the weights last, as the sign of completion."""
     history = pd.DataFrame(progress.history, columns=list(COLUMNS))
@@ -215,5 +224,6 @@ def write(where: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data,
         "parameters": parameters,
         "steps": progress.step,
         "selected": selected(progress),
+        "scores": scores(progress),
     }
     saved.save(where.student, job.student, description)

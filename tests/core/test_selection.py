@@ -66,7 +66,10 @@ def test_the_weights_are_those_of_the_best_epoch_on_the_held_out_images(project,
     assert best and not last, "the first of equals, and never what is not a number"
     assert description["selected"] == {"by": "held_out", "epoch": 1, "step": 4, "miou": 0.6}
     assert (description["labelled"], description["held_out"]) == (5, 3)
+    at_best = pd.read_parquet(where.history).set_index("epoch").loc[1]
+    assert description["scores"] == {name: at_best[name] for name in ("val_miou", "val_pixel_accuracy")}
     metrics = json.loads(where.metrics.read_text())
+    assert metrics["miou"] == pytest.approx(description["scores"]["val_miou"])
     assert (metrics["selected"], metrics["selected_epoch"], metrics["last_epoch"]) == ("held_out", 1, 3)
     assert "after epoch 1, the best on labelled images held out" in where.model_card.read_text()
 
@@ -139,6 +142,7 @@ def test_without_held_out_images_the_last_epoch_counts(tmp_path, monkeypatch):
     assert description["selected"] == {"by": "last", "epoch": 2, "step": 6}
     history = pd.read_parquet(where.history)
     assert history["held_out_miou"].isna().all()
+    assert description["scores"]["val_miou"] == history["val_miou"].iloc[-1]
     # two networks are trained, and the partner's labels are those that the student learns
     cost = json.loads(where.cost.read_text())
     own = sum(parameter.numel() for parameter in model.parameters())
