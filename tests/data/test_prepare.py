@@ -142,7 +142,7 @@ def test_a_partition_says_where_it_comes_from(source: MadeUp, params: settings.S
     run(params)
     partition_stage.run(params, "bluemarble", "quarter", 3)
     split = paths.Split("bluemarble", "quarter", 3)
-    labelled, unlabelled = partition.read(split.table)
+    labelled, _, unlabelled = partition.read(split.table)
     told = json.loads(split.provenance.read_text())
     assert sorted(labelled + unlabelled) == source.ids("train")
     assert "train00" in unlabelled
