@@ -73,7 +73,7 @@ adopt-snakemake: $(READY) ## after `make repro`: let Snakemake take over the fil
 ##@ Development
 .PHONY: test
 test: $(READY) ## run the tests (ARGS='-m "not slow"' for the quick ones)
-	@python -m pytest -n 3 --dist worksteal $(ARGS)
+	@python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 .PHONY: check
 check: $(READY) ## lint, formatting, types, the workflow and the presets
