@@ -8,7 +8,7 @@ import setuptools  # noqa: F401  # before anything imports the standard library'
 from hypothesis import settings
 
 # `make test ARGS=…` hands its ARGS on to every make below it, and tests call make.
-for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES"):
+for name in ("ARGS", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES"):
     os.environ.pop(name, None)
 
 # The same examples every time: a suite that fails once in a hundred runs teaches people to run it twice.
