@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dualteacher.stripes import CLASSES, first_zero
+
 CORNERS = 4
 FEW = (2, 3, 5, 9, 17)  # contenders: cells are taken together by how many they have
 BUDGET = 600_000  # elements of the largest temporary tensor: it should stay in the caches
@@ -110,17 +112,5 @@ def _largest(values: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """values (4, k, n) at the corners, weights (slots, n) of the lower and right ones → (slots, slots, n) indices."""
     left, other = (torch.lerp(values[i][:, None], values[i + 2][:, None], down) for i in (0, 1))
     pixels = torch.lerp(left[:, :, None], other[:, :, None], right)
-    return first_largest(pixels.flatten(1)).view(pixels.shape[1:])
-
-
-def first_largest(values: Tensor) -> Tensor:
-    """(C, n) floats → (n,) int64: the first row with the largest value.
-
-    `max(0)` gives the index too, but not by whole vectors of columns, and takes four times as long.
-    """
-    index = torch.arange(len(values), device=values.device, dtype=values.dtype)[:, None]
-    below = values - values.amax(0)
-    return index.sub(below, alpha=FAR).amin(0).long()
-
-
-FAR = 2.0**100  # times any difference of logits: more than any index
+    piece = pixels.flatten(1)
+    return first_zero(piece.sub_(piece.amax(CLASSES, keepdim=True))).long().view(pixels.shape[1:])

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import yaml
 
+from dualteacher import files
+
 PACKAGE = "dualteacher"
 STAGES = ("download", "weights", "prepare", "partition", "warmup", "train", "evaluate", "report")
 
@@ -210,12 +212,7 @@ def wanted(root: Path = Path()) -> dict[Path, str]:
 
 def main() -> None:
     for path, text in wanted().items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            print(f"{path}: rewritten")
-        else:
-            print(f"{path}: up to date")
+        print(f"{path}: {'rewritten' if files.update_text(path, text) else 'up to date'}")
 
 
 if __name__ == "__main__":

@@ -87,6 +87,20 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def update_text(path: Path, text: str) -> bool:
+    """`write_text` unless the file holds just this already; whether it was written."""
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    write_text(path, text)
+    return True
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Atomically."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file, read in pieces."""
     with open(path, "rb") as file:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from dualteacher import settings
+from dualteacher import files, settings
 from dualteacher.data import lists
 from dualteacher.errors import UserError
 
@@ -257,10 +257,8 @@ def spell(value: Any) -> str:
 def main() -> None:
     wanted = all_presets()
     for name, text in wanted.items():
-        path = FOLDER / name
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
-            print(f"{path}: rewritten")
+        if files.update_text(FOLDER / name, text):
+            print(f"{FOLDER / name}: rewritten")
     print(f"{len(wanted)} presets are up to date")
 
 

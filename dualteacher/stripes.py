@@ -31,6 +31,7 @@ STRIPE_ELEMENTS_GPU = 32_000_000
 
 VECTORS = 64  # columns that a reduction over the classes takes at once on a CPU
 CLASSES = -2  # the dimension of the classes in a piece
+FAR = 2.0**100  # times any difference of logits: more than any index
 
 
 def interpolation_matrix(output: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -295,3 +296,12 @@ def reach(first: int, last: int, output: int, size: int) -> tuple[int, int]:
     """The input positions [low, high) that outputs [first, last) of `output` are interpolated from."""
     low = max(0, int((first + 0.5) * size / output - 0.5))
     return low, min(size, max(0, int((last - 0.5) * size / output - 0.5)) + 2)
+
+
+def first_zero(piece: Tensor) -> Tensor:
+    """The first class at 0 where all others are below, (…, C, columns) → (…, 1, columns), as floats.
+
+    `max(dim)` gives the index too, but not by whole vectors of pixels, and takes four times as long.
+    """
+    index = torch.arange(piece.shape[CLASSES], device=piece.device, dtype=piece.dtype).unsqueeze(1)
+    return index.sub(piece, alpha=FAR).amin(CLASSES, keepdim=True)

@@ -24,7 +24,6 @@ LN2 = math.log(2)
 LOG2E = math.log2(math.e)
 DEEP = -100.0  # bits below the largest logit; 2^-100 is still far from underflow in float32
 MANY_CLASSES = 64
-FAR = 2.0**100  # times any difference of logits: more than any index
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -158,7 +157,7 @@ def label_and_confidence(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor,
         for stripe in upsampler.stripes():
             piece = upsampler.read(stripe)
             piece.sub_(piece.amax(CLASSES, keepdim=True))
-            label[stripe.where] = _first_zero(piece)
+            label[stripe.where] = stripes.first_zero(piece)
             # softmax at the maximum is 2^0 over the sum: no softmax needs to be written out
             confidence[stripe.where] = piece.exp2_().sum(CLASSES, keepdim=True).reciprocal_()
         return upsampler.join(label).long(), upsampler.join(confidence)
@@ -176,14 +175,5 @@ def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
         label = upsampler.split(bits.new_empty(len(bits), *size))
         for stripe in upsampler.stripes():
             piece = upsampler.read(stripe)
-            label[stripe.where] = _first_zero(piece.sub_(piece.amax(CLASSES, keepdim=True)))
+            label[stripe.where] = stripes.first_zero(piece.sub_(piece.amax(CLASSES, keepdim=True)))
         return upsampler.join(label).long()
-
-
-def _first_zero(piece: Tensor) -> Tensor:
-    """The first class at 0 where all others are below, (…, C, columns) → (…, 1, columns), as floats.
-
-    `max(dim)` gives the index too, but not by whole vectors of pixels, and takes four times as long.
-    """
-    index = torch.arange(piece.shape[CLASSES], device=piece.device, dtype=piece.dtype).unsqueeze(1)
-    return index.sub(piece, alpha=FAR).amin(CLASSES, keepdim=True)

@@ -116,19 +116,6 @@ class Sample:
 
 
 def weak(
-    image: np.ndarray,
-    mask: np.ndarray | None,
-    augment: Augment,
-    side: int,
-    pad: np.ndarray,
-    rng: np.random.Generator,
-) -> Sample:
-    """Scale, crop, flip and draw colour factors; image (H, W, 3) uint8, mask (H, W) uint8 or None."""
-    height, width = image.shape[:2]
-    return weak_from((height, width), lambda least: image, mask, augment, side, pad, rng)
-
-
-def weak_from(
     size: tuple[int, int],
     read: Callable[[tuple[int, int]], np.ndarray],
     mask: np.ndarray | None,
@@ -137,9 +124,10 @@ def weak_from(
     pad: np.ndarray,
     rng: np.random.Generator,
 ) -> Sample:
-    """The same for an image of `size` (H, W) that is decoded only when its scale is drawn.
+    """Scale, crop, flip and draw colour factors; mask (H, W) uint8 or None.
 
-    `read(least)` gives it whole, at its size or a smaller one, but not below `least` (H, W).
+    The image, of `size` (H, W), is decoded only when its scale is drawn: `read(least)` gives it whole, (h, w, 3) uint8,
+    at its size or a smaller one, but not below `least` (H, W).
     """
     crop = draw_crop(rng, size, augment, side)
     if mask is None:

@@ -56,16 +56,36 @@ def size(data: bytes) -> tuple[int, int]:
 
 def read_image(data: bytes) -> Picture:
     """Decode a whole image file; `Unreadable` if any of it is damaged."""
+    plain, as_it_is, turned, notes = _decoded(data)
+    return Picture(_rgb(plain), data if as_it_is else png(plain), turned, notes)
+
+
+def read_pixels(data: bytes) -> np.ndarray:
+    """`read_image`'s pixels (H, W, 3) alone: nothing is encoded for storing."""
+    return _rgb(_decoded(data)[0])
+
+
+def _decoded(data: bytes) -> tuple[np.ndarray, bool, int, tuple[str, ...]]:
+    """Upright pixels (H, W) or (H, W, 3) uint8, whether the file can be stored as it is, how it was turned, notes."""
     with _opened(data) as opened:
         deep = "16" in str([tile[3] for tile in getattr(opened, "tile", [])]) or opened.mode.startswith("I")
         as_it_is = opened.format in KEPT_FORMATS and opened.mode in ("RGB", "L") and not deep
         notes = _notes(opened, deep)
         turned, left = _load(opened)
         if as_it_is and left == 1:
-            return Picture(np.asarray(opened.convert("RGB")), data, 1, notes)
-        plain = upright(_eight_bits(opened), left)
-    pixels = plain if plain.ndim == 3 else np.repeat(plain[..., None], 3, axis=2)
-    return Picture(pixels, png(plain), turned, notes)
+            return np.asarray(opened.convert("RGB")), True, 1, notes
+        return upright(_eight_bits(opened), left), False, turned, notes
+
+
+def _rgb(plain: np.ndarray) -> np.ndarray:
+    return plain if plain.ndim == 3 else np.repeat(plain[..., None], 3, axis=2)
+
+
+def thin(size: tuple[int, ...], side: int) -> tuple[slice, slice]:
+    """Every k-th row and column of an image (H, W, …), from the middle of the first k: at most `side`, at least one."""
+    step = -(-max(size[:2]) // side)
+    top, left = (min(step // 2, length - 1) for length in size[:2])
+    return slice(top, None, step), slice(left, None, step)
 
 
 def png(pixels: np.ndarray) -> bytes:

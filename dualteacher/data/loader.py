@@ -104,7 +104,7 @@ class Augmented(Dataset):
         mask = self.pack.mask(item.index) if item.role == "labelled" else None
         rng = seeds.generator(self.seed, "augment", item.role, item.turn, self.pack.ids[item.index])
         size = self.pack.size(item.index)
-        return augment.weak_from(
+        return augment.weak(
             size, lambda least: self.pack.image(item.index, least), mask, self.settings, self.side, self.pad, rng
         )
 

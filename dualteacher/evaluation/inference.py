@@ -59,6 +59,11 @@ class Predictor:
         return torch.cat([self.probabilities(image[None]).argmax(1) for image in images])
 
     @torch.no_grad()
+    def sure(self, images: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """At one scale, classes (B, H, W) int64 and the probability (B, H, W) of each."""
+        return upsampling.label_and_confidence(self.logits(images, scale), (images.shape[2], images.shape[3]))
+
+    @torch.no_grad()
     def probabilities(self, image: Tensor) -> Tensor:
         """Mean softmax over scales and flips, (1, C, H, W) for one image (1, 3, H, W)."""
         size = (image.shape[2], image.shape[3])

@@ -32,11 +32,11 @@ def score(
     runs = list(same_size_runs(pack, with_mask, batch))
     decoded = parallel.ordered((partial(decode, pack, run) for run in runs), workers=1)
     batches = console.progress(decoded, "evaluate", total=len(runs), unit="batch") if show else decoded
-    for run, (pixels, target) in zip(runs, batches, strict=True):
-        prediction = predictor(to_tensor(pixels, device))
+    for run, (pixels, masks) in zip(runs, batches, strict=True):
+        prediction, target = predictor(to_tensor(pixels, device)), torch.from_numpy(masks).to(device)
         matrix.update(target, prediction)
         if per_image is not None:
-            per_image.update(run, torch.from_numpy(target).to(device), prediction)
+            per_image.update(run, target, prediction)
     matrix.merge(lambda counts: reduce_sum(counts, world))
     if per_image is not None:
         per_image.values = reduce_sum(per_image.values, world)

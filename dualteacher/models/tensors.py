@@ -34,9 +34,8 @@ def write(path: Path, kind: str, state: Mapping[str, Tensor], description: Mappi
     plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     whole = {"format": FORMAT, "kind": kind, **description}
     text = json.dumps(whole | {"sha256": content_hash(plain, whole)}, sort_keys=True, allow_nan=False)
-    with files.atomic(path) as temporary:
-        # Not save_file: it makes files that nobody but their owner can read, whatever the umask says.
-        temporary.write_bytes(safetensors.torch.save(plain, metadata={ENTRY: text}))
+    # Not save_file: it makes files that nobody but their owner can read, whatever the umask says.
+    files.write_bytes(path, safetensors.torch.save(plain, metadata={ENTRY: text}))
 
 
 def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -38,7 +38,7 @@ class Decoded:
     def pixels(self) -> np.ndarray:
         """(H, W, 3) uint8, upright."""
         data, self._data = self._data, None
-        pixels = images.read_image(data).pixels if isinstance(data, bytes) else data
+        pixels = images.read_pixels(data) if isinstance(data, bytes) else data
         assert pixels is not None
         self.height, self.width = pixels.shape[:2]  # turned upright
         return pixels

@@ -177,7 +177,7 @@ class Segments:
         for column in range(self.across):
             place = number * self.across + column
             planes = [
-                images.read_image(self._small(file, place + plane * self.across * self.down, stored, plane)).pixels
+                images.read_pixels(self._small(file, place + plane * self.across * self.down, stored, plane))
                 for plane in range(min(self.planes, 3))
             ]
             across.append(planes[0] if self.planes == 1 else np.stack([plane[..., 0] for plane in planes], axis=2))

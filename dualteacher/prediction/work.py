@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dualteacher import console, upsampling
+from dualteacher import console
 from dualteacher.console import logger
 from dualteacher.data import parallel
 from dualteacher.data.images import Unreadable
@@ -177,8 +177,7 @@ def views(predictor: Predictor, images: Tensor, confidence: bool) -> tuple[Tenso
     if not confidence:
         return predictor(images), None
     if len(predictor.scales) == 1 and not predictor.flip and predictor.inference.mode == "whole":
-        logits = predictor.logits(images, predictor.scales[0])
-        return upsampling.label_and_confidence(logits, (images.shape[2], images.shape[3]))
+        return predictor.sure(images, predictor.scales[0])
     found = [predictor.probabilities(image[None]).max(1) for image in images]
     return torch.cat([one.indices for one in found]), torch.cat([one.values for one in found])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from dualteacher import files
 from dualteacher.reference import cli, formats, params
 
 FOLDER = Path("docs/reference")
@@ -13,12 +14,9 @@ PAGES: dict[str, Callable[[], str]] = {"params.md": params.page, "cli.md": cli.p
 
 def main() -> None:
     """Write the pages that have changed."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for name, page in PAGES.items():
-        path, text = FOLDER / name, page()
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
-            print(f"{path}: rewritten")
+        if files.update_text(FOLDER / name, page()):
+            print(f"{FOLDER / name}: rewritten")
     print(f"{len(PAGES)} pages are up to date")
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from dualteacher import paths
+from dualteacher.data.images import thin
 from dualteacher.data.pack import ClassInfo, Pack
 from dualteacher.reporting import insight
 from dualteacher.reporting.class_figures import Runs
@@ -168,9 +169,8 @@ def _image_and_truth(dataset: str, image_id: str) -> tuple[np.ndarray, np.ndarra
     index = pack.index(image_id)
     image, truth = pack.image(index), pack.mask(index)
     assert truth is not None  # only images with a mask are scored
-    step = -(-max(truth.shape) // SIDE)
-    top, left = (min(step // 2, side - 1) for side in truth.shape)  # at least one pixel of a narrow picture
-    return image[top::step, left::step], truth[top::step, left::step]
+    part = thin(truth.shape, SIDE)
+    return image[part], truth[part]
 
 
 @cache

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dualteacher import files
 from dualteacher import settings as typed
 from dualteacher.console import logger
 from dualteacher.data import images
@@ -20,7 +21,7 @@ from dualteacher.data.pack import IGNORE
 from dualteacher.data.sources import folder as source
 from dualteacher.errors import UserError
 from dualteacher.settings import Settings
-from dualteacher.stages.suggest import RECORD, TABLE, mask_hash, save
+from dualteacher.stages.suggest import RECORD, TABLE, mask_hash
 from dualteacher.suggestion import coco
 
 Reader = Callable[[dict[str, str]], np.ndarray | None]  # a row of the table → its mask, or None without one
@@ -197,4 +198,4 @@ def _carry_out(moves: list[Move]) -> None:
         if one.place != one.image:
             one.place.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(one.image, one.place)
-        save(one.mask, one.data)
+        files.write_bytes(one.mask, one.data)

@@ -122,8 +122,8 @@ def write(output: Path, observer: Observer, chosen: Chosen, threshold: float) ->
         name, data = pack.ids[row], pack.encoded(row).to_pybytes()
         mask = np.where(confidence >= threshold, label, IGNORE).astype(np.uint8)
         image = f"{name}{'.jpg' if data.startswith(bytes([0xFF, 0xD8])) else '.png'}"
-        save(output / "images" / image, data)
-        save(output / "masks" / f"{name}.png", palette_png(mask, classes))
+        files.write_bytes(output / "images" / image, data)
+        files.write_bytes(output / "masks" / f"{name}.png", palette_png(mask, classes))
         documents.append((image, mask))
         figures = {"uncertainty": 1 - float(confidence.mean())}
         figures |= {key: float(values[rank - 1]) for key, values in chosen.figures.items()}
@@ -154,8 +154,3 @@ def palette_png(mask: np.ndarray, classes: Sequence[ClassInfo]) -> bytes:
 def mask_hash(mask: np.ndarray) -> str:
     """What tells a mask that somebody corrected from one that nobody touched, however its file was saved."""
     return hashlib.sha256(repr(mask.shape).encode() + np.ascontiguousarray(mask, np.int32).tobytes()).hexdigest()
-
-
-def save(path: Path, data: bytes) -> None:
-    with files.atomic(path) as temporary:
-        temporary.write_bytes(data)

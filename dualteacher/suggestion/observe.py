@@ -29,12 +29,12 @@ class Observer:
     def labels(self, images: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(class (H, W) uint8, confidence (H, W) float32: the largest softmax probability) of each image."""
         for pixels in self._batches(images, "label"):
-            label, confidence = self._label(pixels)
+            label, confidence = self.predictor.sure(pixels)
             yield from zip(label.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy(), strict=True)
 
     def uncertainty(self, images: Sequence[int]) -> np.ndarray:
         """Mean over an image's pixels of 1 - confidence, (n,)."""
-        return self._each(images, "uncertainty", lambda pixels: uncertainty(self._label(pixels)[1]))
+        return self._each(images, "uncertainty", lambda pixels: uncertainty(self.predictor.sure(pixels)[1]))
 
     def disagreement(self, images: Sequence[int], networks: Sequence[Segmenter]) -> np.ndarray:
         """Share of an image's pixels that two networks label differently, mean over all pairs, (n,).
@@ -64,10 +64,6 @@ class Observer:
         runs = list(same_size_runs(self.pack, images, self.inference.batch))
         for run in console.progress(runs, words, unit="batch"):
             yield to_tensor([self.pack.image(i) for i in run], self.device)
-
-    def _label(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        size = (pixels.shape[2], pixels.shape[3])
-        return upsampling.label_and_confidence(self.predictor.logits(pixels), size)
 
     def _view(self, pixels: Tensor, scale: float, mirrored: bool) -> Tensor:
         size = (pixels.shape[2], pixels.shape[3])

@@ -80,9 +80,10 @@ class Rule:
 def check(history: Sequence[Row], run: Run) -> list[Alarm]:
     """All alarms that `history` has raised, each once, in the order of the epochs."""
     found: list[Alarm] = []
+    epochs = list(_epochs(history, run))
     for rule in RULES:
         seen = 0
-        for epoch in _epochs(history, run):
+        for epoch in epochs:
             said = rule.holds(epoch)
             if said is not None:
                 seen = seen + 1 if said else 0

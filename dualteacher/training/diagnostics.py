@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualteacher import ema, seeds, upsampling
+from dualteacher import ema, seeds
 from dualteacher.data.pack import Pack
 from dualteacher.distributed import World
 from dualteacher.evaluation.inference import Predictor, same_size_runs, to_tensor
@@ -106,7 +106,7 @@ def judge_teachers(
     for run in same_size_runs(pack, images, settings.inference.batch):
         pixels = to_tensor([pack.image(i) for i in run], device)
         size = (pixels.shape[2], pixels.shape[3])
-        label, confidence = upsampling.label_and_confidence(labels.logits(pixels), size)
+        label, confidence = labels.sure(pixels)
         students = own(pixels) if labeller is not student else label
         other = others(pixels) if others is not None else None
         tally.add(label, confidence, students, other, held_back_masks(pack, run, size).to(device))

@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dualteacher import upsampling
 from dualteacher.data.pack import Pack
 from dualteacher.evaluation.inference import Predictor, same_size_runs, to_tensor
 from dualteacher.losses import IGNORE
@@ -60,7 +59,8 @@ def measure(
     for run in same_size_runs(pack, images, inference.batch):
         pixels = to_tensor([pack.image(i) for i in run], device)
         size = (pixels.shape[2], pixels.shape[3])
-        label, confidence = upsampling.label_and_confidence(predictor.logits(pixels), size)
+        label, confidence = predictor.sure(pixels)
         bins.add(label, confidence, held_back_masks(pack, run, size).to(device))
-    network.train(training) if training else None
+    if training:
+        network.train()
     return bins.table()

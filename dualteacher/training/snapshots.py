@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dualteacher.data.images import thin
 from dualteacher.data.pack import Pack
 from dualteacher.evaluation.inference import Predictor, to_tensor
 from dualteacher.models.segmenter import Segmenter
@@ -47,9 +48,7 @@ def photographer(
 
 def smaller(labels: Tensor) -> Tensor:
     """(H, W) classes → uint8 on the CPU with sides of at most SIDE, every k-th pixel; at least one."""
-    step = -(-max(labels.shape) // SIDE)
-    top, left = (min(step // 2, side - 1) for side in labels.shape)
-    return labels[top::step, left::step].to("cpu", torch.uint8, copy=True)
+    return labels[thin(labels.shape, SIDE)].to("cpu", torch.uint8, copy=True)
 
 
 def table(history: Iterable[Mapping[str, Any]], ids: Sequence[str]) -> pd.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -91,8 +93,8 @@ def test_padding_is_ignored_and_marked(pack):
     settings = toy_settings().augment.model_copy(update={"scale": [0.25, 0.25], "flip": 0.0, "photometric": False})
     rng = np.random.default_rng(0)
     image, mask = pack.image(0), pack.mask(0)
-    known = augment.weak(image, mask, settings, 32, PAD, rng)
-    unknown = augment.weak(image, None, settings, 32, PAD, rng)
+    known = augment.weak(pack.size(0), lambda least: image, mask, settings, 32, PAD, rng)
+    unknown = augment.weak(pack.size(0), lambda least: image, None, settings, 32, PAD, rng)
     rows, columns = 48 // 4, 64 // 4
     for sample in (known, unknown):
         assert (sample.mask[rows:] == 255).all() and (sample.mask[:, columns:] == 255).all()
@@ -110,7 +112,8 @@ def test_crop_without_scaling_copies_pixels(pack):
 def test_image_and_mask_stay_aligned_under_scaling(pack):
     settings = toy_settings().augment.model_copy(update={"scale": [0.7, 1.6], "photometric": False})
     for i in range(12):
-        sample = augment.weak(pack.image(i), pack.mask(i), settings, 32, PAD, np.random.default_rng(i))
+        read, rng = partial(pack.image, i), np.random.default_rng(i)
+        sample = augment.weak(pack.size(i), read, pack.mask(i), settings, 32, PAD, rng)
         red = sample.image[..., 0].astype(int) - sample.image[..., 2] > 100
         disc = sample.mask == 1
         if disc.sum() > 40:
@@ -139,7 +142,8 @@ def test_a_crop_filled_by_one_class_is_drawn_again(pack):
 
     def mixed(share: float) -> int:
         chosen = settings.model_copy(update={"class_share": share})
-        cuts = [augment.weak(image, mask, chosen, 64, PAD, np.random.default_rng(i)).mask for i in range(60)]
+        draws = (np.random.default_rng(i) for i in range(60))
+        cuts = [augment.weak(mask.shape, lambda least: image, mask, chosen, 64, PAD, rng).mask for rng in draws]
         return sum(not augment.one_class_fills(cut, 0.75) for cut in cuts)
 
     assert mixed(0.75) > mixed(1.0)

@@ -202,7 +202,7 @@ def test_one_pixel_and_huge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     sizes = {pack.size(i) for pack in (train, val) for i in range(len(pack))}
     assert {(1, 1), (9_000, 12_000)} < sizes
     rng, pad = np.random.default_rng(0), np.zeros(3, np.uint8)
-    crop = augment.weak(photo(50, 1, 1), mask(50, 1, 1), params.augment, 32, pad, rng)
+    crop = augment.weak((1, 1), lambda least: photo(50, 1, 1), mask(50, 1, 1), params.augment, 32, pad, rng)
     assert crop.image.shape == (32, 32, 3) and (crop.mask != 255).sum() >= 1
 
 
