@@ -432,6 +432,7 @@ class CPS(Section):
 
     unlabelled_weight: NotNegative  # of the loss on unlabelled images
     partner_seed: Count  # draws the second network's head
+    ramp_steps: Count  # over which the weight rises from 0 while the labelled images teach that head; 0: as published
 
 
 class Supervised(Section):

@@ -1,8 +1,12 @@
 """Cross pseudo supervision (Chen et al., CVPR 2021), with CutMix: two networks teach each other.
 
-The second network shares the warm-up\'s backbone but its head is drawn anew, since two equal networks have
-nothing to teach each other. Each learns the other\'s hard labels on the CutMix view, without a threshold. The
+The second network shares the warm-up's backbone but its head is drawn anew, since two equal networks have
+nothing to teach each other. Each learns the other's hard labels on the CutMix view, without a threshold. The
 student is the first network; both are trained, so a step costs about twice as much.
+
+In the paper both networks start untrained and the weight is constant. Here the student comes warmed up, and a head
+that knows nothing yet would undo it: while the labelled images teach the new head, over the first `ramp_steps`,
+the weight rises from 0.
 """
 
 from __future__ import annotations
@@ -58,10 +62,15 @@ class CPS(Method):
             # hard labels of the other network, mean over the valid pixels
             crossed.append(by_group(piece.groups, losses.supervised_loss, unknown, target.label))
         first, second = torch.stack(supervised).sum(), torch.stack(crossed).sum()
-        total = first + self.own.unlabelled_weight * second
+        total = first + self.weight(clock) * second
         parts = {"loss": total, "loss_supervised": first, "loss_mix": second}
         detached = {name: value.detach() for name, value in parts.items()}
         return Losses(total, detached | {"kept": torch.ones_like(detached["loss"])})
+
+    def weight(self, clock: Clock) -> float:
+        """Weight of the unlabelled loss: a linear rise over `ramp_steps`, then `unlabelled_weight`."""
+        risen = min(1.0, clock.step / self.own.ramp_steps) if self.own.ramp_steps else 1.0
+        return risen * self.own.unlabelled_weight
 
     def images_seen(self) -> tuple[int, int]:
         batch = self.settings.batch

@@ -1,6 +1,6 @@
 """UniMatch (Yang et al., CVPR 2023): FixMatch with two strong views and a stream of dropped-out features.
 
-The unlabelled loss is half the mean of the two strong views\' losses and half the loss of the weak view whose
+The unlabelled loss is half the mean of the two strong views' losses and half the loss of the weak view whose
 features lost half of their channels, each mean CE · [c ≥ τ] over the valid pixels.
 """
 

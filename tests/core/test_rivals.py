@@ -104,6 +104,17 @@ def test_cps_networks_start_apart_and_learn_each_others_labels():
     assert float(result.parts["loss_mix"]) == pytest.approx(float(expected), rel=1e-4)
 
 
+def test_an_untrained_partner_teaches_little_by_little():
+    settings = toy_settings(methods={"cps": {"ramp_steps": 4, "unlabelled_weight": 0.5, "partner_seed": 1}})
+    student, method = build("cps", settings)
+    draws = method.draw(clock_at(0), batch_of(settings), 0, torch.device("cpu"))
+    for number, weight in ((0, 0.0), (1, 0.125), (3, 0.375), (4, 0.5), (9, 0.5)):
+        parts = method.loss(student, finish(batch_of(settings)), draws, clock_at(number)).parts
+        assert float(parts["loss"]) == pytest.approx(
+            float(parts["loss_supervised"] + weight * parts["loss_mix"]), rel=1e-5
+        )
+
+
 def test_cost_counts_every_pass():
     settings = toy_settings()  # 2 labelled, 2 unlabelled
     seen = {name: build(name, settings)[1].images_seen() for name in (*RIVALS, "dual_teacher", "supervised")}
