@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # Elements of a stripe: on a CPU small enough for the caches, large enough that the calls do not
@@ -29,7 +28,6 @@ from torch import Tensor
 STRIPE_ELEMENTS_CPU = 640_000
 STRIPE_ELEMENTS_GPU = 32_000_000
 
-VECTORS = 64  # columns that a reduction over the classes takes at once on a CPU
 CLASSES = -2  # the dimension of the classes in a piece
 FAR = 2.0**100  # times any difference of logits: more than any index
 
@@ -236,19 +234,14 @@ def _fold_border(gradient: Tensor) -> None:
 
 
 class Matrices(Upsampler):
-    """For any ratio, U = R L Cᵀ with a row matrix R (H, h) and a column matrix C (W, w); one band.
-
-    The columns are padded to whole vectors: the reductions over classes take what is left over one by one.
-    """
+    """For any ratio, U = R L Cᵀ with a row matrix R (H, h) and a column matrix C (W, w); one band."""
 
     def __init__(self, logits: Tensor, size: tuple[int, int], gradient: bool) -> None:
         batch, classes, h, w = logits.shape
         self._logits = logits.transpose(1, 2).contiguous()
         self._target = torch.zeros_like(self._logits) if gradient else None
         self._rows = interpolation_matrix(size[0], h, logits.device, logits.dtype)
-        self._width = size[1]
-        padding = -size[1] % VECTORS if size[1] > VECTORS else 0
-        self._columns = F.pad(interpolation_matrix(size[1], w, logits.device, logits.dtype), (0, 0, 0, padding))
+        self._columns = interpolation_matrix(size[1], w, logits.device, logits.dtype)
         self._blocks = list(plan(batch, size[0], classes * len(self._columns), logits.device))
         self._wide = self._back = logits.new_empty(0)
 
@@ -279,10 +272,10 @@ class Matrices(Upsampler):
         back.baddbmm_(self._weights(stripe).T.expand(len(back), -1, -1), gradient[0].flatten(2))
 
     def split(self, pixels: Tensor) -> Tensor:
-        return F.pad(pixels, (0, len(self._columns) - self._width))[None, ..., None, :]
+        return pixels[None, ..., None, :]
 
     def join(self, pixels: Tensor) -> Tensor:
-        return pixels[0, ..., 0, : self._width]
+        return pixels[0, ..., 0, :]
 
     def _weights(self, stripe: Stripe) -> Tensor:
         return self._rows[stripe.rows, stripe.source]
@@ -299,9 +292,9 @@ def reach(first: int, last: int, output: int, size: int) -> tuple[int, int]:
 
 
 def first_zero(piece: Tensor) -> Tensor:
-    """The first class at 0 where all others are below, (…, C, columns) → (…, 1, columns), as floats.
+    """The first class at 0 where all others are below, (…, C, columns) → (…, 1, columns), as floats; 0 among NaN.
 
     `max(dim)` gives the index too, but not by whole vectors of pixels, and takes four times as long.
     """
     index = torch.arange(piece.shape[CLASSES], device=piece.device, dtype=piece.dtype).unsqueeze(1)
-    return index.sub(piece, alpha=FAR).amin(CLASSES, keepdim=True)
+    return index.sub(piece, alpha=FAR).amin(CLASSES, keepdim=True).nan_to_num_(nan=0.0)

@@ -1,9 +1,9 @@
 """Losses and labels on bilinearly upsampled logits that never make the full-resolution tensor.
 
-At 150 classes the upsampled logits are the largest object of a training step by far. Here they exist a stripe
-at a time (see stripes.py), and the gradient is formed in the same sweep. Softmax is computed to the base 2,
-exp(x) = 2^(x log₂e), with the factor applied to the low-resolution logits: `exp2` takes a quarter of the time
-of `exp` on a CPU.
+At 150 classes the upsampled logits are the largest object of a training step by far. Here they exist a pixel at a time
+on a CPU (kernels.py) and a stripe at a time elsewhere and in float64 (stripes.py), and the gradient is formed in
+the same sweep. Softmax is computed to the base 2, exp(x) = 2^(x log₂e), with the factor applied to the low-resolution
+logits: `exp2` takes a quarter of the time of `exp`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,26 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dualteacher import cells, stripes
+from dualteacher import stripes
 from dualteacher.stripes import CLASSES
 
 LN2 = math.log(2)
 LOG2E = math.log2(math.e)
-DEEP = -100.0  # bits below the largest logit; 2^-100 is still far from underflow in float32
-MANY_CLASSES = 64
+
+
+def compiled(logits: Tensor) -> bool:
+    """Whether the CPU's own sweeps take these logits: real ones, and no more precise than float32."""
+    plain = type(logits) in (Tensor, torch.nn.Parameter)
+    return plain and logits.device.type == "cpu" and logits.dtype != torch.float64
+
+
+def pixels_first(logits: Tensor) -> Any:
+    """(B, C, h, w) → (B, h, w, C) as the CPU's sweeps want it, float32; no copy if it is channels-last already."""
+    return logits.detach().float().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -38,16 +46,10 @@ def widen(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def in_bits(logits: Tensor) -> tuple[Tensor, bool]:
-    """Logits to the base 2, less each pixel's largest; and whether they need no further shift when upsampled.
-
-    An upsampled pixel mixes four pixels, so its largest logit is at most 0, and not below the lowest of all:
-    where that is no lower than DEEP, 2^x neither overflows nor vanishes. Asked on the CPU alone, since
-    elsewhere the answer would be waited for; False is always safe.
-    """
+def in_bits(logits: Tensor) -> Tensor:
+    """Logits to the base 2, less each pixel's largest."""
     bits = widen(logits.detach()) * LOG2E
-    bits -= bits.amax(1, keepdim=True)
-    return bits, bits.device.type == "cpu" and bits.numel() > 0 and float(bits.amin()) > DEEP
+    return bits.sub_(bits.amax(1, keepdim=True))
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -77,52 +79,53 @@ class _CrossEntropy(torch.autograd.Function):
 
 def _sweep(logits: Tensor, label: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor | None]:
     """CE (B, H, W), 0 where ignored, and, given weights, d Σ weight · CE / d logits, (B, C, h, w)."""
+    sweep = _compiled_sweep if compiled(logits) else _striped_sweep
+    own, total, gradient = sweep(logits, label, weight, ignore_index)
+    return _entropy(own, total).mul(label != ignore_index), gradient
+
+
+def _compiled_sweep(
+    logits: Tensor, label: Tensor, weight: Tensor | None, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A pixel's own class and the sum of powers, (B, H, W) in bits and as a number; and the gradient."""
+    from dualteacher import kernels  # a GPU's user need not wait for the compiler
+
+    pull = None if weight is None else weight.float().contiguous().numpy()
+    own, total, gradient = kernels.cross_entropy(pixels_first(logits), label.contiguous().numpy(), pull, ignore_index)
+    back = None if gradient is None else torch.from_numpy(gradient).permute(0, 3, 1, 2)
+    return torch.from_numpy(own), torch.from_numpy(total), back
+
+
+def _striped_sweep(
+    logits: Tensor, label: Tensor, weight: Tensor | None, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The same a stripe at a time."""
     valid = label != ignore_index
-    bits, bounded = in_bits(logits)
+    bits = in_bits(logits)
     upsampler = stripes.upsampler(bits, (label.shape[1], label.shape[2]), gradient=weight is not None)
     target = upsampler.split(torch.where(valid, label, 0))
     own = torch.zeros(target.shape, dtype=bits.dtype, device=bits.device)
     total = torch.ones_like(own)
-    share, busy, pulled = own, busy_rows(valid), None
-    if weight is not None:
-        weight = torch.where(valid, weight.to(bits.dtype), 0)
-        share, pulled = upsampler.split(weight), busy_rows(weight)
+    share = own if weight is None else upsampler.split(torch.where(valid, weight.to(bits.dtype), 0))
     for stripe in upsampler.stripes():
-        if not is_busy(stripe, busy):
-            continue
         piece = upsampler.read(stripe)
-        if not bounded:
-            piece.sub_(piece.amax(CLASSES, keepdim=True))
+        piece.sub_(piece.amax(CLASSES, keepdim=True))
         place = target[stripe.where]
         own[stripe.where] = piece.gather(CLASSES, place)
         power = piece.exp2_()
         norm = power.sum(CLASSES, keepdim=True)
         total[stripe.where] = norm
-        if weight is not None and is_busy(stripe, pulled):
+        if weight is not None:
             # p - [class = target], times the weight
             pull = share[stripe.where]
             upsampler.write(stripe, power.mul_(pull / norm).scatter_add_(CLASSES, place, -pull))
-    entropy = upsampler.join(_entropy(own, total)).mul(valid)
-    return entropy, upsampler.gradient if weight is not None else None
+    return upsampler.join(own), upsampler.join(total), upsampler.gradient if weight is not None else None
 
 
 def _entropy(own: Tensor, total: Tensor) -> Tensor:
     """-ln(2^own / total), exactly 0 where the class has all of the probability in floating point."""
     probability = own.exp2() / total
     return torch.where(probability > 0.5, -probability.log(), (total.log2() - own) * LN2)
-
-
-def busy_rows(pixels: Tensor) -> np.ndarray | None:
-    """(B, H): which rows of a map (B, H, W) have anything but 0, so that stripes of nothing are passed over.
-
-    None: not known, since the answer would have to be waited for.
-    """
-    return pixels.ne(0).any(2).numpy() if pixels.device.type == "cpu" else None
-
-
-def is_busy(stripe: stripes.Stripe, rows: np.ndarray | None) -> bool:
-    """Whether a stripe has a busy row, as far as is known."""
-    return rows is None or bool(rows[stripe.images, stripe.rows].any())
 
 
 def cross_entropy_sum(
@@ -149,8 +152,13 @@ def cross_entropy_map(logits: Tensor, label: Tensor, ignore_index: int = 255) ->
 @torch.no_grad()
 def label_and_confidence(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Argmax (B, H, W) int64 and largest softmax probability (B, H, W) of the upsampled logits."""
+    if compiled(logits):
+        from dualteacher import kernels
+
+        found, sure = kernels.label_and_confidence(pixels_first(logits), size)
+        return torch.from_numpy(found), torch.from_numpy(sure)
     with full_precision(logits.device):
-        bits, _ = in_bits(logits)
+        bits = in_bits(logits)
         upsampler = stripes.upsampler(bits, size)
         confidence = upsampler.split(bits.new_empty(len(bits), *size))
         label = torch.empty_like(confidence)
@@ -166,11 +174,12 @@ def label_and_confidence(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor,
 @torch.no_grad()
 def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Class with the largest upsampled logit, (B, H, W) int64."""
-    # elsewhere the choice of cells would be waited for; with few classes there is little to leave out
-    if logits.device.type == "cpu" and logits.shape[1] >= MANY_CLASSES:
-        return cells.argmax(widen(logits), size)
+    if compiled(logits):
+        from dualteacher import kernels
+
+        return torch.from_numpy(kernels.label_and_confidence(pixels_first(logits), size, sure=False)[0])
     with full_precision(logits.device):
-        bits, _ = in_bits(logits)
+        bits = in_bits(logits)
         upsampler = stripes.upsampler(bits, size)
         label = upsampler.split(bits.new_empty(len(bits), *size))
         for stripe in upsampler.stripes():

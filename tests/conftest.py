@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 
 import setuptools  # noqa: F401  # before anything imports the standard library's distutils: torch.compile wants this one
 from hypothesis import settings
@@ -19,3 +22,18 @@ settings.load_profile("repeatable")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+COMPILE = """
+import numpy as np
+from dualteacher import kernels
+logits, label = np.zeros((1, 2, 2, 3), np.float32), np.zeros((1, 4, 4), np.int64)
+kernels.cross_entropy(logits, label, np.ones((1, 4, 4), np.float32), 255)
+kernels.label_and_confidence(logits, (4, 4))
+kernels.count_pairs(np.zeros(4, np.uint8), np.zeros(4, np.int64), 3, 255, np.zeros(11, np.int64))
+"""
+
+
+def pytest_sessionstart(session) -> None:
+    """Compile the CPU's sweeps once, before the workers and the copies of the project all would."""
+    if not hasattr(session.config, "workerinput") and session.config.getoption("numprocesses", None):
+        subprocess.run([sys.executable, "-c", COMPILE], cwd=Path(__file__).parents[1], check=True)

@@ -27,18 +27,21 @@ class ConfusionMatrix:
     def update(self, target: Tensor | np.ndarray, prediction: Tensor | np.ndarray) -> None:
         """Add images: target and prediction of the same shape, class indices of any integer type."""
         device, c = self._flat.device, self.num_classes
-        # a long for a pair of pixels moves more memory than it is worth
-        target = torch.as_tensor(target).to(device).reshape(-1).int()
-        prediction = torch.as_tensor(prediction).to(device).reshape(-1).int()
+        target, prediction = (torch.as_tensor(each).to(device).reshape(-1) for each in (target, prediction))
         if target.shape != prediction.shape:
             raise ValueError(f"target has {target.numel()} pixels, prediction {prediction.numel()}")
+        if device.type == "cpu":
+            from dualteacher import kernels  # a GPU's user need not wait for the compiler
+
+            kernels.count_pairs(target.numpy(), prediction.numpy(), c, self.ignore_index, self._flat.numpy())
+            return
+        # a long for a pair of pixels moves more memory than it is worth
+        target, prediction = target.int(), prediction.int()
         inside = (target >= 0) & (target < c) & (prediction >= 0) & (prediction < c)
         index = torch.where(inside, target * c + prediction, c * c)
         index = torch.where(target == self.ignore_index, c * c + 1, index)
-        if device.type == "cpu":
-            self._flat += torch.bincount(index, minlength=c * c + 2)
-        else:  # there the count of bins would be waited for
-            self._flat.scatter_add_(0, index.long(), torch.ones_like(index, dtype=torch.int64))
+        # `bincount` would wait for the number of bins
+        self._flat.scatter_add_(0, index.long(), torch.ones_like(index, dtype=torch.int64))
 
     def merge(self, reduce: Callable[[Tensor], Tensor]) -> None:
         """Replace the counts by what `reduce` makes of them, such as their sum over processes."""

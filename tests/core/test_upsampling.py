@@ -1,6 +1,8 @@
-"""The striped sweep equals interpolate + cross_entropy for any size, class count and type."""
+"""The sweeps equal interpolate + cross_entropy for any size, class count and type: the CPU's own, and by stripes."""
 
 from __future__ import annotations
+
+import tracemalloc
 
 import pytest
 import torch
@@ -19,12 +21,16 @@ SHAPES = [  # B, C, h, w, H, W
     (1, 150, 16, 16, 64, 64),
     (2, 4, 16, 16, 16, 16),  # no scaling
     (1, 3, 20, 30, 13, 11),  # downwards
+    (2, 17, 40, 3, 320, 12),  # more rows than a thread takes at once, eight between two
 ]
 
 
-@pytest.fixture(params=[64, 4096, 320_000], ids=["one row a stripe", "some rows", "some images"])
-def budget(request, monkeypatch):
-    monkeypatch.setattr(stripes, "STRIPE_ELEMENTS_CPU", request.param)
+@pytest.fixture(params=[0, 64, 4096, 320_000], ids=["compiled", "one row a stripe", "some rows", "some images"])
+def sweep(request, monkeypatch):
+    """The CPU's own sweep, or stripes of some size, as a GPU has them."""
+    if request.param:
+        monkeypatch.setattr(upsampling, "compiled", lambda logits: False)
+        monkeypatch.setattr(stripes, "STRIPE_ELEMENTS_CPU", request.param)
 
 
 def reference(logits, label, weight):
@@ -43,7 +49,7 @@ def example(shape, dtype=torch.float32, seed=0):
     return logits, label, weight
 
 
-@pytest.mark.usefixtures("budget")
+@pytest.mark.usefixtures("sweep")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_cross_entropy_and_gradient(shape):
     logits, label, weight = example(shape)
@@ -57,7 +63,7 @@ def test_cross_entropy_and_gradient(shape):
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5 * float(theirs.grad.abs().max()))
 
 
-@pytest.mark.usefixtures("budget")
+@pytest.mark.usefixtures("sweep")
 def test_gradcheck():
     logits, label, weight = example((2, 3, 4, 5, 11, 9), torch.float64)
     assert gradcheck(
@@ -65,7 +71,7 @@ def test_gradcheck():
     )
 
 
-@pytest.mark.usefixtures("budget")
+@pytest.mark.usefixtures("sweep")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_label_and_confidence(shape):
     logits, label, _ = example(shape)
@@ -81,6 +87,7 @@ def test_label_and_confidence(shape):
     assert torch.equal(upsampling.argmax(logits, size), found)
 
 
+@pytest.mark.usefixtures("sweep")
 def test_cross_entropy_map():
     logits, label, _ = example((2, 5, 8, 8, 32, 32))
     up = F.interpolate(logits, (32, 32), mode="bilinear", align_corners=False)
@@ -88,6 +95,7 @@ def test_cross_entropy_map():
     torch.testing.assert_close(upsampling.cross_entropy_map(logits, label), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("sweep")
 def test_certain_pixels_do_not_count_as_positive():
     """As in float32 cross entropy, a class with all of the probability has CE 0, not almost 0."""
     logits = torch.zeros(1, 4, 8, 8)
@@ -98,6 +106,7 @@ def test_certain_pixels_do_not_count_as_positive():
     assert 0 < expected < 32 * 32 and abs(positive - expected) <= 8  # a pixel's sum may round either way
 
 
+@pytest.mark.usefixtures("sweep")
 def test_far_apart_logits_at_neighbouring_pixels():
     """Where two neighbours are certain of two classes, a third wins between them: 2^x must not vanish."""
     logits = torch.zeros(1, 3, 1, 2)
@@ -114,6 +123,7 @@ def test_far_apart_logits_at_neighbouring_pixels():
     assert found.flatten().tolist() == [0, 0, 2, 2, 2, 2, 1, 1] and confidence.isfinite().all()
 
 
+@pytest.mark.usefixtures("sweep")
 def test_equal_logits_give_the_first_class():
     logits = torch.zeros(1, 300, 2, 2)
     logits[:, 260:] = 1e-20
@@ -121,6 +131,7 @@ def test_equal_logits_give_the_first_class():
     assert (upsampling.argmax(torch.zeros(1, 300, 2, 2), (5, 5)) == 0).all()
 
 
+@pytest.mark.usefixtures("sweep")
 def test_all_pixels_ignored():
     logits, label, _ = example((1, 3, 4, 4, 8, 8))
     logits.requires_grad_()
@@ -143,6 +154,7 @@ def test_bfloat16_logits_give_float32_sums_and_bfloat16_gradients():
     torch.testing.assert_close(low.grad.float(), exact.grad, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.usefixtures("sweep")
 def test_extreme_logits_stay_finite():
     logits = torch.tensor([[[[1e4]], [[-1e4]], [[0.0]]]]).expand(1, 3, 2, 2).clone().requires_grad_()
     label = torch.ones((1, 8, 8), dtype=torch.int64)
@@ -182,9 +194,86 @@ def test_stripes_put_together_are_the_interpolated_logits_and_their_adjoint(
     torch.testing.assert_close(upsampler.gradient, logits.grad, rtol=1e-4, atol=1e-4)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 3), classes=st.integers(1, 40), h=st.integers(1, 40), w=st.integers(1, 9),
+    height=st.integers(1, 90), width=st.integers(1, 40), spread=st.sampled_from([0.1, 4.0, 300.0]),
+)  # fmt: skip
+def test_the_compiled_sweep_for_any_shape(batch, classes, h, w, height, width, spread):
+    logits, label, weight = example((batch, classes, h, w, height, width))
+    logits = logits * spread
+    label[(label + 1) % 7 == 0] = 255
+    weight[weight < 0.3] = 0
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    total, _ = upsampling.cross_entropy_sum(ours, label, weight)
+    expected, _ = reference(theirs, label, weight)
+    total.backward()
+    expected.backward()
+    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4 * spread)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4 * max(1, spread))
+    up = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+    found, confidence = upsampling.label_and_confidence(logits, (height, width))
+    near = up.gather(1, found[:, None])[:, 0]
+    torch.testing.assert_close(near, up.amax(1), rtol=1e-5, atol=1e-5 * spread)
+    torch.testing.assert_close(confidence, up.softmax(1).amax(1), rtol=1e-3, atol=1e-3 * max(1, spread / 4))
+    near = up.gather(1, upsampling.argmax(logits, (height, width))[:, None])[:, 0]
+    torch.testing.assert_close(near, up.amax(1), rtol=1e-5, atol=1e-5 * spread)
+
+
+def test_the_compiled_sweep_gives_the_same_bytes_whatever_the_number_of_threads():
+    logits, label, weight = example((3, 20, 40, 12, 160, 48))
+    results, before = [], torch.get_num_threads()
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        x = logits.clone().requires_grad_()
+        total, _ = upsampling.cross_entropy_sum(x, label, weight)
+        total.backward()
+        results.append([total.detach(), x.grad, *upsampling.label_and_confidence(logits, (160, 48))])
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.usefixtures("sweep")
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf])
+def test_what_is_no_number_is_not_hidden(strange):
+    logits, label, _ = example((2, 5, 8, 8, 32, 32))
+    logits[1, 2, 3, 3] = strange
+    assert not upsampling.cross_entropy_sum(logits, label)[0].isfinite()
+    found, confidence = upsampling.label_and_confidence(logits.fill_(torch.nan), (32, 32))
+    assert found.min() >= 0 and found.max() < 5 and confidence.isnan().all()
+    assert upsampling.argmax(logits, (32, 32)).max() < 5
+
+
+@pytest.mark.usefixtures("sweep")
+@pytest.mark.parametrize("strange", [5, -1, 254])
+def test_a_label_that_is_no_class_is_refused(strange):
+    logits, label, weight = example((2, 5, 8, 8, 32, 32))
+    label[1, 31, 31] = strange
+    with pytest.raises((IndexError, RuntimeError)):
+        upsampling.cross_entropy_sum(logits.requires_grad_(), label, weight)
+
+
+@pytest.mark.parametrize("what", ["loss", "entropies", "label and confidence", "argmax"])
+def test_the_compiled_sweep_needs_little_memory(what):
+    logits, label, weight = example((4, 150, 32, 32, 128, 128))
+    logits.requires_grad_()
+    run = {
+        "loss": lambda: upsampling.cross_entropy_sum(logits, label, weight)[0].backward(),
+        "entropies": lambda: upsampling.cross_entropy_map(logits, label),
+        "label and confidence": lambda: upsampling.label_and_confidence(logits, (128, 128)),
+        "argmax": lambda: upsampling.argmax(logits, (128, 128)),
+    }[what]
+    run()
+    tracemalloc.start()
+    run()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * 4 * logits.numel() < 4 * 4 * 150 * 128 * 128 / 4
+
+
 @pytest.mark.parametrize("size", [(128, 128), (130, 127)], ids=["whole ratio", "any ratio"])
 @pytest.mark.parametrize("what", ["loss", "entropies", "label and confidence", "argmax"])
-def test_memory_stays_a_stripe(what, size):
+def test_memory_stays_a_stripe(what, size, monkeypatch):
     """The full-resolution logits would be 150 times the label's size; the sweep's largest tensor is not."""
     largest = 0
 
@@ -204,6 +293,7 @@ def test_memory_stays_a_stripe(what, size):
         "label and confidence": lambda: upsampling.label_and_confidence(logits, size),
         "argmax": lambda: upsampling.argmax(logits, size),
     }[what]
+    monkeypatch.setattr(upsampling, "compiled", lambda logits: False)
     with Watch():
         run()
     assert largest <= max(2 * stripes.STRIPE_ELEMENTS_CPU, 2 * logits.numel()) < 4 * 150 * 128 * 128

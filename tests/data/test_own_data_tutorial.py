@@ -34,6 +34,9 @@ def clone(tmp_path: Path) -> Path:
         if (ROOT / name).is_file() and not name.startswith("tests/"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tmp_path / name)
+    for code in (ROOT / "dualteacher/__pycache__").glob("kernels.*.nb?"):  # compiled already
+        (tmp_path / "dualteacher/__pycache__").mkdir(exist_ok=True)
+        shutil.copy2(code, tmp_path / "dualteacher/__pycache__")
     if (ROOT / "data/weights/raw").is_dir():
         shutil.copytree(ROOT / "data/weights/raw", tmp_path / "data/weights/raw")
     shutil.copy(ROOT / "presets/bluemarble.yaml", tmp_path / "params.yaml")

@@ -34,6 +34,9 @@ class Project:
             if (ROOT / name).is_file() and not name.startswith("tests/"):
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, root / name)
+        for code in (ROOT / "dualteacher/__pycache__").glob("kernels.*.nb?"):  # seconds of compiling in every copy
+            (root / "dualteacher/__pycache__").mkdir(exist_ok=True)
+            shutil.copy2(code, root / "dualteacher/__pycache__")
         shutil.copy(root / "presets" / "bluemarble.yaml", root / "params.yaml")  # whatever is being tried out
         if stub:
             shutil.copy(STUB, root / "dualteacher" / "__main__.py")

@@ -1,0 +1,380 @@
+"""The CPU's sweeps over bilinearly upsampled logits, compiled by Numba: a few pixels at a time, all classes of them.
+
+A pixel's logits are a mean of four corners', so that they are formed, reduced and, with their gradient, given back
+within the first-level cache: nothing of full resolution times the classes is ever written. Logits are (B, h, w, C),
+float32, and counted in bits below the largest of their corner: u = (max - logit) · log₂e ≥ 0, a power 2^-u. As the
+means of such numbers are from 0 on too, no largest logit has to be found before the powers are summed. Positions and
+borders are those of torch's interpolation (`Axis`).
+
+The loops are written so that the compiler makes vectors of them: `benchmark` shows at once if it no longer does.
+Output rows between the same two input rows are taken ROWS at a time, since they share all their corners.
+
+Work is cut into bands of input rows whose bounds depend on the shape alone, so that the bytes do not depend on the
+number of threads. Compiled code is kept beside this file or in the user's cache; NUMBA_CACHE_DIR says otherwise.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from numba import float32
+
+LANES = 16  # classes are padded to whole vectors
+ROWS = 4  # output rows that are gone through together
+BAND = 16  # input rows that a thread takes at once
+NOTHING = np.float32(1e30)  # bits of the padding: no probability
+HIGHEST = np.float32(126)  # 2^-126 is the smallest normal float32
+TINY = np.float32(2.0**-64)
+LOG2E = np.float32(1.4426950408889634)
+MOST = np.int32(2**31 - 1)
+# 2^x on [-1/2, 1/2] to 2e-9 of its value, exactly 1 at 0 (Lawson's algorithm, degree 6)
+EXP2 = tuple(
+    np.float32(factor)
+    for factor in (
+        1.0, 0.6931472057374279, 0.24022646890611915, 0.05550328776612227, 0.009618488958269542, 0.0013399931362378138,
+        0.00015345812025371192,
+    )
+)  # fmt: skip
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile at the first call; sums may be taken in vectors and products fused, but NaN stays NaN."""
+    compiler = functools.partial(numba.njit, nogil=True, error_model="numpy")
+    rules = {"reassoc", "contract", "nsz", "arcp"}
+    try:
+        return compiler(cache=True, fastmath=rules)(function)
+    except RuntimeError:  # there is no folder to keep the code in
+        return compiler(fastmath=rules)(function)
+
+
+class Axis(NamedTuple):
+    """Where the outputs of one axis lie: between inputs `low` and `high`, `weight` of the second; all (output,)."""
+
+    low: np.ndarray
+    high: np.ndarray
+    weight: np.ndarray
+
+
+class Band(NamedTuple):
+    """Input rows from `first` on, and the output rows start … end - 1 that lie below them."""
+
+    first: int
+    start: int
+    end: int
+
+
+@functools.lru_cache(maxsize=64)
+def axis(output: int, size: int) -> Axis:
+    """Bilinear, align_corners=False, in float32 as torch reckons it."""
+    source = (np.arange(output, dtype=np.float32) + np.float32(0.5)) * np.float32(size / output) - np.float32(0.5)
+    source = np.maximum(source, np.float32(0))
+    low = np.minimum(source.astype(np.int64), size - 1)
+    weight = np.clip(source - low.astype(np.float32), 0, 1).astype(np.float32)
+    return Axis(low, np.minimum(low + 1, size - 1), weight)
+
+
+@numba.njit(inline="always")
+def power(u: Any) -> Any:
+    """2^-u for u ≥ 0, in a form that the compiler turns into vectors."""
+    u = HIGHEST if u > HIGHEST else u
+    whole = np.rint(u)
+    part = whole - u
+    value = EXP2[6]
+    value = value * part + EXP2[5]
+    value = value * part + EXP2[4]
+    value = value * part + EXP2[3]
+    value = value * part + EXP2[2]
+    value = value * part + EXP2[1]
+    value = value * part + EXP2[0]
+    return value * np.int32((np.int32(127) - np.int32(whole)) << np.int32(23)).view(np.float32)
+
+
+@numba.njit(inline="always")
+def bits(u: Any) -> Any:
+    """A number as a whole number, ordered alike from 0 on: the smallest whole number is found in vectors."""
+    return np.float32(u).view(np.int32)
+
+
+@numba.njit(inline="always")
+def rank(logit: Any) -> Any:
+    """A whole number that is ordered as any number is."""
+    whole = bits(logit)
+    return np.int32(whole ^ (np.int32(whole >> np.int32(31)) & MOST))
+
+
+@numba.njit(inline="always")
+def fill(row: Any, source: Any, winner: Any) -> None:
+    """A row of logits (w, C) into scratch (w, padded), in bits below each pixel's largest; and which that is, (w,)."""
+    for x in range(source.shape[0]):
+        most = -MOST
+        for c in range(source.shape[1]):
+            most = max(most, rank(source[x, c]))
+        first = MOST
+        for c in range(source.shape[1]):
+            first = min(first, np.int32(c) if rank(source[x, c]) == most else MOST)
+        first = min(first, np.int32(source.shape[1] - 1))
+        winner[x] = first
+        largest = source[x, first]
+        for c in range(source.shape[1]):
+            row[x, c] = (largest - source[x, c]) * LOG2E
+
+
+@numba.njit(inline="always")
+def corners(rows: Any, upper: Any, left: Any, right: Any, across: Any, c: Any) -> Any:
+    """Class c above (row `upper`) and below a column of outputs that lie between the same four corners."""
+    top = rows[upper, left, c] + across * (rows[upper, right, c] - rows[upper, left, c])
+    bottom = rows[1 - upper, left, c] + across * (rows[1 - upper, right, c] - rows[1 - upper, left, c])
+    return top, bottom
+
+
+@numba.njit(nogil=True)
+def from_the_largest(
+    rows: np.ndarray, upper: int, left: int, right: int, across: float, down: float, value: np.ndarray
+) -> Any:
+    """The powers of a pixel anew, in bits below its own largest; their sum, and the bits of that."""
+    least = NOTHING
+    for c in range(value.shape[0]):
+        top, bottom = corners(rows, upper, left, right, across, c)
+        value[c] = top + down * (bottom - top)
+        least = min(least, value[c])
+    total = float32(0)
+    for c in range(value.shape[0]):
+        value[c] = power(value[c] - least)
+        total += value[c]
+    return total, least
+
+
+@compiled
+def entropies(
+    logits: np.ndarray, label: np.ndarray, weight: np.ndarray, ignore: int, wanted: bool, band: Band, down_axis: Axis,
+    across_axis: Axis, own: np.ndarray, total: np.ndarray, gradient: np.ndarray, carry: np.ndarray,
+) -> bool:  # fmt: skip
+    """One band of one image: CE = -ln(2^own / total) of its output rows, and what is pulled back.
+
+    logits (h, w, C); label, weight, own, total (H, W). Given back is weight · (p - [class = label]), if `wanted`:
+    gradient (h, w, C) takes the band's rows, carry (w, C) what belongs to the next band's first row.
+    False: there is a label that is no class.
+    """
+    y0, y1, ty = down_axis
+    x0, x1, tx = across_axis
+    first, y, end = band
+    w, classes = logits.shape[1], logits.shape[2]
+    padded = (classes + LANES - 1) // LANES * LANES
+    rows, winner, upper = np.full((2, w, padded), NOTHING, np.float32), np.empty((2, w), np.int32), 0
+    value = np.zeros((ROWS, padded), np.float32)
+    v0, v1, v2, v3 = value[0], value[1], value[2], value[3]
+    norm, down, to_top, to_bottom = np.empty((4, ROWS), np.float32)
+    while y < end:
+        stop = y + 1  # rows y … stop - 1 lie between the same two input rows
+        while stop < end and stop < y + ROWS and y0[stop] == y0[y]:
+            stop += 1
+        if y == band.start or y0[y] != y0[y - 1]:
+            upper = 1 - upper  # what was below is above, mostly
+            if y == band.start or y0[y] != y1[y - 1]:
+                fill(rows[upper], logits[y0[y]], winner[upper])
+            fill(rows[1 - upper], logits[y1[y]], winner[1 - upper])
+        for k in range(ROWS):
+            down[k] = ty[min(y + k, stop - 1)]
+        d0, d1, d2, d3 = down[0], down[1], down[2], down[3]
+        above = gradient[y0[y]]
+        below = carry if y1[y] >= first + BAND else gradient[y1[y]]
+        for x in range(label.shape[1]):
+            counts = False
+            for row in range(y, stop):
+                counts |= label[row, x] != ignore
+                if label[row, x] != ignore and not 0 <= label[row, x] < classes:
+                    return False
+            if not counts:
+                continue
+            left, right, across = x0[x], x1[x], tx[x]
+            n0 = n1 = n2 = n3 = float32(0)
+            for c in range(padded):
+                top, bottom = corners(rows, upper, left, right, across, c)
+                step = bottom - top
+                p0, p1 = power(top + d0 * step), power(top + d1 * step)
+                p2, p3 = power(top + d2 * step), power(top + d3 * step)
+                v0[c], v1[c], v2[c], v3[c] = p0, p1, p2, p3
+                n0, n1, n2, n3 = n0 + p0, n1 + p1, n2 + p2, n3 + p3
+            norm[0], norm[1], norm[2], norm[3] = n0, n1, n2, n3
+            pulled = False
+            for k in range(ROWS):
+                to_top[k] = to_bottom[k] = float32(0)
+                row = y + k
+                if row >= stop or label[row, x] == ignore:
+                    continue
+                target = label[row, x]
+                top, bottom = corners(rows, upper, left, right, across, target)
+                low = top + down[k] * (bottom - top)
+                if norm[k] < TINY:  # the corners differ so much that the largest of none is near
+                    norm[k], least = from_the_largest(rows, upper, left, right, across, down[k], value[k])
+                    low -= least
+                own[row, x], total[row, x] = -low, norm[k]
+                pull = weight[row, x]
+                if wanted and pull != float32(0):
+                    pulled = True
+                    value[k, target] -= norm[k]
+                    to_bottom[k] = pull / norm[k] * down[k]
+                    to_top[k] = pull / norm[k] - to_bottom[k]
+            if pulled:
+                t0, t1, t2, t3 = to_top[0], to_top[1], to_top[2], to_top[3]
+                b0, b1, b2, b3 = to_bottom[0], to_bottom[1], to_bottom[2], to_bottom[3]
+                for c in range(classes):
+                    over = t0 * v0[c] + t1 * v1[c] + t2 * v2[c] + t3 * v3[c]
+                    under = b0 * v0[c] + b1 * v1[c] + b2 * v2[c] + b3 * v3[c]
+                    above[left, c] += over - over * across
+                    above[right, c] += over * across
+                    below[left, c] += under - under * across
+                    below[right, c] += under * across
+        y = stop
+    return True
+
+
+@compiled
+def labels(
+    logits: np.ndarray, sure: bool, band: Band, down_axis: Axis, across_axis: Axis, label: np.ndarray,
+    confidence: np.ndarray,
+) -> None:  # fmt: skip
+    """One band of one image: the largest class of its output rows and, if `sure`, the class's softmax probability."""
+    y0, y1, ty = down_axis
+    x0, x1, tx = across_axis
+    _, y, end = band
+    w, classes = logits.shape[1], logits.shape[2]
+    padded = (classes + LANES - 1) // LANES * LANES
+    rows, winner, upper = np.full((2, w, padded), NOTHING, np.float32), np.empty((2, w), np.int32), 0
+    value = np.zeros((ROWS, padded), np.float32)
+    v0, v1, v2, v3 = value[0], value[1], value[2], value[3]
+    while y < end:
+        stop = y + 1
+        while stop < end and stop < y + ROWS and y0[stop] == y0[y]:
+            stop += 1
+        if y == band.start or y0[y] != y0[y - 1]:
+            upper = 1 - upper  # what was below is above, mostly
+            if y == band.start or y0[y] != y1[y - 1]:
+                fill(rows[upper], logits[y0[y]], winner[upper])
+            fill(rows[1 - upper], logits[y1[y]], winner[1 - upper])
+        last = stop - 1
+        r1, r2 = min(y + 1, last), min(y + 2, last)
+        d0, d1, d2, d3 = ty[y], ty[r1], ty[r2], ty[last]
+        for x in range(label.shape[1]):
+            left, right, across = x0[x], x1[x], tx[x]
+            i0 = winner[0, left]
+            if not sure and i0 == winner[0, right] and i0 == winner[1, left] and i0 == winner[1, right]:
+                for row in range(y, stop):  # what is largest at all corners is so between them
+                    label[row, x] = i0
+                continue
+            m0 = m1 = m2 = m3 = MOST
+            for c in range(padded):
+                top, bottom = corners(rows, upper, left, right, across, c)
+                step = bottom - top
+                u0, u1, u2, u3 = top + d0 * step, top + d1 * step, top + d2 * step, top + d3 * step
+                v0[c], v1[c], v2[c], v3[c] = u0, u1, u2, u3
+                m0, m1, m2, m3 = min(m0, bits(u0)), min(m1, bits(u1)), min(m2, bits(u2)), min(m3, bits(u3))
+            i0 = i1 = i2 = i3 = MOST
+            for c in range(padded):
+                i = np.int32(c)
+                i0, i1 = min(i0, i if bits(v0[c]) == m0 else MOST), min(i1, i if bits(v1[c]) == m1 else MOST)
+                i2, i3 = min(i2, i if bits(v2[c]) == m2 else MOST), min(i3, i if bits(v3[c]) == m3 else MOST)
+            end_class = np.int32(classes - 1)  # where nothing is a number, the padding is smallest
+            i0, i1, i2, i3 = min(i0, end_class), min(i1, end_class), min(i2, end_class), min(i3, end_class)
+            label[y, x], label[r1, x], label[r2, x], label[last, x] = i0, i1, i2, i3
+            if sure:
+                u0, u1, u2, u3 = v0[i0], v1[i1], v2[i2], v3[i3]
+                n0 = n1 = n2 = n3 = float32(0)
+                for c in range(padded):
+                    n0, n1 = n0 + power(v0[c] - u0), n1 + power(v1[c] - u1)
+                    n2, n3 = n2 + power(v2[c] - u2), n3 + power(v3[c] - u3)
+                confidence[y, x], confidence[r1, x] = float32(1) / n0, float32(1) / n1
+                confidence[r2, x], confidence[last, x] = float32(1) / n2, float32(1) / n3
+        y = stop
+
+
+@compiled
+def count_pairs(target: np.ndarray, prediction: np.ndarray, classes: int, ignore: int, counts: np.ndarray) -> None:
+    """Add pairs of classes, (pixels,) each, to counts (classes² + 2,): strange ones and ignored ones come last."""
+    for i in range(target.shape[0]):
+        t, p = np.int64(target[i]), np.int64(prediction[i])
+        if t == ignore:
+            counts[classes * classes + 1] += 1
+        elif 0 <= t < classes and 0 <= p < classes:
+            counts[t * classes + p] += 1
+        else:
+            counts[classes * classes] += 1
+
+
+@functools.cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads for one process: those of a parent do not come along in a fork."""
+    return ThreadPoolExecutor(threads, "upsampling")
+
+
+def _share(work: Callable[[int, Band], None], images: int, height: int, rows: Axis) -> None:
+    """work(image, band) for every band of every image, over torch's number of threads."""
+    firsts = range(0, height, BAND)
+    ends = [int(np.searchsorted(rows.low, first)) for first in (*firsts, height)]
+    bands = [Band(*band) for band in zip(firsts, ends, ends[1:], strict=False)]
+    queue = iter([(image, band) for image in range(images) for band in bands])
+
+    def run() -> None:
+        for image, band in queue:  # whoever is free takes the next; compiled code leaves the interpreter's lock
+            work(image, band)
+
+    others = min(torch.get_num_threads(), images * len(bands)) - 1
+    helpers = [_pool(others, os.getpid()).submit(run) for _ in range(others)]
+    run()
+    for helper in helpers:
+        helper.result()
+
+
+def cross_entropy(
+    logits: np.ndarray, label: np.ndarray, weight: np.ndarray | None, ignore: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Cross entropy of upsampled logits, and its gradient, as `entropies` has it.
+
+    logits (B, h, w, C) float32, label (B, H, W) int64, weight (B, H, W) float32, all contiguous. Returns own and
+    total, (B, H, W) float32: p(label) = 2^own / total, and 1 where ignored; and, given weights, the gradient of
+    Σ weight · CE with respect to the logits. Raises IndexError where a label is neither a class nor `ignore`.
+    """
+    images, height, width, classes = logits.shape
+    rows, columns = axis(label.shape[1], height), axis(label.shape[2], width)
+    own, total = np.zeros(label.shape, np.float32), np.ones(label.shape, np.float32)
+    wanted = weight is not None
+    bands = -(-height // BAND)
+    gradient = np.zeros(logits.shape if wanted else (images, 1, 1, 1), np.float32)
+    carry = np.zeros((images, bands, width, classes) if wanted else (images, bands, 1, 1), np.float32)
+    pull = own if weight is None else weight
+    strange = []
+
+    def work(image: int, band: Band) -> None:
+        if not entropies(
+            logits[image], label[image], pull[image], ignore, wanted, band, rows, columns,
+            own[image], total[image], gradient[image], carry[image, band.first // BAND],
+        ):  # fmt: skip
+            strange.append(image)
+
+    _share(work, images, height, rows)
+    if strange:
+        raise IndexError(f"a label of image {strange[0]} of the batch is not one of {classes} classes")
+    if not wanted:
+        return own, total, None
+    gradient[:, BAND::BAND] += carry[:, : bands - 1]
+    return own, total, gradient
+
+
+def label_and_confidence(logits: np.ndarray, size: tuple[int, int], sure: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """logits (B, h, w, C) float32 → labels (B, H, W) int64 and their probabilities, which say nothing unless `sure`."""
+    images, height, width, _ = logits.shape
+    rows, columns = axis(size[0], height), axis(size[1], width)
+    label = np.empty((images, *size), np.int64)
+    confidence = np.empty((images, *size) if sure else (images, 1, 1), np.float32)
+
+    def work(image: int, band: Band) -> None:
+        labels(logits[image], sure, band, rows, columns, label[image], confidence[image])
+
+    _share(work, images, height, rows)
+    return label, confidence
