@@ -43,6 +43,7 @@ EXP2 = tuple(
     )
 )  # fmt: skip
 
+
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile at the first call; sums may be taken in vectors and products fused, but NaN stays NaN."""
     compiler = functools.partial(numba.njit, nogil=True, error_model="numpy")
@@ -295,6 +296,23 @@ def labels(
 
 
 @compiled
+def enlarge_rows(source: np.ndarray, band: Band, down_axis: Axis, across_axis: Axis, out: np.ndarray) -> None:
+    """One band of one image (h, w, C), bilinearly, into (H, W, C)."""
+    y0, y1, ty = down_axis
+    x0, x1, tx = across_axis
+    between = np.empty((source.shape[1], source.shape[2]), np.float32)
+    for y in range(band.start, band.end):
+        upper, lower, down = source[y0[y]], source[y1[y]], ty[y]
+        for x in range(source.shape[1]):
+            for c in range(source.shape[2]):
+                between[x, c] = upper[x, c] + down * (lower[x, c] - upper[x, c])
+        for x in range(out.shape[1]):
+            left, right, across = x0[x], x1[x], tx[x]
+            for c in range(source.shape[2]):
+                out[y, x, c] = between[left, c] + across * (between[right, c] - between[left, c])
+
+
+@compiled
 def count_pairs(target: np.ndarray, prediction: np.ndarray, classes: int, ignore: int, counts: np.ndarray) -> None:
     """Add pairs of classes, (pixels,) each, to counts (classes² + 2,): strange ones and ignored ones come last."""
     for i in range(target.shape[0]):
@@ -378,3 +396,16 @@ def label_and_confidence(logits: np.ndarray, size: tuple[int, int], sure: bool =
 
     _share(work, images, height, rows)
     return label, confidence
+
+
+def enlarge(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(B, h, w, C) float32 → (B, H, W, C), bilinear as torch's interpolation; nothing is smoothed on the way down."""
+    count, height, width, channels = images.shape
+    rows, columns = axis(size[0], height), axis(size[1], width)
+    out = np.empty((count, *size, channels), np.float32)
+
+    def work(image: int, band: Band) -> None:
+        enlarge_rows(images[image], band, rows, columns, out[image])
+
+    _share(work, count, height, rows)
+    return out

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -186,3 +187,13 @@ def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
             piece = upsampler.read(stripe)
             label[stripe.where] = stripes.first_zero(piece.sub_(piece.amax(CLASSES, keepdim=True)))
         return upsampler.join(label).long()
+
+
+@torch.no_grad()
+def enlarge(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (B, C, h, w) at a size (H, W) that is no smaller, bilinear; on a CPU the result is channels-last."""
+    if compiled(images):
+        from dualteacher import kernels
+
+        return torch.from_numpy(kernels.enlarge(pixels_first(images), size)).permute(0, 3, 1, 2).to(images.dtype)
+    return F.interpolate(images, size, mode="bilinear", align_corners=False)

@@ -81,9 +81,10 @@ class Predictor:
         """Logits of the resized images at the network's stride (whole) or at their size (slide)."""
         size = network_size((images.shape[2], images.shape[3]), self.inference, scale)
         if size != tuple(images.shape[2:]):
-            # upwards there is nothing to smooth, and asking for it costs twice the time
-            smooth = size[0] < images.shape[2] or size[1] < images.shape[3]
-            images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=smooth)
+            if size[0] < images.shape[2] or size[1] < images.shape[3]:
+                images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+            else:  # there is nothing to smooth, and asking for it costs time
+                images = upsampling.enlarge(images, size)
         if self.inference.mode == "whole":
             return self.model(images)
         return self._slide(images)

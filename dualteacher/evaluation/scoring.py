@@ -30,7 +30,9 @@ def score(
     matrix = ConfusionMatrix(len(pack.classes), device=device)
     with_mask = world.mine([i for i in (range(len(pack)) if images is None else images) if pack.has_mask(i)])
     runs = list(same_size_runs(pack, with_mask, batch))
-    decoded = parallel.ordered((partial(decode, pack, run) for run in runs), workers=1)
+    jobs = (partial(decode, pack, run) for run in runs)
+    # a CPU is the network's: decoding beside it would only keep its threads waiting for each other
+    decoded = (job() for job in jobs) if device.type == "cpu" else parallel.ordered(jobs, workers=1)
     batches = console.progress(decoded, "evaluate", total=len(runs), unit="batch") if show else decoded
     for run, (pixels, masks) in zip(runs, batches, strict=True):
         prediction, target = predictor(to_tensor(pixels, device)), torch.from_numpy(masks).to(device)

@@ -253,6 +253,14 @@ def test_a_label_that_is_no_class_is_refused(strange):
         upsampling.cross_entropy_sum(logits.requires_grad_(), label, weight)
 
 
+@pytest.mark.usefixtures("sweep")
+@pytest.mark.parametrize("size", [(40, 60), (20, 31), (21, 30), (320, 300)])
+def test_enlarging_is_interpolation(size):
+    images = torch.rand(2, 3, 20, 30)
+    expected = F.interpolate(images, size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(upsampling.enlarge(images, size), expected)
+
+
 @pytest.mark.parametrize("what", ["loss", "entropies", "label and confidence", "argmax"])
 def test_the_compiled_sweep_needs_little_memory(what):
     logits, label, weight = example((4, 150, 32, 32, 128, 128))
