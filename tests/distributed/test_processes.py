@@ -37,8 +37,9 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def launch(stage: str, processes: int = 1, **spec) -> subprocess.CompletedProcess[str]:
-    Path("spec.json").write_text(json.dumps({"stages": [stage], "sections": {}, **spec}))
+def launch(stages: str, processes: int = 1, **spec) -> subprocess.CompletedProcess[str]:
+    """Stages, one after the other in each process: a start of Python and torch costs more than what they do."""
+    Path("spec.json").write_text(json.dumps({"stages": stages.split(), "sections": {}, **spec}))
     command = [sys.executable, str(DRIVER), "spec.json"]
     if processes > 1:
         run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -47,11 +48,11 @@ def launch(stage: str, processes: int = 1, **spec) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
 
 
-def train(processes: int = 1, **spec) -> pd.DataFrame:
+def train(processes: int = 1, stages: str = "train", **spec) -> pd.DataFrame:
     cell = paths.Cell("toy", "some", spec.get("method", "dual_teacher"), 0)
     for path in (cell.student, cell.history, cell.cost):
         path.unlink(missing_ok=True)
-    done = launch("train", processes, **spec)
+    done = launch(stages, processes, **spec)
     assert done.returncode == 0, done.stderr[-3000:]
     return pd.read_parquet(cell.history)
 
@@ -63,9 +64,8 @@ def check_equal(one: pd.DataFrame, other: pd.DataFrame) -> None:
 
 def test_two_processes_are_one_process_with_two_passes_or_one(project):
     spec = {"without_norm": True, "sections": {"model": QUIET, "batch": FOUR}}
-    assert launch("warmup", **spec).returncode == 0
+    full = train(1, "warmup train", **spec)
     two = train(2, **spec)
-    full = train(1, **spec)
     passes = train(1, without_norm=True, sections={"model": QUIET, "batch": FOUR | {"accumulate": 2}})
     check_equal(two, full)
     check_equal(two, passes)
@@ -76,20 +76,21 @@ def test_synchronised_batch_normalisation_and_shared_evaluation(project):
     sections = {"model": QUIET | {"sync_norm": True}, "batch": FOUR | {"crop": 64}, "optimizer": SGD}
     sections["train"] = {"learning_rate": 0.00002}
     spec = {"sections": sections, "method": "supervised"}
-    assert launch("warmup", **spec).returncode == 0
-    full = train(1, **spec)
-    assert launch("evaluate", **spec).returncode == 0
+    full = train(1, "warmup train evaluate", **spec)
     cell = paths.Cell("toy", "some", "supervised", 0)
-    alone = json.loads(cell.metrics.read_text()), cell.confusion.read_bytes()
-    assert launch("evaluate", 2, **spec).returncode == 0
-    assert (json.loads(cell.metrics.read_text()), cell.confusion.read_bytes()) == alone
-    check_equal(train(2, **spec), full)
+    alone = {path: path.read_bytes() for path in (cell.metrics, cell.confusion)}
+    for path in (*alone, cell.history, cell.cost):
+        path.unlink()
+    done = launch("evaluate train", 2, **spec)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {path: path.read_bytes() for path in alone} == alone
+    both = pd.read_parquet(cell.history)
+    check_equal(both, full)
 
 
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(project):
     sections = {"batch": FOUR, "runtime": {"checkpoint_steps": 1}}
-    assert launch("warmup", sections=sections).returncode == 0
-    undisturbed = train(2, sections=sections)
+    undisturbed = train(2, "warmup train", sections=sections)
     cell = paths.Cell("toy", "some", "dual_teacher", 0)
     expected = cell.student.read_bytes()
     cell.student.unlink()
@@ -102,7 +103,6 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(project):
 
 
 def test_images_that_cannot_be_shared_are_refused_in_one_line(project):
-    assert launch("warmup").returncode == 0
-    done = launch("train", 3)
+    done = launch("train", 3)  # before anything is read
     assert done.returncode != 0
     assert "batch.groups = 1 cannot be spread over 3 processes" in done.stderr
