@@ -19,6 +19,8 @@ import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numba
@@ -29,7 +31,7 @@ from numba import float32
 LANES = 16  # classes are padded to whole vectors
 ROWS = 4  # output rows that are gone through together
 BAND = 16  # input rows that a thread takes at once
-NOTHING = np.float32(1e30)  # bits of the padding: no probability
+NOTHING = np.finfo(np.float32).max  # bits of the padding: no probability
 HIGHEST = np.float32(126)  # 2^-126 is the smallest normal float32
 TINY = np.float32(2.0**-64)
 LOG2E = np.float32(1.4426950408889634)
@@ -49,9 +51,22 @@ def compiled(function: Callable[..., Any]) -> Any:
     compiler = functools.partial(numba.njit, nogil=True, error_model="numpy")
     rules = {"reassoc", "contract", "nsz", "arcp"}
     try:
-        return compiler(cache=True, fastmath=rules)(function)
+        made = compiler(cache=True, fastmath=rules)(function)
     except RuntimeError:  # there is no folder to keep the code in
         return compiler(fastmath=rules)(function)
+    if (cache := getattr(made, "_cache", None)) is not None:
+        cache.load_overload, cache.save_overload = _forgiving(cache.load_overload), _forgiving(cache.save_overload)
+    return made
+
+
+def _forgiving(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A full disk or a damaged file is no reason to stop: then the code is compiled anew."""
+
+    def attempt(*arguments: Any) -> Any:
+        with suppress(OSError, EOFError, ValueError, UnpicklingError):
+            return method(*arguments)
+
+    return attempt
 
 
 class Axis(NamedTuple):
@@ -72,7 +87,9 @@ class Band(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def axis(output: int, size: int) -> Axis:
-    """Bilinear, align_corners=False, in float32 as torch reckons it."""
+    """Bilinear, align_corners=False, in float32 as torch reckons it; ValueError if either has no pixels."""
+    if output < 1 or size < 1:
+        raise ValueError(f"no image: {size} pixels to {output}")
     source = (np.arange(output, dtype=np.float32) + np.float32(0.5)) * np.float32(size / output) - np.float32(0.5)
     source = np.maximum(source, np.float32(0))
     low = np.minimum(source.astype(np.int64), size - 1)
@@ -104,9 +121,9 @@ def bits(u: Any) -> Any:
 
 @numba.njit(inline="always")
 def rank(logit: Any) -> Any:
-    """A whole number that is ordered as any number is."""
+    """A whole number that is ordered as any number is; both zeros are 0."""
     whole = bits(logit)
-    return np.int32(whole ^ (np.int32(whole >> np.int32(31)) & MOST))
+    return np.int32(-np.int32(whole & MOST)) if whole < 0 else whole
 
 
 @numba.njit(inline="always")
@@ -216,6 +233,8 @@ def entropies(
                     norm[k], least = from_the_largest(rows, upper, left, right, across, down[k], value[k])
                     low -= least
                 own[row, x], total[row, x] = -low, norm[k]
+                if value[k, target] > float32(0.5) * norm[k]:  # of the same powers: 1 where nothing else counts
+                    own[row, x], total[row, x] = float32(0), norm[k] / value[k, target]
                 pull = weight[row, x]
                 if wanted and pull != float32(0):
                     pulled = True
@@ -343,7 +362,8 @@ def _share(work: Callable[[int, Band], None], images: int, height: int, rows: Ax
             work(image, band)
 
     others = min(torch.get_num_threads(), images * len(bands)) - 1
-    helpers = [_pool(others, os.getpid()).submit(run) for _ in range(others)]
+    pool = _pool(torch.get_num_threads(), os.getpid())  # which starts no thread before it is needed
+    helpers = [pool.submit(run) for _ in range(others)]
     run()
     for helper in helpers:
         helper.result()
@@ -359,6 +379,8 @@ def cross_entropy(
     Σ weight · CE with respect to the logits. Raises IndexError where a label is neither a class nor `ignore`.
     """
     images, height, width, classes = logits.shape
+    if len(label) != images or (weight is not None and weight.shape != label.shape) or classes < 1:
+        raise ValueError(f"logits {logits.shape} and labels {label.shape} do not fit")
     rows, columns = axis(label.shape[1], height), axis(label.shape[2], width)
     own, total = np.zeros(label.shape, np.float32), np.ones(label.shape, np.float32)
     wanted = weight is not None
@@ -386,7 +408,9 @@ def cross_entropy(
 
 def label_and_confidence(logits: np.ndarray, size: tuple[int, int], sure: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """logits (B, h, w, C) float32 → labels (B, H, W) int64 and their probabilities, which say nothing unless `sure`."""
-    images, height, width, _ = logits.shape
+    images, height, width, classes = logits.shape
+    if classes < 1:
+        raise ValueError(f"logits {logits.shape} of no class")
     rows, columns = axis(size[0], height), axis(size[1], width)
     label = np.empty((images, *size), np.int64)
     confidence = np.empty((images, *size) if sure else (images, 1, 1), np.float32)

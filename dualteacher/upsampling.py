@@ -26,8 +26,8 @@ LOG2E = math.log2(math.e)
 
 def compiled(logits: Tensor) -> bool:
     """Whether the CPU's own sweeps take these logits: real ones, and no more precise than float32."""
-    plain = type(logits) in (Tensor, torch.nn.Parameter)
-    return plain and logits.device.type == "cpu" and logits.dtype != torch.float64
+    plain = type(logits) in (Tensor, torch.nn.Parameter) and not torch.jit.is_tracing()
+    return plain and logits.device.type == "cpu" and logits.dtype.is_floating_point and logits.dtype != torch.float64
 
 
 def pixels_first(logits: Tensor) -> Any:
@@ -124,7 +124,10 @@ def _striped_sweep(
 
 
 def _entropy(own: Tensor, total: Tensor) -> Tensor:
-    """-ln(2^own / total), exactly 0 where the class has all of the probability in floating point."""
+    """-ln(2^own / total), never below 0, and 0 where the class has all of the probability in floating point.
+
+    Between 2^-25 and 2^-24 of the probability for all others, the rounding of the sum decides which it is.
+    """
     probability = own.exp2() / total
     return torch.where(probability > 0.5, -probability.log(), (total.log2() - own) * LN2)
 
@@ -191,7 +194,7 @@ def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def enlarge(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images (B, C, h, w) at a size (H, W) that is no smaller, bilinear; on a CPU the result is channels-last."""
+    """Images (B, C, h, w) at a size (H, W) that is no smaller, bilinear; float32 on a CPU comes out channels-last."""
     if compiled(images):
         from dualteacher import kernels
 

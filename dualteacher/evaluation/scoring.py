@@ -46,7 +46,7 @@ def score(
 
 
 def decode(pack: Pack, run: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Images and stacked masks of one size; made a batch ahead, while the network has the one before."""
+    """Images and stacked masks of one size; unless on a CPU a batch ahead, while the network has the one before."""
     return [pack.image(i) for i in run], np.stack([mask for i in run if (mask := pack.mask(i)) is not None])
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from dualteacher import stripes, upsampling
+from dualteacher import kernels, stripes, upsampling
 
 SHAPES = [  # B, C, h, w, H, W
     (2, 5, 8, 8, 32, 32),
@@ -129,6 +129,54 @@ def test_equal_logits_give_the_first_class():
     logits[:, 260:] = 1e-20
     assert (upsampling.argmax(logits, (8, 8)) == 260).all()
     assert (upsampling.argmax(torch.zeros(1, 300, 2, 2), (5, 5)) == 0).all()
+    assert (upsampling.argmax(torch.tensor([-0.0, 0.0]).view(1, 2, 1, 1), (4, 4)) == 0).all()
+
+
+@pytest.mark.usefixtures("sweep")
+@pytest.mark.parametrize("scale", [10, 30, 100])
+def test_cross_entropy_is_never_negative_and_all_but_never_positive_where_torchs_is_zero(scale):
+    generator = torch.Generator().manual_seed(0)
+    logits = scale * torch.randn(2, 21, 32, 32, generator=generator)
+    up = F.interpolate(logits, (128, 128), mode="bilinear", align_corners=False)
+    label = up.argmax(1)
+    entropy = upsampling.cross_entropy_map(logits, label)
+    theirs = F.cross_entropy(up, label, reduction="none")
+    assert entropy.min() >= 0
+    assert ((entropy > 0) & (theirs == 0)).float().mean() < 0.01
+
+
+@pytest.mark.usefixtures("sweep")
+def test_corners_further_apart_than_any_padding():
+    logits = torch.tensor([[0.0, -1e31], [-1e31, 0.0], [-1e31, -1.2e31]]).view(1, 3, 1, 2).requires_grad_()
+    label = torch.tensor([[[0, 0, 1, 1]]])
+    total, _ = upsampling.cross_entropy_sum(logits, label)
+    total.backward()
+    assert total == 0 and logits.grad.abs().max() < 1e-30
+    found, confidence = upsampling.label_and_confidence(logits, (1, 4))
+    assert torch.equal(found, label) and (confidence == 1).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 8, 8)])
+def test_labels_of_another_number_of_images_are_refused(shape):
+    with pytest.raises((ValueError, IndexError)):
+        upsampling.cross_entropy_map(torch.zeros(2, 4, 2, 2), torch.zeros(shape, dtype=torch.int64))
+
+
+def test_without_pixels_there_are_no_labels():
+    for shape in ((1, 3, 0, 4), (1, 3, 4, 0), (1, 0, 4, 4)):
+        with pytest.raises(ValueError):
+            upsampling.argmax(torch.zeros(shape), (8, 8))
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), EOFError("Ran out of input")])
+def test_code_that_cannot_be_kept_is_compiled_anew(error, monkeypatch):
+    def fail(self, *arguments):
+        raise error
+
+    monkeypatch.setattr("numba.core.caching.Cache.load_overload", fail)
+    monkeypatch.setattr("numba.core.caching.Cache.save_overload", fail)
+    twice = kernels.compiled(lambda x: 2 * x)
+    assert twice(4) == 8
 
 
 @pytest.mark.usefixtures("sweep")
@@ -223,13 +271,15 @@ def test_the_compiled_sweep_for_any_shape(batch, classes, h, w, height, width, s
 def test_the_compiled_sweep_gives_the_same_bytes_whatever_the_number_of_threads():
     logits, label, weight = example((3, 20, 40, 12, 160, 48))
     results, before = [], torch.get_num_threads()
-    for threads in (1, 2, 4):
-        torch.set_num_threads(threads)
-        x = logits.clone().requires_grad_()
-        total, _ = upsampling.cross_entropy_sum(x, label, weight)
-        total.backward()
-        results.append([total.detach(), x.grad, *upsampling.label_and_confidence(logits, (160, 48))])
-    torch.set_num_threads(before)
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            x = logits.clone().requires_grad_()
+            total, _ = upsampling.cross_entropy_sum(x, label, weight)
+            total.backward()
+            results.append([total.detach(), x.grad, *upsampling.label_and_confidence(logits, (160, 48))])
+    finally:
+        torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
@@ -276,7 +326,8 @@ def test_the_compiled_sweep_needs_little_memory(what):
     run()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 2 * 4 * logits.numel() < 4 * 4 * 150 * 128 * 128 / 4
+    # what is handed around; a band's scratch inside the compiled code is not traced
+    assert peak < 2 * 4 * logits.numel()
 
 
 @pytest.mark.parametrize("size", [(128, 128), (130, 127)], ids=["whole ratio", "any ratio"])
