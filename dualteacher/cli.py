@@ -218,7 +218,10 @@ def predict(
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="see each image mirrored too, in twice the time")] = False,
     precision: Annotated[Autocast, typer.Option(help="of the network's numbers")] = Autocast.float32,
-    large: Annotated[float, typer.Option(min=0.001, help="predict images of more megapixels in windows")] = 4.0,
+    large: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="predict images of more megapixels in windows; else 4, or 50 if scaled"),
+    ] = None,
     window: Annotated[int | None, typer.Option(min=32, help="a window's side; else the weights' or 512")] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="between windows; else the weights' or 3/4 window")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="images or windows at once; else the weights'")] = None,

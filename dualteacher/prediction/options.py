@@ -14,6 +14,8 @@ import numpy as np
 from dualteacher.errors import UserError
 from dualteacher.settings import Inference
 
+LARGE = 4.0  # megapixels: what has more is predicted in windows, in bounded memory,
+SCALED = 50.0  # but not a photo that the network is to see scaled down, as it was in training
 WINDOW = 512  # of a large image, for weights that were trained to see whole images
 NOT_IN_OUTPUTS = ("device", "batch", "every", "redo")  # options that the outputs do not depend on, but for rounding
 
@@ -28,7 +30,7 @@ class Options:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     precision: str = "float32"
-    large: float = 4.0  # megapixels; what has more is predicted in windows
+    large: float | None = None  # megapixels; what has more is predicted in windows
     window: int | None = None
     stride: int | None = None
     batch: int | None = None
@@ -54,6 +56,11 @@ def inference(path: Path, description: Mapping[str, Any], options: Options) -> I
     if stride > window:
         raise UserError(f"--stride {stride}: at most the window's side, {window}, or there would be gaps")
     return known.model_copy(update={"window": window, "stride": stride, "batch": options.batch or known.batch})
+
+
+def largest(options: Options, inference: Inference) -> float:
+    """Megapixels of the largest image that is predicted as a whole."""
+    return options.large or (LARGE if inference.resize is None else SCALED)
 
 
 def palette(classes: list[dict[str, Any]]) -> np.ndarray:

@@ -22,7 +22,7 @@ from dualteacher.errors import UserError
 from dualteacher.evaluation.inference import Predictor, to_tensor
 from dualteacher.prediction import reading, video
 from dualteacher.prediction.inputs import Job
-from dualteacher.prediction.options import Options
+from dualteacher.prediction.options import Options, largest
 from dualteacher.prediction.outputs import Files, Look
 from dualteacher.prediction.reading import Decoded, Failure, Opened
 from dualteacher.prediction.record import Record, stamp
@@ -54,7 +54,7 @@ class Work:
         self.predictor, self.record, self.look, self.options, self.stop = predictor, record, look, options, stop
         self.inference = predictor.inference
         self.device = predictor.model.mean.device
-        self.large = round(options.large * 1e6)
+        self.large = round(largest(options, predictor.inference) * 1e6)
         self.finished = self.before = 0
 
     def through(self, jobs: Sequence[Job], read_video: Callable[[Path], video.Frames] | None) -> list[Failure]:
@@ -130,6 +130,12 @@ class Work:
         """Predict a large image window by window."""
         image.source.rows(0, 1)  # decodes what can only be decoded whole; then its upright size is known
         how = self.inference
+        if how.resize is not None:
+            logger.warning(
+                "%s: %.3g megapixels are predicted at their own scale, though the network learnt from images that were"
+                " scaled down; --large %.0f scales this one too, if there is memory for it",
+                image.name, image.pixels / 1e6, np.ceil(image.pixels / 1e6),
+            )  # fmt: skip
         sweep = Sweep(self.predictor, image.source, how.window, how.stride, how.batch, self.look.confidence)
         bands = console.progress(sweep.bands(), image.name, total=len(sweep.tops), unit="row of windows")
         while True:
@@ -168,7 +174,7 @@ class Work:
         except torch.OutOfMemoryError:
             raise UserError(
                 f"{self.device}: out of memory; lower --batch (now {self.inference.batch}), --large (now"
-                f" {self.options.large:g}) or --window (now {self.inference.window}), and run the same command again"
+                f" {self.large / 1e6:g}) or --window (now {self.inference.window}), and run the same command again"
             ) from None
 
 

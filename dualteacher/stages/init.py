@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import statistics
@@ -27,6 +28,9 @@ LOOKED_AT = 1000  # masks and images, evenly spread, that are opened
 VALIDATION = 0.2
 
 
+SEAL = "# Written by `init` ({}: unless edited, `init` may replace it).\n"
+
+
 @dataclass(frozen=True)
 class Scale:
     """How large a run the machine takes."""
@@ -41,14 +45,14 @@ class Scale:
 def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
     """Write params.yaml for `folder`; what was there is kept as params.yaml.bak.
 
-    UserError, with nothing written, where params.yaml is not a preset's and `force` is not given, or where the
+    UserError, with nothing written, where params.yaml was edited by hand and `force` is not given, or where the
     folder cannot be understood.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     if not BASE.is_file():
         raise UserError(f"{BASE}: no such file; run from the project's folder")
-    if PARAMS.exists() and not force and not _is_preset(PARAMS):
+    if PARAMS.exists() and not force and not (_is_preset(PARAMS) or _is_own(PARAMS)):
         raise UserError(f"{PARAMS} is not one of the presets but edited by you; --force replaces it (keeps a .bak)")
     name = name or layout.dataset_name(folder)
     described, told = describe(folder)
@@ -59,7 +63,7 @@ def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
         shutil.copy2(PARAMS, PARAMS.with_suffix(".yaml.bak"))
         more.append(f"{PARAMS}.bak: the settings until now")
     with files.atomic(PARAMS) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(SEAL.format(_digest(text)) + text, encoding="utf-8")
     print(f"{PARAMS}: settings for datasets.{name}, assuming")
     for line in told + more:
         print(f"  {line}")
@@ -68,6 +72,16 @@ def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
 
 def _is_preset(path: Path) -> bool:
     return any(path.read_bytes() == preset.read_bytes() for preset in PRESETS.glob("*.yaml"))
+
+
+def _is_own(path: Path) -> bool:
+    """Whether `init` wrote it and nobody has edited it since."""
+    first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    return f"{first}\n" == SEAL.format(_digest(rest))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:

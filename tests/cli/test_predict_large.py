@@ -145,6 +145,18 @@ def test_several_views_of_windows_and_sides_shorter_than_a_window(run_folder: Pa
     assert read("two/masks/a.png").shape == (200, 50)
 
 
+def test_a_photo_is_scaled_as_in_training_however_large(run_folder: Path) -> None:
+    save_network(f"{run_folder}/student.safetensors", resize=[640, 64])
+    image = picture("a.jpg", 2500, 2000, quality=95)
+    said = predict("a.jpg", "--output", "out")
+    assert "scale" not in said, said
+    model, description = saved.load(run_folder / "student.safetensors")
+    predictor = Predictor(model, Inference.model_validate(description["inference"]))
+    image = read("a.jpg")
+    assert (read("out/masks/a.png") == predictor(to_tensor([image], torch.device("cpu")))[0].numpy()).all()
+    assert "--large 5 scales" in predict("a.jpg", "--output", "small", "--large", "0.001", "--window", "2560")
+
+
 def test_a_large_photo_is_turned_upright(run_folder: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
