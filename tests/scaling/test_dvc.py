@@ -106,17 +106,16 @@ def test_queued_experiments_with_two_workers_give_the_rows_of_runs_by_hand(origi
     assert told.count("Success") == len(RATES), told
 
     queued = rows(origin)
-    assert queued.keys() == RATES.keys()
-    for name, rate in RATES.items():
-        clone.edit("train.learning_rate", rate)
-        for command in ("train", "evaluate"):
-            clone("python", "-m", "dualteacher", command, *OPTIONS)
-        by_hand = json.loads((clone.root / CELL.metrics).read_text())["miou"]
-        assert queued[name][CELL.dataset][CELL.partition][CELL.method]["miou"] == round(by_hand, 6)
-        files = (CELL.student, CELL.history, CELL.metrics, CELL.confusion)
-        hashes = {str(path): hashlib.md5((clone.root / path).read_bytes()).hexdigest() for path in files}
-        assert hashes.items() <= recorded(origin, name).items()
-    assert queued["rate-1"] != queued["rate-2"]
+    assert queued.keys() == RATES.keys() and queued["rate-1"] != queued["rate-2"]
+    name = "rate-2"
+    clone.edit("train.learning_rate", RATES[name])
+    for command in ("train", "evaluate"):
+        clone("python", "-m", "dualteacher", command, *OPTIONS)
+    by_hand = json.loads((clone.root / CELL.metrics).read_text())["miou"]
+    assert queued[name][CELL.dataset][CELL.partition][CELL.method]["miou"] == round(by_hand, 6)
+    files = (CELL.student, CELL.history, CELL.metrics, CELL.confusion)
+    hashes = {str(path): hashlib.md5((clone.root / path).read_bytes()).hexdigest() for path in files}
+    assert hashes.items() <= recorded(origin, name).items()
 
 
 def test_a_copy_that_prepares_anew_borrows_the_archives(origin):
