@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import runpy
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from dualteacher.cli import By
+from dualteacher.reporting import statistics
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,9 +25,14 @@ def test_every_way_of_choosing_is_measured_with_valid_settings() -> None:
 
 
 def test_the_page_has_the_figures_of_the_table() -> None:
-    page = (ROOT / "docs/labelling.md").read_text(encoding="utf-8")
-    with open(ROOT / "docs/labelling/results.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert rows and len({(row["seed"], row["chosen_by"]) for row in rows}) == len(rows)
-    for row in rows:
-        assert f"{float(row['miou']):.3f}" in page, row
+    page = (ROOT / "docs/labelling.md").read_text(encoding="utf-8").replace("−", "-")
+    scores = 100 * pd.read_csv(ROOT / "docs/labelling/results.csv").pivot(
+        index="seed", columns="chosen_by", values="miou"
+    )
+    assert len(scores) == 5 and not scores.isna().any(axis=None)
+    for name, values in scores.items():
+        assert f"| {values.mean():.1f} ± {values.std():.1f} |" in page, name
+        if name != "random":
+            gain = statistics.paired((values - scores.random).to_numpy())
+            told = f"| {gain.mean:+.1f} ± {gain.std:.1f} | {gain.low:+.1f} … {gain.high:+.1f} |"
+            assert told in page, (name, told)
