@@ -316,19 +316,17 @@ def labels(
 
 @compiled
 def enlarge_rows(source: np.ndarray, band: Band, down_axis: Axis, across_axis: Axis, out: np.ndarray) -> None:
-    """One band of one image (h, w, C), bilinearly, into (H, W, C)."""
+    """One band of one image (h, w · C), bilinearly, into (H, W · C); `across_axis` counts channels apart."""
     y0, y1, ty = down_axis
     x0, x1, tx = across_axis
-    between = np.empty((source.shape[1], source.shape[2]), np.float32)
+    between = np.empty(source.shape[1], np.float32)
     for y in range(band.start, band.end):
         upper, lower, down = source[y0[y]], source[y1[y]], ty[y]
-        for x in range(source.shape[1]):
-            for c in range(source.shape[2]):
-                between[x, c] = upper[x, c] + down * (lower[x, c] - upper[x, c])
+        for x in range(between.shape[0]):
+            between[x] = upper[x] + down * (lower[x] - upper[x])
         for x in range(out.shape[1]):
-            left, right, across = x0[x], x1[x], tx[x]
-            for c in range(source.shape[2]):
-                out[y, x, c] = between[left, c] + across * (between[right, c] - between[left, c])
+            left = between[x0[x]]
+            out[y, x] = left + tx[x] * (between[x1[x]] - left)
 
 
 @compiled
@@ -422,14 +420,23 @@ def label_and_confidence(logits: np.ndarray, size: tuple[int, int], sure: bool =
     return label, confidence
 
 
+@functools.lru_cache(maxsize=64)
+def _channels_apart(output: int, size: int, channels: int) -> Axis:
+    """An axis whose pixels are `channels` numbers each."""
+    low, high, weight = axis(output, size)
+    channel = np.arange(channels)
+    left, right = ((inputs[:, None] * channels + channel).ravel() for inputs in (low, high))
+    return Axis(left, right, np.repeat(weight, channels))
+
+
 def enlarge(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(B, h, w, C) float32 → (B, H, W, C), bilinear as torch's interpolation; nothing is smoothed on the way down."""
     count, height, width, channels = images.shape
-    rows, columns = axis(size[0], height), axis(size[1], width)
-    out = np.empty((count, *size, channels), np.float32)
+    rows, columns = axis(size[0], height), _channels_apart(size[1], width, channels)
+    flat, out = images.reshape(count, height, -1), np.empty((count, size[0], size[1] * channels), np.float32)
 
     def work(image: int, band: Band) -> None:
-        enlarge_rows(images[image], band, rows, columns, out[image])
+        enlarge_rows(flat[image], band, rows, columns, out[image])
 
     _share(work, count, height, rows)
-    return out
+    return out.reshape(count, *size, channels)
