@@ -144,6 +144,35 @@ def fill(row: Any, source: Any, winner: Any) -> None:
 
 
 @numba.njit(inline="always")
+def scratch(logits: Any) -> Any:
+    """For an image's logits (h, w, C): two rows of corners, their largest classes, and ROWS pixels' values, padded."""
+    w, padded = logits.shape[1], (logits.shape[2] + LANES - 1) // LANES * LANES
+    rows, winner = np.full((2, w, padded), NOTHING, np.float32), np.empty((2, w), np.int32)
+    return rows, winner, np.zeros((ROWS, padded), np.float32)
+
+
+@numba.njit(inline="always")
+def end_of_group(y: Any, end: Any, low: Any) -> Any:
+    """The output rows y … this - 1, at most ROWS, lie between the same two input rows."""
+    stop = y + 1
+    while stop < end and stop < y + ROWS and low[stop] == low[y]:
+        stop += 1
+    return stop
+
+
+@numba.njit(inline="always")
+def move_down(rows: Any, winner: Any, upper: Any, logits: Any, y: Any, start: Any, low: Any, high: Any) -> Any:
+    """Make `rows` the two input rows around output row y, after those of y - 1; which of them is the upper one."""
+    if y != start and low[y] == low[y - 1]:
+        return upper
+    upper = 1 - upper  # what was below is above, mostly
+    if y == start or low[y] != high[y - 1]:
+        fill(rows[upper], logits[low[y]], winner[upper])
+    fill(rows[1 - upper], logits[high[y]], winner[1 - upper])
+    return upper
+
+
+@numba.njit(inline="always")
 def corners(rows: Any, upper: Any, left: Any, right: Any, across: Any, c: Any) -> Any:
     """Class c above (row `upper`) and below a column of outputs that lie between the same four corners."""
     top = rows[upper, left, c] + across * (rows[upper, right, c] - rows[upper, left, c])
@@ -182,21 +211,14 @@ def entropies(
     y0, y1, ty = down_axis
     x0, x1, tx = across_axis
     first, y, end = band
-    w, classes = logits.shape[1], logits.shape[2]
-    padded = (classes + LANES - 1) // LANES * LANES
-    rows, winner, upper = np.full((2, w, padded), NOTHING, np.float32), np.empty((2, w), np.int32), 0
-    value = np.zeros((ROWS, padded), np.float32)
+    classes = logits.shape[2]
+    rows, winner, value = scratch(logits)
+    upper, padded = 0, value.shape[1]
     v0, v1, v2, v3 = value[0], value[1], value[2], value[3]
     norm, down, to_top, to_bottom = np.empty((4, ROWS), np.float32)
     while y < end:
-        stop = y + 1  # rows y … stop - 1 lie between the same two input rows
-        while stop < end and stop < y + ROWS and y0[stop] == y0[y]:
-            stop += 1
-        if y == band.start or y0[y] != y0[y - 1]:
-            upper = 1 - upper  # what was below is above, mostly
-            if y == band.start or y0[y] != y1[y - 1]:
-                fill(rows[upper], logits[y0[y]], winner[upper])
-            fill(rows[1 - upper], logits[y1[y]], winner[1 - upper])
+        stop = end_of_group(y, end, y0)
+        upper = move_down(rows, winner, upper, logits, y, band.start, y0, y1)
         for k in range(ROWS):
             down[k] = ty[min(y + k, stop - 1)]
         d0, d1, d2, d3 = down[0], down[1], down[2], down[3]
@@ -264,20 +286,13 @@ def labels(
     y0, y1, ty = down_axis
     x0, x1, tx = across_axis
     _, y, end = band
-    w, classes = logits.shape[1], logits.shape[2]
-    padded = (classes + LANES - 1) // LANES * LANES
-    rows, winner, upper = np.full((2, w, padded), NOTHING, np.float32), np.empty((2, w), np.int32), 0
-    value = np.zeros((ROWS, padded), np.float32)
+    classes = logits.shape[2]
+    rows, winner, value = scratch(logits)
+    upper, padded = 0, value.shape[1]
     v0, v1, v2, v3 = value[0], value[1], value[2], value[3]
     while y < end:
-        stop = y + 1
-        while stop < end and stop < y + ROWS and y0[stop] == y0[y]:
-            stop += 1
-        if y == band.start or y0[y] != y0[y - 1]:
-            upper = 1 - upper  # what was below is above, mostly
-            if y == band.start or y0[y] != y1[y - 1]:
-                fill(rows[upper], logits[y0[y]], winner[upper])
-            fill(rows[1 - upper], logits[y1[y]], winner[1 - upper])
+        stop = end_of_group(y, end, y0)
+        upper = move_down(rows, winner, upper, logits, y, band.start, y0, y1)
         last = stop - 1
         r1, r2 = min(y + 1, last), min(y + 2, last)
         d0, d1, d2, d3 = ty[y], ty[r1], ty[r2], ty[last]

@@ -42,14 +42,9 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False)
 
 
-def widen(logits: Tensor) -> Tensor:
-    """At least float32."""
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
 def in_bits(logits: Tensor) -> Tensor:
-    """Logits to the base 2, less each pixel's largest."""
-    bits = widen(logits.detach()) * LOG2E
+    """Logits to the base 2, less each pixel's largest; at least float32."""
+    bits = (logits if logits.dtype == torch.float64 else logits.float()).detach() * LOG2E
     return bits.sub_(bits.amax(1, keepdim=True))
 
 

@@ -26,13 +26,18 @@ CANDIDATES = {
 }
 
 
-def score(raw: dict, method: str) -> float:
-    """Run one cell with these parameters; the held-out mIoU after its last epoch."""
+def history(raw: dict, method: str) -> pd.DataFrame:
+    """Run one cell with these parameters; its history."""
     PARAMS.write_text(yaml.safe_dump(raw, sort_keys=False))
     cell = Path("results/runs/bluemarble/tune") / method / f"seed{raw['grid']['seed'][0]}"
     command = ["snakemake", "--cores", "1", "--quiet", "all", "--", str(cell / "history.parquet")]
     subprocess.run(command, check=True)
-    return float(pd.read_parquet(cell / "history.parquet").held_out_miou.dropna().iloc[-1])
+    return pd.read_parquet(cell / "history.parquet")
+
+
+def score(raw: dict, method: str) -> float:
+    """The held-out mIoU after the cell's last epoch."""
+    return float(history(raw, method).held_out_miou.dropna().iloc[-1])
 
 
 def main() -> None:

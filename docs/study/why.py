@@ -5,18 +5,16 @@ tune.py (an eighth of the labels, as many held out to score on), over two seeds 
 that why.csv has already is not run again.
 """
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import yaml
+from tune import history
 
-PARAMS = Path("params.yaml")
 TABLE = Path("docs/study/why.csv")
 SEEDS = (100, 101)
-RATE = 0.0004  # the study's
 
 
 def plain(raw: dict, method: dict) -> None:
@@ -66,15 +64,10 @@ def run(name: str, seed: int) -> dict[str, object]:
     """One row: the scores after the last epoch, and how the teacher's labels were."""
     method, change = VARIANTS[name]
     raw = yaml.safe_load(Path("presets/bluemarble-tuning.yaml").read_text())
-    raw["train"]["learning_rate"], raw["grid"]["seed"] = RATE, [seed]
-    if method == "mean_teacher":
-        raw["methods"][method]["unlabelled_weight"] = 0.1
+    study = yaml.safe_load(Path("presets/bluemarble-study.yaml").read_text())
+    raw["train"], raw["methods"], raw["grid"]["seed"] = study["train"], study["methods"], [seed]
     change(raw, raw["methods"][method])
-    PARAMS.write_text(yaml.safe_dump(raw, sort_keys=False))
-    cell = Path("results/runs/bluemarble/tune") / method / f"seed{seed}"
-    command = ["snakemake", "--cores", "1", "--quiet", "all", "--", str(cell / "history.parquet")]
-    subprocess.run(command, check=True)
-    last = pd.read_parquet(cell / "history.parquet").ffill().iloc[-1]
+    last = history(raw, method).ffill().iloc[-1]
     columns = ("held_out_miou", "val_miou", "val_pixel_accuracy", "probe_coverage", "probe_accuracy")
     return {"variant": name, "seed": seed} | {column: last[column] for column in columns}
 

@@ -147,7 +147,7 @@ def test_several_views_of_windows_and_sides_shorter_than_a_window(run_folder: Pa
 
 def test_a_photo_is_scaled_as_in_training_however_large(run_folder: Path) -> None:
     save_network(f"{run_folder}/student.safetensors", resize=[640, 64])
-    image = picture("a.jpg", 2500, 2000, quality=95)
+    picture("a.jpg", 2500, 2000, quality=95)
     said = predict("a.jpg", "--output", "out")
     assert "scale" not in said, said
     model, description = saved.load(run_folder / "student.safetensors")

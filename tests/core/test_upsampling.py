@@ -311,16 +311,24 @@ def test_enlarging_is_interpolation(size):
     torch.testing.assert_close(upsampling.enlarge(images, size), expected)
 
 
-@pytest.mark.parametrize("what", ["loss", "entropies", "label and confidence", "argmax"])
-def test_the_compiled_sweep_needs_little_memory(what):
-    logits, label, weight = example((4, 150, 32, 32, 128, 128))
+TASKS = {
+    "loss": lambda logits, label, weight: upsampling.cross_entropy_sum(logits, label, weight)[0].backward(),
+    "entropies": lambda logits, label, _: upsampling.cross_entropy_map(logits, label),
+    "label and confidence": lambda logits, label, _: upsampling.label_and_confidence(logits, label.shape[1:]),
+    "argmax": lambda logits, label, _: upsampling.argmax(logits, label.shape[1:]),
+}
+
+
+def task(what, size):
+    """Logits of 150 classes, and one of TASKS on them at an image's size."""
+    logits, label, weight = example((4, 150, 32, 32, *size))
     logits.requires_grad_()
-    run = {
-        "loss": lambda: upsampling.cross_entropy_sum(logits, label, weight)[0].backward(),
-        "entropies": lambda: upsampling.cross_entropy_map(logits, label),
-        "label and confidence": lambda: upsampling.label_and_confidence(logits, (128, 128)),
-        "argmax": lambda: upsampling.argmax(logits, (128, 128)),
-    }[what]
+    return logits, lambda: TASKS[what](logits, label, weight)
+
+
+@pytest.mark.parametrize("what", TASKS)
+def test_the_compiled_sweep_needs_little_memory(what):
+    logits, run = task(what, (128, 128))
     run()
     tracemalloc.start()
     run()
@@ -331,7 +339,7 @@ def test_the_compiled_sweep_needs_little_memory(what):
 
 
 @pytest.mark.parametrize("size", [(128, 128), (130, 127)], ids=["whole ratio", "any ratio"])
-@pytest.mark.parametrize("what", ["loss", "entropies", "label and confidence", "argmax"])
+@pytest.mark.parametrize("what", TASKS)
 def test_memory_stays_a_stripe(what, size, monkeypatch):
     """The full-resolution logits would be 150 times the label's size; the sweep's largest tensor is not."""
     largest = 0
@@ -344,14 +352,7 @@ def test_memory_stays_a_stripe(what, size, monkeypatch):
                 largest = max(largest, out.numel())
             return out
 
-    logits, label, weight = example((4, 150, 32, 32, *size))
-    logits.requires_grad_()
-    run = {
-        "loss": lambda: upsampling.cross_entropy_sum(logits, label, weight)[0].backward(),
-        "entropies": lambda: upsampling.cross_entropy_map(logits, label),
-        "label and confidence": lambda: upsampling.label_and_confidence(logits, size),
-        "argmax": lambda: upsampling.argmax(logits, size),
-    }[what]
+    logits, run = task(what, size)
     monkeypatch.setattr(upsampling, "compiled", lambda logits: False)
     with Watch():
         run()

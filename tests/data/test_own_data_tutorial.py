@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.workflow.conftest import copy_project
+
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "own-data.md"
 
@@ -26,20 +28,9 @@ def commands() -> list[str]:
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """The project's files, with the weights' archive if it is here already."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    ).stdout.split("\0")  # fmt: skip
-    for name in filter(None, listed):
-        if (ROOT / name).is_file() and not name.startswith("tests/"):
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, tmp_path / name)
-    for code in (ROOT / "dualteacher/__pycache__").glob("kernels.*.nb?"):  # compiled already
-        (tmp_path / "dualteacher/__pycache__").mkdir(exist_ok=True)
-        shutil.copy2(code, tmp_path / "dualteacher/__pycache__")
+    copy_project(tmp_path)
     if (ROOT / "data/weights/raw").is_dir():
         shutil.copytree(ROOT / "data/weights/raw", tmp_path / "data/weights/raw")
-    shutil.copy(ROOT / "presets/bluemarble.yaml", tmp_path / "params.yaml")
     return tmp_path
 
 
