@@ -1,5 +1,12 @@
 """`python -m dualteacher`."""
 
+import os
+
+# GNU's OpenMP, which torch uses, lets its idle threads turn round for milliseconds in case that more work comes. What
+# other threads have to do then, our own sweeps or another program, waits for them. A tenth of a millisecond is enough
+# for the operations of a network, which follow each other at once. It is read when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
 from dualteacher.cli import main
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ ROWS = 4  # output rows that are gone through together
 BAND = 16  # input rows that a thread takes at once
 NOTHING = np.finfo(np.float32).max  # bits of the padding: no probability
 HIGHEST = np.float32(126)  # 2^-126 is the smallest normal float32
+ROUNDING = np.float32(1e-6)  # what interpolation can add to a value or take from it, relative to the largest corner
 TINY = np.float32(2.0**-64)
 LOG2E = np.float32(1.4426950408889634)
 MOST = np.int32(2**31 - 1)
@@ -277,55 +278,121 @@ def entropies(
     return True
 
 
+@numba.njit(inline="always")
+def largest_of(rows: Any, upper: Any, left: Any, right: Any, across: Any, down: Any, value: Any, classes: Any) -> Any:
+    """The largest class of each of ROWS outputs below each other, whose bits `value` (ROWS, padded) takes."""
+    v0, v1, v2, v3 = value[0], value[1], value[2], value[3]
+    d0, d1, d2, d3 = down[0], down[1], down[2], down[3]
+    m0 = m1 = m2 = m3 = MOST
+    for c in range(value.shape[1]):
+        top, bottom = corners(rows, upper, left, right, across, c)
+        step = bottom - top
+        u0, u1, u2, u3 = top + d0 * step, top + d1 * step, top + d2 * step, top + d3 * step
+        v0[c], v1[c], v2[c], v3[c] = u0, u1, u2, u3
+        m0, m1, m2, m3 = min(m0, bits(u0)), min(m1, bits(u1)), min(m2, bits(u2)), min(m3, bits(u3))
+    i0 = i1 = i2 = i3 = MOST
+    for c in range(value.shape[1]):
+        i = np.int32(c)
+        i0, i1 = min(i0, i if bits(v0[c]) == m0 else MOST), min(i1, i if bits(v1[c]) == m1 else MOST)
+        i2, i3 = min(i2, i if bits(v2[c]) == m2 else MOST), min(i3, i if bits(v3[c]) == m3 else MOST)
+    last = np.int32(classes - 1)  # where nothing is a number, the padding is smallest
+    return min(i0, last), min(i1, last), min(i2, last), min(i3, last)
+
+
 @compiled
 def labels(
-    logits: np.ndarray, sure: bool, band: Band, down_axis: Axis, across_axis: Axis, label: np.ndarray,
-    confidence: np.ndarray,
-) -> None:  # fmt: skip
-    """One band of one image: the largest class of its output rows and, if `sure`, the class's softmax probability."""
+    logits: np.ndarray, band: Band, down_axis: Axis, across_axis: Axis, label: np.ndarray, confidence: np.ndarray
+) -> None:
+    """One band of one image: the largest class of its output rows, and that class's softmax probability."""
     y0, y1, ty = down_axis
     x0, x1, tx = across_axis
     _, y, end = band
-    classes = logits.shape[2]
     rows, winner, value = scratch(logits)
-    upper, padded = 0, value.shape[1]
+    upper, padded, down = 0, value.shape[1], np.empty(ROWS, np.float32)
     v0, v1, v2, v3 = value[0], value[1], value[2], value[3]
     while y < end:
         stop = end_of_group(y, end, y0)
         upper = move_down(rows, winner, upper, logits, y, band.start, y0, y1)
         last = stop - 1
         r1, r2 = min(y + 1, last), min(y + 2, last)
-        d0, d1, d2, d3 = ty[y], ty[r1], ty[r2], ty[last]
+        down[0], down[1], down[2], down[3] = ty[y], ty[r1], ty[r2], ty[last]
         for x in range(label.shape[1]):
-            left, right, across = x0[x], x1[x], tx[x]
-            i0 = winner[0, left]
-            if not sure and i0 == winner[0, right] and i0 == winner[1, left] and i0 == winner[1, right]:
-                for row in range(y, stop):  # what is largest at all corners is so between them
-                    label[row, x] = i0
-                continue
-            m0 = m1 = m2 = m3 = MOST
-            for c in range(padded):
-                top, bottom = corners(rows, upper, left, right, across, c)
-                step = bottom - top
-                u0, u1, u2, u3 = top + d0 * step, top + d1 * step, top + d2 * step, top + d3 * step
-                v0[c], v1[c], v2[c], v3[c] = u0, u1, u2, u3
-                m0, m1, m2, m3 = min(m0, bits(u0)), min(m1, bits(u1)), min(m2, bits(u2)), min(m3, bits(u3))
-            i0 = i1 = i2 = i3 = MOST
-            for c in range(padded):
-                i = np.int32(c)
-                i0, i1 = min(i0, i if bits(v0[c]) == m0 else MOST), min(i1, i if bits(v1[c]) == m1 else MOST)
-                i2, i3 = min(i2, i if bits(v2[c]) == m2 else MOST), min(i3, i if bits(v3[c]) == m3 else MOST)
-            end_class = np.int32(classes - 1)  # where nothing is a number, the padding is smallest
-            i0, i1, i2, i3 = min(i0, end_class), min(i1, end_class), min(i2, end_class), min(i3, end_class)
+            i0, i1, i2, i3 = largest_of(rows, upper, x0[x], x1[x], tx[x], down, value, logits.shape[2])
             label[y, x], label[r1, x], label[r2, x], label[last, x] = i0, i1, i2, i3
-            if sure:
-                u0, u1, u2, u3 = v0[i0], v1[i1], v2[i2], v3[i3]
-                n0 = n1 = n2 = n3 = float32(0)
-                for c in range(padded):
-                    n0, n1 = n0 + power(v0[c] - u0), n1 + power(v1[c] - u1)
-                    n2, n3 = n2 + power(v2[c] - u2), n3 + power(v3[c] - u3)
-                confidence[y, x], confidence[r1, x] = float32(1) / n0, float32(1) / n1
-                confidence[r2, x], confidence[last, x] = float32(1) / n2, float32(1) / n3
+            u0, u1, u2, u3 = v0[i0], v1[i1], v2[i2], v3[i3]
+            n0 = n1 = n2 = n3 = float32(0)
+            for c in range(padded):
+                n0, n1 = n0 + power(v0[c] - u0), n1 + power(v1[c] - u1)
+                n2, n3 = n2 + power(v2[c] - u2), n3 + power(v3[c] - u3)
+            confidence[y, x], confidence[r1, x] = float32(1) / n0, float32(1) / n1
+            confidence[r2, x], confidence[last, x] = float32(1) / n2, float32(1) / n3
+        y = stop
+
+
+@numba.njit(inline="always")
+def contenders(rows: Any, left: Any, right: Any, floor: Any, found: Any) -> Any:
+    """The classes that can be the largest between four corners, in order, into `found`; how many there are.
+
+    In bits a class lies between its smallest and its largest corner: one that stays above another's largest is out.
+    """
+    least = MOST
+    for c in range(floor.shape[0]):
+        a, b, d, e = bits(rows[0, left, c]), bits(rows[0, right, c]), bits(rows[1, left, c]), bits(rows[1, right, c])
+        low, high = np.int32(min(min(a, b), min(d, e))), np.int32(max(max(a, b), max(d, e)))
+        floor[c] = low.view(np.float32) - ROUNDING * high.view(np.float32)
+        least = min(least, high)
+    limit = np.int32(least).view(np.float32) * (float32(1) + ROUNDING)
+    count = 0
+    for c in range(found.shape[0]):
+        found[count] = c
+        count += not floor[c] > limit  # what is no number stays in
+    return count
+
+
+@compiled
+def largest(logits: np.ndarray, band: Band, down_axis: Axis, across_axis: Axis, label: np.ndarray) -> None:
+    """One band of one image: the largest class of its output rows, as `labels` has it.
+
+    Most corners agree, and between most others only a few classes can be largest: these are put together.
+    """
+    y0, y1, ty = down_axis
+    x0, x1, tx = across_axis
+    _, y, end = band
+    width, classes = label.shape[1], logits.shape[2]
+    rows, winner, value = scratch(logits)
+    found, few, few_values = np.empty(classes, np.int32), np.empty((2, 2, LANES), np.float32), value[:, :LANES].copy()
+    upper, down = 0, np.empty(ROWS, np.float32)
+    while y < end:
+        stop = end_of_group(y, end, y0)
+        upper = move_down(rows, winner, upper, logits, y, band.start, y0, y1)
+        last = stop - 1
+        r1, r2 = min(y + 1, last), min(y + 2, last)
+        down[0], down[1], down[2], down[3] = ty[y], ty[r1], ty[r2], ty[last]
+        start = 0
+        while start < width:
+            left, right, after = x0[start], x1[start], start + 1
+            while after < width and x0[after] == left:
+                after += 1
+            count, i = 1, winner[0, left]
+            if i != winner[0, right] or i != winner[1, left] or i != winner[1, right]:
+                count = contenders(rows, left, right, value[0], found)
+                i = found[0]
+            if count == 1:
+                for row in range(y, stop):
+                    label[row, start:after] = i
+            elif count <= LANES:
+                few[:] = NOTHING
+                for k in range(count):
+                    few[0, 0, k], few[0, 1, k] = rows[0, left, found[k]], rows[0, right, found[k]]
+                    few[1, 0, k], few[1, 1, k] = rows[1, left, found[k]], rows[1, right, found[k]]
+                for x in range(start, after):
+                    i0, i1, i2, i3 = largest_of(few, upper, 0, 1, tx[x], down, few_values, count)
+                    label[y, x], label[r1, x], label[r2, x], label[last, x] = found[i0], found[i1], found[i2], found[i3]
+            else:
+                for x in range(start, after):
+                    i0, i1, i2, i3 = largest_of(rows, upper, left, right, tx[x], down, value, classes)
+                    label[y, x], label[r1, x], label[r2, x], label[last, x] = i0, i1, i2, i3
+            start = after
         y = stop
 
 
@@ -347,14 +414,19 @@ def enlarge_rows(source: np.ndarray, band: Band, down_axis: Axis, across_axis: A
 @compiled
 def count_pairs(target: np.ndarray, prediction: np.ndarray, classes: int, ignore: int, counts: np.ndarray) -> None:
     """Add pairs of classes, (pixels,) each, to counts (classes² + 2,): strange ones and ignored ones come last."""
+    before = run = 0  # neighbours are mostly alike: they are added together
     for i in range(target.shape[0]):
-        t, p = np.int64(target[i]), np.int64(prediction[i])
+        t, p = int(target[i]), int(prediction[i])
+        place = t * classes + p
         if t == ignore:
-            counts[classes * classes + 1] += 1
-        elif 0 <= t < classes and 0 <= p < classes:
-            counts[t * classes + p] += 1
-        else:
-            counts[classes * classes] += 1
+            place = classes * classes + 1
+        elif t < 0 or t >= classes or p < 0 or p >= classes:
+            place = classes * classes
+        if place != before:
+            counts[before] += run
+            before, run = place, 0
+        run += 1
+    counts[before] += run
 
 
 @functools.cache
@@ -425,11 +497,13 @@ def label_and_confidence(logits: np.ndarray, size: tuple[int, int], sure: bool =
     if classes < 1:
         raise ValueError(f"logits {logits.shape} of no class")
     rows, columns = axis(size[0], height), axis(size[1], width)
-    label = np.empty((images, *size), np.int64)
-    confidence = np.empty((images, *size) if sure else (images, 1, 1), np.float32)
+    label, confidence = np.empty((images, *size), np.int64), np.empty((images, *size) if sure else 0, np.float32)
 
     def work(image: int, band: Band) -> None:
-        labels(logits[image], sure, band, rows, columns, label[image], confidence[image])
+        if sure:
+            labels(logits[image], band, rows, columns, label[image], confidence[image])
+        else:
+            largest(logits[image], band, rows, columns, label[image])
 
     _share(work, images, height, rows)
     return label, confidence

@@ -30,9 +30,10 @@ def score(
     matrix = ConfusionMatrix(len(pack.classes), device=device)
     with_mask = world.mine([i for i in (range(len(pack)) if images is None else images) if pack.has_mask(i)])
     runs = list(same_size_runs(pack, with_mask, batch))
-    jobs = (partial(decode, pack, run) for run in runs)
+    on_cpu = device.type == "cpu"
+    jobs = (partial(decode, pack, run, torch.get_num_threads() if on_cpu else parallel.cores()) for run in runs)
     # a CPU is the network's: decoding beside it would only keep its threads waiting for each other
-    decoded = (job() for job in jobs) if device.type == "cpu" else parallel.ordered(jobs, workers=1)
+    decoded = (job() for job in jobs) if on_cpu else parallel.ordered(jobs, workers=1)
     batches = console.progress(decoded, "evaluate", total=len(runs), unit="batch") if show else decoded
     for run, (pixels, masks) in zip(runs, batches, strict=True):
         prediction, target = predictor(to_tensor(pixels, device)), torch.from_numpy(masks).to(device)
@@ -45,9 +46,17 @@ def score(
     return matrix
 
 
-def decode(pack: Pack, run: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
+def decode(pack: Pack, run: Sequence[int], threads: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     """Images and stacked masks of one size; unless on a CPU a batch ahead, while the network has the one before."""
-    return [pack.image(i) for i in run], np.stack([mask for i in run if (mask := pack.mask(i)) is not None])
+    read = (partial(_image_and_mask, pack, i) for i in run)
+    images, masks = zip(*parallel.ordered(read, threads), strict=True)
+    return images, np.stack(masks)
+
+
+def _image_and_mask(pack: Pack, i: int) -> tuple[np.ndarray, np.ndarray]:
+    mask = pack.mask(i)
+    assert mask is not None  # only those that have one are scored
+    return pack.image(i), mask
 
 
 class PerImage:

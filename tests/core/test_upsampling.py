@@ -88,6 +88,19 @@ def test_label_and_confidence(shape):
 
 
 @pytest.mark.usefixtures("sweep")
+@pytest.mark.parametrize("classes", [3, 40], ids=lambda classes: f"{classes} classes")
+@pytest.mark.parametrize("rounded", [False, True], ids=["", "rounded"])
+@pytest.mark.parametrize("coarse", [2, 5, 24], ids=lambda coarse: f"{coarse} regions a side")
+def test_argmax_is_the_label_wherever_few_or_many_classes_compete(coarse, rounded, classes):
+    """From regions, between whose corners only a class or two can be largest, to noise, where most can; and ties."""
+    noise = torch.randn((2, classes, coarse, coarse), generator=torch.Generator().manual_seed(0))
+    logits = F.interpolate(noise, (24, 24), mode="bilinear", align_corners=False)
+    logits = logits.mul(2).round() if rounded else logits
+    for size in ((96, 90), (24, 24), (17, 31)):
+        assert torch.equal(upsampling.argmax(logits, size), upsampling.label_and_confidence(logits, size)[0])
+
+
+@pytest.mark.usefixtures("sweep")
 def test_cross_entropy_map():
     logits, label, _ = example((2, 5, 8, 8, 32, 32))
     up = F.interpolate(logits, (32, 32), mode="bilinear", align_corners=False)
