@@ -24,7 +24,7 @@ LN2 = math.log(2)
 LOG2E = math.log2(math.e)
 
 
-def compiled(logits: Tensor) -> bool:
+def for_kernels(logits: Tensor) -> bool:
     """Whether the CPU's own sweeps take these logits: real ones, and no more precise than float32."""
     plain = type(logits) in (Tensor, torch.nn.Parameter) and not torch.jit.is_tracing()
     return plain and logits.device.type == "cpu" and logits.dtype.is_floating_point and logits.dtype != torch.float64
@@ -75,7 +75,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 def _sweep(logits: Tensor, label: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor | None]:
     """CE (B, H, W), 0 where ignored, and, given weights, d Σ weight · CE / d logits, (B, C, h, w)."""
-    sweep = _compiled_sweep if compiled(logits) else _striped_sweep
+    sweep = _compiled_sweep if for_kernels(logits) else _striped_sweep
     own, total, gradient = sweep(logits, label, weight, ignore_index)
     return _entropy(own, total).mul(label != ignore_index), gradient
 
@@ -151,7 +151,7 @@ def cross_entropy_map(logits: Tensor, label: Tensor, ignore_index: int = 255) ->
 @torch.no_grad()
 def label_and_confidence(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Argmax (B, H, W) int64 and largest softmax probability (B, H, W) of the upsampled logits."""
-    if compiled(logits):
+    if for_kernels(logits):
         from dualteacher import kernels
 
         found, sure = kernels.label_and_confidence(pixels_first(logits), size)
@@ -173,7 +173,7 @@ def label_and_confidence(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor,
 @torch.no_grad()
 def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Class with the largest upsampled logit, (B, H, W) int64."""
-    if compiled(logits):
+    if for_kernels(logits):
         from dualteacher import kernels
 
         return torch.from_numpy(kernels.label_and_confidence(pixels_first(logits), size, sure=False)[0])
@@ -190,7 +190,7 @@ def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
 @torch.no_grad()
 def enlarge(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Images (B, C, h, w) at a size (H, W) that is no smaller, bilinear; float32 on a CPU comes out channels-last."""
-    if compiled(images):
+    if for_kernels(images):
         from dualteacher import kernels
 
         return torch.from_numpy(kernels.enlarge(pixels_first(images), size)).permute(0, 3, 1, 2).to(images.dtype)

@@ -29,7 +29,7 @@ SHAPES = [  # B, C, h, w, H, W
 def sweep(request, monkeypatch):
     """The CPU's own sweep, or stripes of some size, as a GPU has them."""
     if request.param:
-        monkeypatch.setattr(upsampling, "compiled", lambda logits: False)
+        monkeypatch.setattr(upsampling, "for_kernels", lambda logits: False)
         monkeypatch.setattr(stripes, "STRIPE_ELEMENTS_CPU", request.param)
 
 
@@ -366,7 +366,7 @@ def test_memory_stays_a_stripe(what, size, monkeypatch):
             return out
 
     logits, run = task(what, size)
-    monkeypatch.setattr(upsampling, "compiled", lambda logits: False)
+    monkeypatch.setattr(upsampling, "for_kernels", lambda logits: False)
     with Watch():
         run()
     assert largest <= max(2 * stripes.STRIPE_ELEMENTS_CPU, 2 * logits.numel()) < 4 * 150 * 128 * 128
