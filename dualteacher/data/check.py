@@ -22,6 +22,8 @@ from dualteacher.data.pack import IGNORE, ClassInfo, Sample, decode_image, decod
 
 SPLITS = ("train", "val")
 NAMES = {"train": "training", "val": "validation"}
+MOSTLY = 0.5  # of all pixels
+FEW = 5  # images with masks; fewer judge a network by luck
 ALIKE = 5  # warnings of one kind that are spelt out
 BYTES_A_PIXEL = 16  # of an image and its mask while they are decoded, encoded and judged
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -217,6 +219,13 @@ class Survey:
                 what = "with a mask " if self.images[split] else ""
                 yield Finding("error", NAMES[split], f"no usable {NAMES[split]} image {what}is left")
                 continue
+            if split == "val" and self.masks[split] < FEW:
+                text = f"only {self.masks[split]} with a mask: scores are luck; label more, or hold a larger share back"
+                yield Finding("warning", NAMES[split], text)
+            ignored = self.pixels[split][IGNORE] / max(1, self.pixels[split].sum())
+            if ignored > MOSTLY:
+                text = f"{ignored:.0%} of the masks' pixels are ignored: is one of the ignored values a class?"
+                yield Finding("warning", NAMES[split], text)
             for index, info in enumerate(self.classes):
                 if not self.pixels[split][index]:
                     then = "it cannot be learned" if split == "train" else "its score is not defined"

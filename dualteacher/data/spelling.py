@@ -31,6 +31,11 @@ class Spelling:
 
 def guess(root: Path, masks: Sequence[str]) -> Spelling:
     """The classes of the masks, by classes.json or classes.txt in `root` where there is one."""
+    if lossy := [name for name in masks if name.lower().endswith((".jpg", ".jpeg"))]:
+        first = check.printable(lossy[0])
+        raise UserError(
+            f"{root}: {first} is a JPEG, whose compression changes the values of classes: save masks as PNG"
+        )
     color = _color(root, masks)
     jobs = (partial(_values, root / name, color) for name in masks)
     values: Counter[int] = Counter()
@@ -57,15 +62,16 @@ def guess(root: Path, masks: Sequence[str]) -> Spelling:
 
 def _color(root: Path, masks: Sequence[str]) -> bool:
     """Whether the masks spell classes by colours: the first that can be read tells."""
+    first: object = None
     for name in masks:
         try:
             images.read_values((root / name).read_bytes(), color=False)
             return False
         except images.Colored:
             return True
-        except (OSError, images.Unreadable):
-            continue
-    raise UserError(f"{root}: none of {len(masks)} masks can be read, the first is {check.printable(masks[0])}")
+        except (OSError, images.Unreadable) as error:
+            first = first or f"{check.printable(name)} ({error})"
+    raise UserError(f"{root}: none of {len(masks)} masks can be read, the first is {first}")
 
 
 def _values(path: Path, color: bool) -> tuple[dict[int, int], Palette] | None:

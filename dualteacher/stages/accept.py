@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -53,10 +54,14 @@ def run(settings: Settings, suggested: Path, from_coco: Path | None, unchanged: 
     classes = [entry["name"] for entry in _json(suggested / "classes.json")]
     if classes != [entry.name for entry in wanted.classes]:
         raise UserError(f"{suggested}: made for other classes than datasets.{name} has; suggest again")
-    read = coco_reader(from_coco, classes) if from_coco else png_reader(suggested / "masks", wanted)
+    read = (
+        coco_reader(from_coco, classes, [row["image"] for row in rows])
+        if from_coco
+        else png_reader(suggested / "masks", wanted)
+    )
     layout = source.arrange(source.scan(wanted), wanted)
     items = {item.image_id: item for item in (*layout.train, *layout.val)}
-    moves, left, before = [], 0, 0
+    moves, left, before, judged = [], 0, 0, ids(layout.val)
     for row in rows:
         mask = read(row)
         if mask is None:
@@ -77,6 +82,7 @@ def run(settings: Settings, suggested: Path, from_coco: Path | None, unchanged: 
         moves.append(move(item, data, wanted))
     _carry_out(moves)
     logger.info("%s: %d masks taken, %d taken before", wanted.folder, len(moves), before)
+    say_validation(judged, ids(source.arrange(source.scan(wanted), wanted).val))
     if left:
         logger.warning("%d masks are the pseudo-masks still and were left out; --unchanged takes them too", left)
 
@@ -88,11 +94,11 @@ def read_suggestion(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]
         return record, list(csv.DictReader(file))
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path, what: str = "a folder that `suggest` wrote") -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a folder that `suggest` wrote") from None
+        raise UserError(f"{path}: no such file; give {what}") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
 
@@ -123,23 +129,29 @@ def png_reader(folder: Path, wanted: typed.Folder) -> Reader:
     return read
 
 
-def coco_reader(path: Path, classes: list[str]) -> Reader:
-    """Masks out of an annotation tool's COCO file; images it does not list, or without annotations, have none."""
-    content = _json(path)
+def coco_reader(path: Path, classes: list[str], names: Sequence[str]) -> Reader:
+    """Masks out of an annotation tool's COCO file; images it does not list, or without a shape, have none.
+
+    names: the suggested images. Rectangles alone (`bbox`, no `segmentation`) are no shapes.
+    """
+    content = _json(path, "the COCO file that the annotation tool exported")
     try:
         index_of = {entry["id"]: classes.index(entry["name"]) for entry in content["categories"]}
         drawn: dict[int, list[dict[str, Any]]] = {entry["id"]: [] for entry in content["images"]}
         for annotation in content["annotations"]:
-            drawn[annotation["image_id"]].append(annotation)
-        named = {entry["file_name"]: entry for entry in content["images"]}
+            if annotation["segmentation"]:
+                drawn[annotation["image_id"]].append(annotation)
+        named = {str(entry["file_name"]): entry for entry in content["images"]}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not COCO annotations of these classes ({error})") from None
-    short = Counter(PurePosixPath(name).name for name in named)
-    by_short = {PurePosixPath(name).name: entry for name, entry in named.items()}
+    found = match(names, list(named))
+    lost = [name for name in named if name not in found.values() and drawn[named[name]["id"]]]
+    if lost:
+        text = "%s: %d images with shapes are none of the suggested ones, the first is %s"
+        logger.warning(text, path, len(lost), lost[0])
 
     def read(row: dict[str, str]) -> np.ndarray | None:
-        last = PurePosixPath(row["image"]).name
-        entry = named.get(row["image"]) or (by_short[last] if short[last] == 1 else None)  # tools drop folders
+        entry = named[found[row["image"]]] if row["image"] in found else None
         if entry is None or not drawn[entry["id"]]:
             return None
         try:
@@ -148,6 +160,27 @@ def coco_reader(path: Path, classes: list[str]) -> Reader:
             raise UserError(f"{path}: {entry['file_name']}: cannot be used: {error}") from None
 
     return read
+
+
+def match(names: Sequence[str], listed: Sequence[str]) -> dict[str, str]:
+    """Which file of an export is which suggested image: tools drop folders, put others before them, or a number.
+
+    Taken is the way of comparing that tells most; an image that it leaves in doubt has none.
+    """
+    found: dict[str, str] = {}
+    upload = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of an uploaded file
+    ways: list[Callable[[str, str], bool]] = [
+        lambda name, other: other == name,
+        lambda name, other: other.endswith(f"/{name}"),
+        lambda name, other: PurePosixPath(other).name == PurePosixPath(name).name,
+        lambda name, other: upload.sub("", PurePosixPath(other).name) == PurePosixPath(name).name.replace(" ", "_"),
+    ]
+    for same in ways:
+        left = [other for other in listed if other not in found.values()]
+        fits = {name: [other for other in left if same(name, other)] for name in names if name not in found}
+        times = Counter(other for others in fits.values() for other in others)
+        found |= {name: others[0] for name, others in fits.items() if len(others) == 1 and times[others[0]] == 1}
+    return found
 
 
 def spelled(mask: np.ndarray, wanted: typed.Folder, name: str) -> np.ndarray:
@@ -190,6 +223,23 @@ def move(item: source.Item, data: bytes, wanted: typed.Folder) -> Move:
     if item.mask is not None or taken:
         raise UserError(f"{item.image}: {item.mask or taken[0]} is there already; nothing was changed")
     return Move(mask, data, image, place)
+
+
+def ids(items: Sequence[source.Item]) -> set[str]:
+    return {item.image_id for item in items}
+
+
+def say_validation(before: set[str], after: set[str]) -> None:
+    """Where validation is a share of the images with masks, more masks change it."""
+    if before == after:
+        return
+    came, went = sorted(after - before), sorted(before - after)
+    parts = [f"{', '.join(came[:3])}{', …' if len(came) > 3 else ''} came in"] if came else []
+    parts += [f"{', '.join(went[:3])}{', …' if len(went) > 3 else ''} went to training"] if went else []
+    logger.warning(
+        "validation is now %d images: %s; scores before and after do not compare (a folder of its own would stay)",
+        len(after), "; ".join(parts),
+    )  # fmt: skip
 
 
 def _carry_out(moves: list[Move]) -> None:

@@ -145,7 +145,7 @@ def _say_places(places: layout.Places, arranged: source.Layout, own: bool) -> li
         f"training: {labelled} images with masks, {len(arranged.train) - labelled} without",
     ]
     where = places.validation_images if own else f"{VALIDATION:.0%} of the images with masks, a fixed draw"
-    return [*lines, f"validation: {len(arranged.val)} images ({where})"]
+    return [*lines, f"validation: {len(arranged.val)} image{'s' * (len(arranged.val) != 1)} ({where})"]
 
 
 def _say_unused(folder: Path, arranged: source.Layout) -> list[str]:
@@ -180,6 +180,7 @@ def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[
         "batch.crop": crop,
         "augment.resize": resize,
         "warmup.steps": scale.warmup,
+        "optimizer.ramp_steps": min(20, scale.train // 5),
         "train.steps": scale.train,
         "train.validate_every": max(1, scale.train // epoch // 10),
         "inference.mode": "slide" if resize is None and max(map(max, found)) > 2048 else "whole",
@@ -207,7 +208,8 @@ def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[
         f"sizes: height {min(heights)}…{max(heights)}, width {min(widths)}…{max(widths)} pixels; crops of {crop},"
         + (f" from images scaled to {fit} pixels on the short side" if resize else " at full size"),
         f"a {'quick try, whose scores mean little' if quick else 'GPU' if gpu else 'CPU'}:"
-        f" {scale.warmup} + {scale.train} steps of {scale.batch} + {scale.batch} images, {' and '.join(methods)}",
+        f" {scale.warmup} + {scale.train} steps of {values['batch.labelled']} images with masks and {scale.batch}"
+        f" without, {' and '.join(methods)}",
     ]
     if not semi:
         chosen.append("no image without a mask: nothing to learn from but the masks; add images to change that")

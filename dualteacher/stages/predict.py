@@ -17,7 +17,7 @@ from dualteacher.prediction.options import Options
 from dualteacher.prediction.outputs import Look
 from dualteacher.prediction.record import Record
 from dualteacher.prediction.work import Work
-from dualteacher.training.device import pick
+from dualteacher.training.device import keep_freed_memory, pick
 from dualteacher.training.interrupt import listening
 
 WEIGHTS = "student.safetensors"
@@ -33,6 +33,7 @@ def run(weights: Path, given: Sequence[Path], output: Path, options: Options) ->
     model, description = saved.load(path)
     inference = how.inference(path, description, options)
     device = pick(options.device)
+    keep_freed_memory()
     jobs = inputs.collect(given, output)
     read_video = video.reader() if any(job.video for job in jobs) else None
     predictor = Predictor(model.to(device), inference, options.scales, options.flip)

@@ -12,7 +12,8 @@ is known), so that a rough start raises nothing. What each threshold rests on:
 - one_class: of the pixels that belong to other classes, SWALLOWED or more are predicted as one and the same. The
   share of the class itself does not matter, so an image set that is mostly background raises nothing by that.
 - teacher_is_student: the labelling teacher's parameters equal the student's to SAME, relative to their size. A teacher
-  is a copy for the first step of a (temporary) turn, so one such epoch is ordinary; and both stand still, close
+  is a copy for the first step of a (temporary) turn, so one such epoch is ordinary, and epochs of one step do not
+  count; and both stand still, close
   together, once the learning rate has all but decayed: epochs below MOVING of its peak do not count. Elsewhere an
   EMA is farther away by orders of magnitude (the default run: 1e-3 to 1e-2).
 
@@ -144,7 +145,7 @@ def _one_class(epoch: Epoch) -> str | None:
 
 def _teacher_is_student(epoch: Epoch) -> str | None:
     apart = epoch.value("distance_active")
-    if apart is None or epoch.rate < MOVING:
+    if apart is None or epoch.rate < MOVING or epoch.steps < 2:
         return None
     return f"the teacher equals the student (relative distance {apart:.1e})" if apart < SAME else ""
 

@@ -67,7 +67,8 @@ def test_good_data(folder: Path) -> None:
     assert (
         "mine: 9 training images (6 with masks); 2 validation images (2 with masks); height×width 20…22×30…31" in told
     )
-    assert "mine: 0 errors, 0 warnings" in told
+    assert "warning  validation: only 2 with a mask: scores are luck" in told
+    assert "mine: 0 errors, 1 warning\n" in told
     row = next(line.split() for line in told.splitlines() if line.startswith("class 1"))
     assert row[2] == "6" and row[4] == "2" and 30 < float(row[3].rstrip("%")) < 37
 
@@ -158,7 +159,7 @@ def test_many_warnings_of_one_kind_are_counted(folder: Path) -> None:
     told = look().splitlines()
     assert sum("a mask without an image" in line for line in told) == check.ALIKE + 1
     assert any("and 15 more like" in line for line in told)
-    assert told[-1] == "mine: 0 errors, 20 warnings"
+    assert told[-1] == "mine: 0 errors, 21 warnings"
 
 
 def test_ades_unshifted_zero(folder: Path) -> None:
@@ -259,3 +260,15 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypa
         return most
 
     assert peak(120) < 1.5 * peak(20)
+
+
+def test_mostly_ignored_masks_are_a_warning(folder: Path) -> None:
+    """Black-and-white masks, 0 and 255, where 255 is taken for unknown."""
+    for path in (folder / "masks").iterdir():
+        with Image.open(path) as opened:
+            found = np.asarray(opened)
+        put(path, np.where(found == 0, np.uint8(0), np.uint8(255)))
+    project(ignore=[255])
+    told = look()
+    assert "of the masks' pixels are ignored: is one of the ignored values a class?" in told
+    assert "mine: 0 errors" in told

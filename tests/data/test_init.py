@@ -213,6 +213,13 @@ def test_what_cannot_be_understood_is_refused() -> None:
     assert "the name four twice" in refused(folder)
 
 
+def test_masks_of_lossy_compression_are_refused() -> None:
+    folder = fill(Path("photos"))
+    put(folder / "masks" / "photo00.jpg", encoded(mask(0), "JPEG"))
+    (folder / "masks" / "photo00.png").unlink()
+    assert "masks/photo00.jpg is a JPEG, whose compression changes the values" in refused(folder)
+
+
 def test_a_machine_with_a_gpu_and_large_photos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "gpus", lambda device: 1)
     folder = Path("own_data/mine")

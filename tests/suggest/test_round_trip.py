@@ -17,8 +17,9 @@ from PIL import Image
 from dualteacher import paths, settings
 from dualteacher.data import images
 from dualteacher.data.pack import Pack
+from dualteacher.data.sources import folder as source
 from dualteacher.errors import UserError
-from dualteacher.stages import download, partition, prepare
+from dualteacher.stages import accept, download, partition, prepare
 from dualteacher.suggestion import coco
 from tests.core.conftest import toy_settings
 
@@ -144,6 +145,58 @@ def test_coco_annotations_and_masks_of_colours_come_back_too() -> None:
     for row in rows[:3]:
         np.testing.assert_array_equal(truth(row["image_id"].replace("more/", "images/")), mask(number(row)))
     assert masks() == 9
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        (["more/a.jpg", "more/sub/a.jpg"], {"more/a.jpg": "more/a.jpg", "more/sub/a.jpg": "more/sub/a.jpg"}),
+        (["../up/next/images/more/a.jpg"], {"more/a.jpg": "../up/next/images/more/a.jpg"}),
+        (["images/more/sub/a.jpg"], {"more/sub/a.jpg": "images/more/sub/a.jpg"}),
+        (["a.jpg"], {}),  # of which folder?
+        (["b_1.jpg"], {"b 1.jpg": "b_1.jpg"}),
+        (["e7c01884-b_1.jpg"], {"b 1.jpg": "e7c01884-b_1.jpg"}),  # uploaded to Label Studio
+        (["upload/3/b 1.jpg", "more/a.jpg"], {"b 1.jpg": "upload/3/b 1.jpg", "more/a.jpg": "more/a.jpg"}),
+        (["c.jpg"], {}),
+    ],
+)
+def test_exported_names_are_matched_where_there_is_no_doubt(listed: list[str], found: dict[str, str]) -> None:
+    names = ["more/a.jpg", "more/sub/a.jpg", "b 1.jpg"]
+    assert accept.match(names, listed) == found
+
+
+def test_rectangles_alone_are_no_masks_and_strange_images_are_named() -> None:
+    mine()
+    command(*options(CELL, 2, "random", "next"))
+    first, second = table("next")
+    classes = Pack(paths.Dataset("sample").train).classes
+    shown = [(f"e7c01884-{Path(first['image']).name}", mask(1)), ("strange.jpg", mask(2)), (second["image"], mask(3))]
+    exported = coco.document(classes, shown)
+    ids = {entry["file_name"]: entry["id"] for entry in exported["images"]}
+    for annotation in exported["annotations"]:
+        if annotation["image_id"] == ids[second["image"]]:
+            annotation["segmentation"] = []
+    Path("exported.json").write_text(json.dumps(exported))
+    with pytest.raises(UserError, match=r"absent\.json: no such file; give the COCO file"):
+        command("accept", "next", "--coco", "absent.json")
+    told = command("accept", "next", "--coco", "exported.json")
+    assert len(list(Path("photos/masks/day 1").iterdir())) == 1
+    assert "1 images with shapes are none of the suggested ones, the first is strange.jpg" in told
+
+
+def test_accept_says_what_it_changed_in_validation() -> None:
+    loaded = mine()
+    own = loaded.datasets["sample"]
+    assert isinstance(own, settings.Folder)
+    before = accept.ids(source.arrange(source.scan(own), own).val)
+    command(*options(CELL, 10, "random", "next"))
+    for row in table("next"):
+        put(Path("next/masks") / f"{row['image_id']}.png", mask(number(row)))
+    told = command("accept", "next")
+    after = accept.ids(source.arrange(source.scan(own), own).val)
+    assert before != after, "else this tells nothing"
+    assert f"validation is now {len(after)} images" in told
+    assert all(name in told for name in sorted(after - before)[:3])
 
 
 def test_what_is_refused_changes_nothing() -> None:
