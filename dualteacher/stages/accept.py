@@ -139,13 +139,14 @@ def coco_reader(path: Path, classes: list[str], names: Sequence[str]) -> Reader:
         index_of = {entry["id"]: classes.index(entry["name"]) for entry in content["categories"]}
         drawn: dict[int, list[dict[str, Any]]] = {entry["id"]: [] for entry in content["images"]}
         for annotation in content["annotations"]:
-            if annotation["segmentation"]:
+            if annotation.get("segmentation"):
                 drawn[annotation["image_id"]].append(annotation)
         named = {str(entry["file_name"]): entry for entry in content["images"]}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not COCO annotations of these classes ({error})") from None
     found = match(names, list(named))
-    lost = [name for name in named if name not in found.values() and drawn[named[name]["id"]]]
+    known = set(found.values())
+    lost = [name for name in named if name not in known and drawn[named[name]["id"]]]
     if lost:
         text = "%s: %d images with shapes are none of the suggested ones, the first is %s"
         logger.warning(text, path, len(lost), lost[0])
@@ -176,7 +177,8 @@ def match(names: Sequence[str], listed: Sequence[str]) -> dict[str, str]:
         lambda name, other: upload.sub("", PurePosixPath(other).name) == PurePosixPath(name).name.replace(" ", "_"),
     ]
     for same in ways:
-        left = [other for other in listed if other not in found.values()]
+        taken = set(found.values())
+        left = [other for other in listed if other not in taken]
         fits = {name: [other for other in left if same(name, other)] for name in names if name not in found}
         times = Counter(other for others in fits.values() for other in others)
         found |= {name: others[0] for name, others in fits.items() if len(others) == 1 and times[others[0]] == 1}

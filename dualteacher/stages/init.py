@@ -208,8 +208,8 @@ def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[
         f"sizes: height {min(heights)}…{max(heights)}, width {min(widths)}…{max(widths)} pixels; crops of {crop},"
         + (f" from images scaled to {fit} pixels on the short side" if resize else " at full size"),
         f"a {'quick try, whose scores mean little' if quick else 'GPU' if gpu else 'CPU'}:"
-        f" {scale.warmup} + {scale.train} steps of {values['batch.labelled']} images with masks and {scale.batch}"
-        f" without, {' and '.join(methods)}",
+        f" {scale.warmup} + {scale.train} steps of {values['batch.labelled']} images with masks"
+        f"{f' and {scale.batch} without' if semi else ''}, {' and '.join(methods)}",
     ]
     if not semi:
         chosen.append("no image without a mask: nothing to learn from but the masks; add images to change that")

@@ -1,4 +1,4 @@
-"""Where every cell of the grid stands (`status`): waiting, running, done or failed.
+"""Where every cell of the grid stands (`status`): waiting, running, done, stopped or failed.
 
 Files and heartbeats are looked at, not parameters: whether a file is still what params.yaml asks for is
 for the engines to say (`make plan`).
@@ -14,6 +14,7 @@ from pathlib import Path
 from dualteacher import console, heartbeat, paths
 from dualteacher.settings import Grid, Settings
 
+GONE = "killed, or its machine went down; the same command goes on"
 LAST_LINES = 5  # of a failed job's log
 
 
@@ -22,7 +23,7 @@ class State:
     """One cell: its state, what there is to say about it, and the log of the stage that failed."""
 
     cell: paths.Cell
-    state: str  # waiting, running, done, failed
+    state: str  # waiting, running, done, stopped (when asked to, and goes on), failed
     words: str
     log: Path | None = None
 
@@ -38,7 +39,9 @@ def run(settings: Settings) -> None:
         if state and state.log:
             print(f"    {state.log} ends with:")
             print("".join(f"    | {line}\n" for line in last_lines(state.log)), end="")
-    counts = {name: sum(s.state == name for s in states) for name in ("done", "running", "failed", "waiting")}
+    counts = {
+        name: sum(s.state == name for s in states) for name in ("done", "running", "stopped", "failed", "waiting")
+    }
     print(f"{len(states)} runs: " + ", ".join(f"{number} {name}" for name, number in counts.items() if number))
 
 
@@ -67,7 +70,9 @@ def look(cell: paths.Cell) -> State:
         if said["running"]:
             return State(cell, "running", _progress(log.parent.name, said))
         if not output.exists() or output.stat().st_mtime < said["at"]:  # else made since, or brought by `dvc checkout`
-            words = said.get("error", "killed, or its machine went down")
+            words = said.get("error", GONE)
+            if words.startswith(("stopped: ", "interrupted; ")):
+                return State(cell, "stopped", f"{log.parent.name}: {words.removeprefix('stopped: ')}")
             return State(cell, "failed", f"{log.parent.name}: {words}", log)
     if all(output.exists() for output in jobs):
         return State(cell, "done", ", ".join(filter(None, (_score(cell), _alarms(cell)))))
@@ -77,7 +82,7 @@ def look(cell: paths.Cell) -> State:
 def last_lines(log: Path) -> list[str]:
     """The end of a log, or that there is none."""
     try:
-        return log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
+        return log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:] or ["(empty)"]
     except OSError:
         return ["(no log)"]
 

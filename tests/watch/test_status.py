@@ -11,7 +11,7 @@ import time
 import pytest
 
 from dualteacher import console, heartbeat, paths
-from dualteacher.errors import UserError
+from dualteacher.errors import Interrupted, UserError
 from dualteacher.stages import evaluate, status, train, warmup
 
 CELL = paths.Cell("toy", "some", "supervised", 0)
@@ -61,7 +61,7 @@ def test_without_data_a_cell_waits_for_it(tmp_path, monkeypatch):
 
 def test_a_job_whose_process_is_gone_has_failed(project):
     write(TRAIN, pid=dead_process(), step=10, steps=300)
-    assert told() == ("failed", "train: killed, or its machine went down")
+    assert told() == ("failed", "train: killed, or its machine went down; the same command goes on")
 
 
 def test_a_job_on_another_machine_runs_while_it_gives_signs(project):
@@ -91,6 +91,17 @@ def test_an_error_is_in_the_log_and_in_the_table(project, capsys):
     assert lines[row + 1] == f"    {EVALUATE} ends with:"
     assert lines[row + 3] == "    | error: params.yaml: train.steps = -1: wrong"
     assert lines[-1] == "4 runs: 1 failed, 3 waiting"
+
+
+@pytest.mark.parametrize("error", [Interrupted("saved at step 12"), KeyboardInterrupt()], ids=["signal", "Ctrl-C"])
+def test_a_job_that_was_asked_to_stop_has_not_failed(project, capsys, error):
+    with pytest.raises(type(error)), heartbeat.during(TRAIN):
+        raise error
+    state, words = told()
+    assert state == "stopped" and words.startswith(("train: saved at step 12", "train: interrupted; the same"))
+    status.run(project)
+    said = capsys.readouterr().out
+    assert "ends with" not in said and said.endswith("4 runs: 1 stopped, 3 waiting\n")
 
 
 def test_a_defect_leaves_its_traceback_in_the_log(project):
