@@ -83,7 +83,8 @@ def _check(loaded: settings.Settings, known: dict[str, str]) -> None:
     for kind, value in known.items():
         if value not in described[kind]:
             raise UserError(
-                f"--{kind} {value}: params.yaml does not describe it; described: {', '.join(described[kind])}"
+                f"--{kind} {value}: params.yaml does not describe it (is it the run's own?);"
+                f" described: {', '.join(described[kind])}"
             )
 
 

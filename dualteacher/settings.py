@@ -605,7 +605,7 @@ def _explain(error: ValidationError) -> str:
         message = message[:1].lower() + message[1:]
         shown = "" if isinstance(value, dict) else f" = {value!r}"
         text = f"{key}{shown}: {message}" if key else message
-        if isinstance(value, str) and kind.startswith(("float", "int")):
+        if isinstance(value, str) and kind.startswith(("float", "int")) and value[:1].isdigit():
             text += " (YAML reads 1e-3 as text: write 0.001)"
     more = len(problems) - 1
     return text + (f" (and {more} more mistake{'s' if more > 1 else ''})" if more else "")

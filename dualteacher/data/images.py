@@ -134,7 +134,9 @@ def read_values(data: bytes, color: bool) -> Values:
         elif opened.mode in ("RGB", "RGBA"):
             channels = np.asarray(opened)[..., :3]
             if (channels != channels[..., :1]).any():
-                raise Colored("holds colours (RGB) where one index a pixel is expected")
+                raise Colored(
+                    "holds colours (RGB) where one index a pixel is expected: are the classes' values [r, g, b]?"
+                )
             grey_as_color, values = True, channels[..., 0].astype(np.int32)
         else:
             raise Unreadable(f"holds pixels of mode {opened.mode} where one index a pixel is expected")

@@ -64,7 +64,10 @@ def draw(images: Images, seed: int, fraction: float | None = None, count: int | 
     wanted = count if count is not None else max(1, round(fraction * len(images.ids)))  # type: ignore[operator]
     if available < wanted:
         asked = f"count {count}" if count is not None else f"fraction {fraction} ({wanted} images)"
-        raise UserError(f"{asked}: only {available} of {len(images.ids)} training images have masks; ask for fewer")
+        raise UserError(
+            f"{asked}: only {available} of {len(images.ids)} training images have masks;"
+            " ask for fewer (partition in params.yaml)"
+        )
     ends = np.cumsum([len(unit) for unit in units])
     cut = None
     if count is not None:

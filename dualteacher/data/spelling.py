@@ -110,7 +110,9 @@ def _by_color(values: list[int], named: list[dict[str, Any]], origin: str) -> Sp
     found = [[value >> 16, value >> 8 & 255, value & 255] for value in values]
     if not named:
         classes = [{"name": f"class_{i}", "color": color, "value": color} for i, color in enumerate(found)]
-        return Spelling(classes, [], [f"masks: {len(found)} colours, each taken for a class (docs: ignore)"])
+        return Spelling(
+            classes, [], [f"masks: {len(found)} colours, each taken for a class (docs/own-data.md, Masks: ignore)"]
+        )
     for entry in named:
         entry["value"] = entry.get("value", entry.get("color"))
     if any(not isinstance(entry["value"], list) for entry in named):
@@ -137,7 +139,7 @@ def _by_index(values: list[int], named: list[dict[str, Any]], origin: str, palet
         assumed.append(f"{shown}; {origin} names {_ranges(spelt)} in this order, ignored: {_ranges(ignore)}")
     elif values == [0, IGNORE]:
         spelt, ignore = values, []
-        assumed.append(f"{shown}: two classes, 255 is one of them (docs: ignore)")
+        assumed.append(f"{shown}: two classes, 255 is one of them (docs/own-data.md, Masks: ignore)")
     else:
         spelt, ignore = plain, [IGNORE]
         assumed.append(f"{shown}: each a class but 255, which is ignored")

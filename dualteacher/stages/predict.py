@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dualteacher import files
 from dualteacher.console import logger
-from dualteacher.errors import Interrupted
+from dualteacher.errors import Interrupted, UserError
 from dualteacher.evaluation.inference import Predictor
 from dualteacher.models import saved
 from dualteacher.prediction import inputs, video
@@ -30,6 +30,8 @@ def run(weights: Path, given: Sequence[Path], output: Path, options: Options) ->
     later call knows what is finished. Interrupted on SIGINT or SIGTERM, when what was at hand is written.
     """
     path = weights / WEIGHTS if weights.is_dir() else weights
+    if weights.is_dir() and not path.exists() and (below := sorted(weights.rglob(WEIGHTS))):
+        raise UserError(f"{weights}: no run, but a folder of {len(below)}; name one, such as {below[0].parent}")
     model, description = saved.load(path)
     inference = how.inference(path, description, options)
     device = pick(options.device)
