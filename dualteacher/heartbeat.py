@@ -58,7 +58,7 @@ def during(log: Path) -> Iterator[None]:
     except BaseException as error:
         told = _words(error)
         console.record(told)
-        beat(error=told.splitlines()[-1])
+        beat(error=told.splitlines()[-1], stopped=isinstance(error, Interrupted | KeyboardInterrupt))
         raise
     else:
         if console.leads():

@@ -162,6 +162,15 @@ def end_of_group(y: Any, end: Any, low: Any) -> Any:
 
 
 @numba.njit(inline="always")
+def rows_of_group(y: Any, stop: Any, weight: Any, down: Any) -> Any:
+    """The output rows of a group after its first, y, the last again where there are fewer; `down` takes all weights."""
+    last = stop - 1
+    r1, r2 = min(y + 1, last), min(y + 2, last)
+    down[0], down[1], down[2], down[3] = weight[y], weight[r1], weight[r2], weight[last]
+    return r1, r2, last
+
+
+@numba.njit(inline="always")
 def move_down(rows: Any, winner: Any, upper: Any, logits: Any, y: Any, start: Any, low: Any, high: Any) -> Any:
     """Make `rows` the two input rows around output row y, after those of y - 1; which of them is the upper one."""
     if y != start and low[y] == low[y - 1]:
@@ -220,8 +229,7 @@ def entropies(
     while y < end:
         stop = end_of_group(y, end, y0)
         upper = move_down(rows, winner, upper, logits, y, band.start, y0, y1)
-        for k in range(ROWS):
-            down[k] = ty[min(y + k, stop - 1)]
+        rows_of_group(y, stop, ty, down)
         d0, d1, d2, d3 = down[0], down[1], down[2], down[3]
         above = gradient[y0[y]]
         below = carry if y1[y] >= first + BAND else gradient[y1[y]]
@@ -313,9 +321,7 @@ def labels(
     while y < end:
         stop = end_of_group(y, end, y0)
         upper = move_down(rows, winner, upper, logits, y, band.start, y0, y1)
-        last = stop - 1
-        r1, r2 = min(y + 1, last), min(y + 2, last)
-        down[0], down[1], down[2], down[3] = ty[y], ty[r1], ty[r2], ty[last]
+        r1, r2, last = rows_of_group(y, stop, ty, down)
         for x in range(label.shape[1]):
             i0, i1, i2, i3 = largest_of(rows, upper, x0[x], x1[x], tx[x], down, value, logits.shape[2])
             label[y, x], label[r1, x], label[r2, x], label[last, x] = i0, i1, i2, i3
@@ -365,9 +371,7 @@ def largest(logits: np.ndarray, band: Band, down_axis: Axis, across_axis: Axis, 
     while y < end:
         stop = end_of_group(y, end, y0)
         upper = move_down(rows, winner, upper, logits, y, band.start, y0, y1)
-        last = stop - 1
-        r1, r2 = min(y + 1, last), min(y + 2, last)
-        down[0], down[1], down[2], down[3] = ty[y], ty[r1], ty[r2], ty[last]
+        r1, r2, last = rows_of_group(y, stop, ty, down)
         start = 0
         while start < width:
             left, right, after = x0[start], x1[start], start + 1

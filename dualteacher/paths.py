@@ -10,6 +10,7 @@ from pathlib import Path
 
 DATA = Path("data")
 RUNS = Path("results/runs")
+STUDENT = "student.safetensors"  # what a run leaves: the trained network
 REPORT = Path("results/report")
 SUMMARY = Path("results/summary.json")
 LOGS = Path("logs")
@@ -109,7 +110,7 @@ class Cell:
 
     @property
     def student(self) -> Path:
-        return self.folder / "student.safetensors"
+        return self.folder / STUDENT
 
     @property
     def committee(self) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from dualteacher import settings
+from dualteacher import paths, settings
 from dualteacher.errors import UserError
 from dualteacher.models import conversion, tensors
 from dualteacher.models.segmenter import Segmenter, build
@@ -37,11 +37,24 @@ def _values(buffer: Tensor) -> list[float]:
     return [round(value, 6) for value in buffer.flatten().tolist()]
 
 
+def find(given: Path) -> Path:
+    """The weights of a run's folder, or the file that was given; UserError for a folder of runs."""
+    if not given.is_dir():
+        return given
+    path = given / paths.STUDENT
+    if not path.exists() and (below := sorted(given.rglob(paths.STUDENT))):
+        raise UserError(f"{given}: no run, but a folder of {len(below)}; name one, such as {below[0].parent}")
+    return path
+
+
 def load(path: Path, *, drop_path: float = 0.0) -> tuple[Segmenter, dict[str, Any]]:
     """(network in eval mode, description) of a file that `save` made; leaves torch's random state alone.
 
     UserError in one line for anything else. Pass `drop_path` to go on training; it holds no weights.
     """
+    if path.name == paths.STUDENT and not path.exists():
+        hint = "a run writes it at its end, `python -m dualteacher status` says how far it is"
+        raise UserError(f"{path}: no such file; {hint}")
     state, description = tensors.read(path, "segmenter")
     try:
         model = settings.Model.model_validate(LATER | description["model"])

@@ -112,7 +112,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except FileNotFoundError:
-        hint = "; a run writes it at its end, `python -m dualteacher status` says how far it is"
-        raise UserError(f"{path}: no such file{hint if path.name == 'student.safetensors' else ''}") from None
+        raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a safetensors file, or cut short ({error}); make or copy it again") from None

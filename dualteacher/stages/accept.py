@@ -82,7 +82,8 @@ def run(settings: Settings, suggested: Path, from_coco: Path | None, unchanged: 
         moves.append(move(item, data, wanted))
     _carry_out(moves)
     logger.info("%s: %d masks taken, %d taken before", wanted.folder, len(moves), before)
-    say_validation(judged, ids(source.arrange(source.scan(wanted), wanted).val))
+    if moves:
+        say_validation(judged, ids(source.arrange(source.scan(wanted), wanted).val))
     if left:
         logger.warning("%d masks are the pseudo-masks still and were left out; --unchanged takes them too", left)
 
@@ -228,6 +229,7 @@ def move(item: source.Item, data: bytes, wanted: typed.Folder) -> Move:
 
 
 def ids(items: Sequence[source.Item]) -> set[str]:
+    """The images' ids."""
     return {item.image_id for item in items}
 
 
@@ -235,9 +237,8 @@ def say_validation(before: set[str], after: set[str]) -> None:
     """Where validation is a share of the images with masks, more masks change it."""
     if before == after:
         return
-    came, went = sorted(after - before), sorted(before - after)
-    parts = [f"{', '.join(came[:3])}{', …' if len(came) > 3 else ''} came in"] if came else []
-    parts += [f"{', '.join(went[:3])}{', …' if len(went) > 3 else ''} went to training"] if went else []
+    changes = ((sorted(after - before), "came in"), (sorted(before - after), "went to training"))
+    parts = [f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''} {what}" for names, what in changes if names]
     logger.warning(
         "validation is now %d images: %s; scores before and after do not compare (a folder of its own would stay)",
         len(after), "; ".join(parts),

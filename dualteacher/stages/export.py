@@ -22,7 +22,6 @@ from dualteacher.export.parity import Parity
 from dualteacher.models import saved
 from dualteacher.models.segmenter import Segmenter
 
-WEIGHTS = "student.safetensors"
 CALIBRATION = 64  # training images for int8
 
 
@@ -78,7 +77,7 @@ def run(weights: Path, output: Path | None, pack: Path | None, precision: str, a
 
 def open_job(weights: Path, pack: Path | None, argmax: bool) -> Job:
     """Load and check what is needed; UserError in one line."""
-    segmenter, description = saved.load(weights / WEIGHTS if weights.is_dir() else weights)
+    segmenter, description = saved.load(saved.find(weights))
     try:
         inference = typed.Inference.model_validate(description["inference"])
         names = [entry["name"] for entry in description["classes"]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dualteacher import files
 from dualteacher.console import logger
-from dualteacher.errors import Interrupted, UserError
+from dualteacher.errors import Interrupted
 from dualteacher.evaluation.inference import Predictor
 from dualteacher.models import saved
 from dualteacher.prediction import inputs, video
@@ -20,8 +20,6 @@ from dualteacher.prediction.work import Work
 from dualteacher.training.device import keep_freed_memory, pick
 from dualteacher.training.interrupt import listening
 
-WEIGHTS = "student.safetensors"
-
 
 def run(weights: Path, given: Sequence[Path], output: Path, options: Options) -> bool:
     """Predict everything that is not done yet; whether all of it could be read and written.
@@ -29,9 +27,7 @@ def run(weights: Path, given: Sequence[Path], output: Path, options: Options) ->
     Writes masks/, overlays/, confidence/, areas.parquet, errors.csv (if there are any) and done.jsonl, by which a
     later call knows what is finished. Interrupted on SIGINT or SIGTERM, when what was at hand is written.
     """
-    path = weights / WEIGHTS if weights.is_dir() else weights
-    if weights.is_dir() and not path.exists() and (below := sorted(weights.rglob(WEIGHTS))):
-        raise UserError(f"{weights}: no run, but a folder of {len(below)}; name one, such as {below[0].parent}")
+    path = saved.find(weights)
     model, description = saved.load(path)
     inference = how.inference(path, description, options)
     device = pick(options.device)

@@ -71,7 +71,7 @@ def look(cell: paths.Cell) -> State:
             return State(cell, "running", _progress(log.parent.name, said))
         if not output.exists() or output.stat().st_mtime < said["at"]:  # else made since, or brought by `dvc checkout`
             words = said.get("error", GONE)
-            if words.startswith(("stopped: ", "interrupted; ")):
+            if said.get("stopped"):
                 return State(cell, "stopped", f"{log.parent.name}: {words.removeprefix('stopped: ')}")
             return State(cell, "failed", f"{log.parent.name}: {words}", log)
     if all(output.exists() for output in jobs):

@@ -13,9 +13,8 @@ is known), so that a rough start raises nothing. What each threshold rests on:
   share of the class itself does not matter, so an image set that is mostly background raises nothing by that.
 - teacher_is_student: the labelling teacher's parameters equal the student's to SAME, relative to their size. A teacher
   is a copy for the first step of a (temporary) turn, so one such epoch is ordinary, and epochs of one step do not
-  count; and both stand still, close
-  together, once the learning rate has all but decayed: epochs below MOVING of its peak do not count. Elsewhere an
-  EMA is farther away by orders of magnitude (the default run: 1e-3 to 1e-2).
+  count; and both stand still, close together, once the learning rate has all but decayed: epochs below MOVING of its
+  peak do not count. Elsewhere an EMA is farther away by orders of magnitude (the default run: 1e-3 to 1e-2).
 
 Nothing here stops a run or changes a number.
 """
