@@ -86,15 +86,15 @@ check: $(READY) ## lint, formatting, types, the workflow and the presets
 
 .PHONY: code-deps
 code-deps: $(READY) ## list anew which sources each stage uses (dvc.yaml, workflow/code.yaml, the schema)
-	@python -m dualteacher.code_deps
+	@python -m dualteacher.workflow.code_deps
 
 .PHONY: presets
-presets: $(READY) ## write the presets of the paper's rows anew (from dualteacher/presets.py and presets/bluemarble.yaml)
-	@python -m dualteacher.presets
+presets: $(READY) ## write the presets of the paper's rows anew (from dualteacher/workflow/presets.py and presets/bluemarble.yaml)
+	@python -m dualteacher.workflow.presets
 
 .PHONY: reference
-reference: $(READY) ## write docs/reference anew (from settings.py, cli.py and dualteacher/reference/)
-	@python -m dualteacher.reference
+reference: $(READY) ## write docs/reference anew (from settings/, cli.py and workflow/reference/)
+	@python -m dualteacher.workflow.reference
 
 .PHONY: lock
 lock: $(READY) ## solve pyproject.toml anew into requirements.lock (ARGS=--upgrade for newer versions)

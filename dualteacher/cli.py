@@ -15,8 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
-from dualteacher import __version__, console, heartbeat, paths, settings
-from dualteacher.errors import Interrupted, UserError
+from dualteacher import __version__, settings
+from dualteacher.system import console, heartbeat, paths
+from dualteacher.system.errors import Interrupted, UserError
 
 app = typer.Typer(
     name="dualteacher",
@@ -63,14 +64,18 @@ class Autocast(StrEnum):
 
 def _stage(stage: str, *arguments: str | int, known: dict[str, str] | None = None) -> Any:
     """Run dualteacher.stages.<stage>.run(settings, *arguments) with a log file; what it returns."""
+    return _logged(f"dualteacher.stages.{stage}", stage, *arguments, known=known)
+
+
+def _logged(module: str, name: str, *arguments: str | int, known: dict[str, str] | None = None) -> Any:
+    """Run `module`.run(settings, *arguments), with a log file under `name`; what it returns."""
     loaded = settings.load()
     _check(loaded, known or {})
-    log = paths.log(stage, *arguments)
+    log = paths.log(name, *arguments)
     with heartbeat.alone(log):
         console.start(log)
         with heartbeat.during(log):
-            module = importlib.import_module(f"dualteacher.stages.{stage}")
-            return module.run(loaded, *arguments)
+            return importlib.import_module(module).run(loaded, *arguments)
 
 
 def _check(loaded: settings.Settings, known: dict[str, str]) -> None:
@@ -146,7 +151,7 @@ def report() -> None:
 @app.command()
 def status() -> None:
     """Say of every run of the grid whether it waits, runs (with the time left), is done (mIoU) or has failed."""
-    from dualteacher.stages import status
+    from dualteacher.commands import status
 
     status.run(settings.load())
 
@@ -159,7 +164,7 @@ def init(
     quick: Annotated[bool, typer.Option("--quick", help="a run of about a minute, to see all stages work")] = False,
 ) -> None:
     """Write params.yaml for a folder of your own images, saying what was assumed; see docs/own-data.md."""
-    from dualteacher.stages import init
+    from dualteacher.commands import init
 
     console.start()
     init.run(folder, name, force, quick)
@@ -173,7 +178,9 @@ def check_data(
 ) -> None:
     """Decode every image and mask once: a table, and one line for each thing that is wrong (then exit code 1)."""
     datasets = settings.load().grid.dataset if dataset is None else [dataset]
-    good = [_stage("check_data", name, known={"dataset": name}) for name in datasets]
+    good = [
+        _logged("dualteacher.commands.check_data", "check_data", name, known={"dataset": name}) for name in datasets
+    ]
     if not all(good):
         raise SystemExit(1)
 
@@ -187,7 +194,7 @@ def audit(
     seed: Annotated[int | None, typer.Option(min=0, help="the run's seed; else all of the grid")] = None,
 ) -> None:
     """Say which images a partition labels: its hash, the official list it equals, overlaps, pixels of each class."""
-    from dualteacher.stages import audit
+    from dualteacher.commands import audit
 
     loaded = settings.load()
     _check(loaded, {"dataset": dataset} | ({} if partition is None else {"partition": partition}))
@@ -202,7 +209,7 @@ def estimate(
     ] = None,
 ) -> None:
     """Estimate what the grid will take: disk, GPU memory and GPU time, before anything is downloaded."""
-    from dualteacher.stages import estimate
+    from dualteacher.commands import estimate
 
     estimate.run(settings.load(), tflops)
 
@@ -252,8 +259,8 @@ def predict(
       python -m dualteacher predict student.safetensors mosaic.tif --window 1024 --confidence
       python -m dualteacher predict student.safetensors drive.mp4 --every 10 --precision bfloat16
     """
+    from dualteacher.commands import predict
     from dualteacher.prediction.options import Options
-    from dualteacher.stages import predict
 
     console.start()
     options = Options(
@@ -278,7 +285,7 @@ def export(
 
     The exit code is 1 if a file gives another class than the network for more than 0.1 % of the pixels.
     """
-    from dualteacher.stages import export
+    from dualteacher.commands import export
 
     console.start()
     if not export.run(weights, output, pack, precision.value, argmax):
@@ -299,7 +306,7 @@ def suggest(
     ] = 0.0,
 ) -> None:
     """Choose the unlabelled images of a trained cell to label next; see docs/labelling.md."""
-    from dualteacher.stages import suggest
+    from dualteacher.commands import suggest
 
     loaded = settings.load()
     _check(loaded, {"dataset": dataset, "partition": partition, "method": method})
@@ -314,7 +321,7 @@ def accept(
     unchanged: Annotated[bool, typer.Option("--unchanged", help="take masks that nobody changed too")] = False,
 ) -> None:
     """Put corrected masks, and their images, among the labelled ones of your own folder; see docs/labelling.md."""
-    from dualteacher.stages import accept
+    from dualteacher.commands import accept
 
     console.start()
     accept.run(settings.load(), suggested, coco, unchanged)

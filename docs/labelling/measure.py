@@ -12,13 +12,15 @@ from pathlib import Path
 
 import yaml
 
-from dualteacher import console, paths, sealed, settings
+from dualteacher import settings
+from dualteacher.commands import suggest
 from dualteacher.data import partition
+from dualteacher.labelling.observe import Observer
+from dualteacher.machine.device import setup
 from dualteacher.models import saved
-from dualteacher.stages import download, prepare, suggest, train, warmup, weights
+from dualteacher.stages import download, prepare, train, warmup, weights
 from dualteacher.stages import partition as draw
-from dualteacher.suggestion.observe import Observer
-from dualteacher.training.device import setup
+from dualteacher.system import console, paths, sealed
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs/labelling/results.csv"

@@ -11,10 +11,12 @@ import torch
 import yaml
 from PIL import Image
 
-from dualteacher import presets, seeds, settings
+from dualteacher import settings
+from dualteacher.core import seeds
 from dualteacher.data.loader import Batch
 from dualteacher.data.pack import ClassInfo, PackWriter, Sample
 from dualteacher.settings import Settings
+from dualteacher.workflow import presets
 
 PATCHES = 4  # squares that a made-up image is high: about as many regions as a scene has
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from dualteacher.benchmark.programs import Program
-from dualteacher.errors import UserError
-from dualteacher.training.device import repeatable
+from dualteacher.machine.device import repeatable
+from dualteacher.system.errors import UserError
 
 
 def prepare(device: torch.device, threads: int) -> None:

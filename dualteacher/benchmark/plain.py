@@ -19,13 +19,13 @@ from PIL import Image
 from timm.models.pvt_v2 import MlpWithDepthwiseConv
 from torch import Tensor, nn
 
-from dualteacher import ema
 from dualteacher.benchmark.cases import Case
 from dualteacher.benchmark.programs import clock, networks
+from dualteacher.core import ema
+from dualteacher.core.losses import IGNORE
+from dualteacher.core.mixing import Draws
 from dualteacher.data.loader import Batch
-from dualteacher.losses import IGNORE
 from dualteacher.methods.base import Clock
-from dualteacher.mixing import Draws
 from dualteacher.models.dense import restore_linear
 from dualteacher.models.heads import SegFormerHead
 from dualteacher.models.mix_transformer import MixTransformer

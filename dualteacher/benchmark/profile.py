@@ -11,10 +11,10 @@ from unittest import mock
 
 import torch
 
-from dualteacher import ema, losses, mixing, upsampling
 from dualteacher.benchmark.cases import Case
 from dualteacher.benchmark.measure import wait
 from dualteacher.benchmark.programs import Ours
+from dualteacher.core import ema, losses, mixing, upsampling
 from dualteacher.data import loader
 from dualteacher.models.segmenter import Segmenter
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dualteacher import methods
 from dualteacher.benchmark.cases import Case
 from dualteacher.data.loader import finish
-from dualteacher.distributed import World
+from dualteacher.machine.distributed import World
 from dualteacher.methods.base import Clock, Method
 from dualteacher.models import segmenter
 from dualteacher.models.segmenter import Segmenter

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from dualteacher import __version__, files
+from dualteacher import __version__
 from dualteacher.benchmark import memory, profile, throughput
 from dualteacher.benchmark.cases import Case
 from dualteacher.benchmark.measure import in_a_process_of_its_own, interleaved, prepare, summary
-from dualteacher.console import logger
-from dualteacher.training.device import pick
+from dualteacher.machine.device import pick
+from dualteacher.system import files
+from dualteacher.system.console import logger
 
 FORMAT = 1
 NAMES = {

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from dualteacher import losses, seeds
 from dualteacher.benchmark.cases import Case
 from dualteacher.benchmark.measure import interleaved, summary, wait
 from dualteacher.benchmark.programs import networks
+from dualteacher.core import losses, seeds
 from dualteacher.data import loader
 from dualteacher.data.pack import Pack
-from dualteacher.evaluation.inference import Predictor, network_size, same_size_runs, to_tensor
 from dualteacher.evaluation.scoring import score
+from dualteacher.inference.predictor import Predictor, network_size, same_size_runs, to_tensor
 from dualteacher.models.segmenter import Segmenter
 
 LESSONS = 120  # steps that the network which is evaluated has learnt,

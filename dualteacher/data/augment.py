@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dualteacher import views
-from dualteacher.losses import IGNORE
+from dualteacher.core import views
+from dualteacher.core.losses import IGNORE
 from dualteacher.settings import Augment
 
 TRIES = 10  # crops drawn before one class may fill more than `class_share` of it

@@ -16,9 +16,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from dualteacher import console
-from dualteacher.data import parallel
 from dualteacher.data.pack import IGNORE, ClassInfo, Sample, decode_image, decode_mask
+from dualteacher.system import console, parallel
 
 SPLITS = ("train", "val")
 NAMES = {"train": "training", "val": "validation"}

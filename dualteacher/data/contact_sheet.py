@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
-from dualteacher import files
 from dualteacher.data.pack import IGNORE, Pack
+from dualteacher.system import files
 
 SHOWN = {"train": 9, "val": 3}  # image pairs
 COLUMNS = 3  # pairs side by side

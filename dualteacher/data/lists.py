@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dualteacher.errors import UserError
+from dualteacher.system.errors import UserError
 
 TABLE = "partition_lists.json"
 SUFFIXES = ("_leftImg8bit",)  # of Cityscapes' image files, not of the image

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dualteacher import seeds, views
+from dualteacher.core import seeds, views
+from dualteacher.core.losses import IGNORE
 from dualteacher.data import augment
 from dualteacher.data.pack import Pack
-from dualteacher.losses import IGNORE
 from dualteacher.settings import Augment
 
 

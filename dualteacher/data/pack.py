@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from dualteacher import files
-from dualteacher.errors import UserError
+from dualteacher.system import files
+from dualteacher.system.errors import UserError
 
 FORMAT = "2"
 IGNORE = 255

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from dualteacher import sealed, seeds
-from dualteacher.errors import UserError
+from dualteacher.core import seeds
+from dualteacher.system import sealed
+from dualteacher.system.errors import UserError
 
 LABELLED, HELD_OUT, UNLABELLED = "labelled", "held_out", "unlabelled"
 SHARE = 0.01  # of an item's pixels that a class must fill to be shown by it

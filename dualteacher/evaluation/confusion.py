@@ -31,9 +31,9 @@ class ConfusionMatrix:
         if target.shape != prediction.shape:
             raise ValueError(f"target has {target.numel()} pixels, prediction {prediction.numel()}")
         if device.type == "cpu":
-            from dualteacher import kernels  # a GPU's user need not wait for the compiler
+            from dualteacher.core.upsampling import cpu
 
-            kernels.count_pairs(target.numpy(), prediction.numpy(), c, self.ignore_index, self._flat.numpy())
+            cpu.count_pairs(target.numpy(), prediction.numpy(), c, self.ignore_index, self._flat.numpy())
             return
         # a long for a pair of pixels moves more memory than it is worth
         target, prediction = target.int(), prediction.int()

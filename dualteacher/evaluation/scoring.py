@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dualteacher import console
-from dualteacher.data import parallel
 from dualteacher.data.pack import Pack
-from dualteacher.distributed import World, reduce_sum
 from dualteacher.evaluation.confusion import ConfusionMatrix
-from dualteacher.evaluation.inference import Predictor, same_size_runs, to_tensor
+from dualteacher.inference.predictor import Predictor, same_size_runs, to_tensor
+from dualteacher.machine.distributed import World, reduce_sum
+from dualteacher.system import console, parallel
 
 
 def score(

@@ -11,7 +11,8 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from dualteacher.models import dense
-from dualteacher.models.heads import SegFormerHead, resize
+from dualteacher.models.heads import SegFormerHead
+from dualteacher.models.heads.layers import resize
 from dualteacher.models.segmenter import Segmenter
 
 MULTIPLE = 32  # of both sides of an image

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dualteacher import files
 from dualteacher.export.parity import Runner
+from dualteacher.system import files
 
 if TYPE_CHECKING:
     import onnx

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dualteacher import console
 from dualteacher.data.pack import Pack
 from dualteacher.evaluation.confusion import ConfusionMatrix
-from dualteacher.evaluation.inference import network_size, to_tensor
 from dualteacher.export.network import MULTIPLE, SMALLEST
+from dualteacher.inference.predictor import network_size, to_tensor
 from dualteacher.settings import Inference
+from dualteacher.system import console
 
 IMAGES = 16  # that the files are compared on
 SHARE = 0.999  # of the pixels that must get the same class

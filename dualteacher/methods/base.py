@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dualteacher import losses
+from dualteacher.core import losses
 from dualteacher.data.loader import Batch, Images
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings

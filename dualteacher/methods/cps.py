@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import torch
 
-from dualteacher import losses, mixing, seeds
+from dualteacher.core import losses, mixing, seeds
+from dualteacher.core.mixing import Draws
 from dualteacher.data.loader import Batch, Images
 from dualteacher.methods.base import ALL, Clock, Losses, Method, Piece, by_group
-from dualteacher.methods.labelling import self_label
-from dualteacher.mixing import Draws
+from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models import segmenter
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import CPS as Own

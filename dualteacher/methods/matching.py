@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualteacher import losses, mixing
+from dualteacher.core import losses, mixing
+from dualteacher.core.mixing import Draws, Labelled
 from dualteacher.data.loader import Batch, Images
 from dualteacher.methods.base import ALL, Clock, Losses, Method, Piece, by_group
-from dualteacher.methods.labelling import self_label
-from dualteacher.mixing import Draws, Labelled
+from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import FixMatch as Own
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dualteacher import ema
+from dualteacher.core import ema
 from dualteacher.methods.base import Clock
 from dualteacher.methods.teaching import Teaching
 

@@ -7,7 +7,7 @@ moment before (Na et al., NeurIPS 2023, section 3.1). Each turn comes with its o
 
 from __future__ import annotations
 
-from dualteacher import ema
+from dualteacher.core import ema
 from dualteacher.methods.base import Clock
 from dualteacher.methods.teaching import Teaching
 from dualteacher.models.segmenter import Segmenter

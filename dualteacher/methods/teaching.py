@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dualteacher import ema, losses, mixing
+from dualteacher.core import ema, losses, mixing
+from dualteacher.core.mixing import Draws, Labelled
 from dualteacher.data.loader import Batch, Images
-from dualteacher.methods import labelling
+from dualteacher.methods import pseudo_labels
 from dualteacher.methods.base import ALL, Clock, Losses, Method, Piece, by_group
-from dualteacher.mixing import Draws, Labelled
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
 from dualteacher.settings import Teacher as TeacherSettings
@@ -49,7 +49,7 @@ class Teaching(Method):
         """The active teacher's labels for the weak views; padding is ignored and has no confidence."""
         index = self.active(clock)
         assert index is not None
-        return labelling.label(self.teachers[index], images)
+        return pseudo_labels.label(self.teachers[index], images)
 
     def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock, piece: Piece = ALL) -> Losses:
         own = self.own

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from dualteacher import mixing
+from dualteacher.core import mixing
+from dualteacher.core.mixing import Draws
 from dualteacher.data.loader import Images
 from dualteacher.methods.base import ALL, Clock, Losses, Piece, by_group
-from dualteacher.methods.labelling import self_label
 from dualteacher.methods.matching import Matching
-from dualteacher.mixing import Draws
+from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import UniMatch as Own
 

@@ -15,9 +15,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from dualteacher.console import logger
-from dualteacher.errors import UserError
 from dualteacher.models.mix_transformer import VARIANTS, MixTransformer
+from dualteacher.system.console import logger
+from dualteacher.system.errors import UserError
 
 # Strides of the feature maps a head takes, finest first; DeepLabV3+ wants the backbone's end at stride 16.
 STRIDES = {"segformer": (4, 8, 16, 32), "deeplabv3plus": (4, 16)}

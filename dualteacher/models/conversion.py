@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualteacher.errors import UserError
 from dualteacher.models import backbones
 from dualteacher.models.mix_transformer import VARIANTS
+from dualteacher.system.errors import UserError
 
 State = dict[str, Tensor]
 

@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from dualteacher import paths, settings
-from dualteacher.errors import UserError
+from dualteacher import settings
 from dualteacher.models import conversion, tensors
 from dualteacher.models.segmenter import Segmenter, build
+from dualteacher.system import paths
+from dualteacher.system.errors import UserError
 
 LATER = {"sync_norm": False}  # keys of `model` that older files lack, with what was meant
 

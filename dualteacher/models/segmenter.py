@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dualteacher import seeds, settings
+from dualteacher import settings
+from dualteacher.core import seeds
 from dualteacher.models import backbones, conversion, tensors
 from dualteacher.models.heads import HEADS
 

@@ -19,8 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dualteacher import files, settings
-from dualteacher.errors import UserError
+from dualteacher import settings
+from dualteacher.system import files
+from dualteacher.system.errors import UserError
 
 FORMAT = 1
 ENTRY = "dualteacher"

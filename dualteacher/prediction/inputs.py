@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from dualteacher.data import images, layout
-from dualteacher.errors import UserError
+from dualteacher.data.formats import images, layout
+from dualteacher.system.errors import UserError
 
 VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 

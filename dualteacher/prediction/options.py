@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dualteacher.errors import UserError
 from dualteacher.settings import Inference
+from dualteacher.system.errors import UserError
 
 LARGE = 4.0  # megapixels: what has more is predicted in windows, in bounded memory,
 SCALED = 50.0  # but not a photo that the network is to see scaled down, as it was in training

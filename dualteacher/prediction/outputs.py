@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dualteacher import files
+from dualteacher.inference.windows import Band
 from dualteacher.prediction.tiff import Directory, Writer
-from dualteacher.prediction.windows import Band
+from dualteacher.system import files
 
 OPACITY = 0.5
 OVERLAY_SIDE = 4096  # an overlay is for looking at: a larger one is thinned out

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dualteacher.data import images, parallel
+from dualteacher.data.formats import images
+from dualteacher.inference.windows import Source
 from dualteacher.prediction import tiff
 from dualteacher.prediction.inputs import Job
 from dualteacher.prediction.record import stamp
-from dualteacher.prediction.windows import Source
+from dualteacher.system import parallel
 
 READERS = 4  # threads; an image is decoded in about the time that the network takes for it
 ONE_SIZE_AFTER_ANOTHER = 4  # batches' pixels that wait for more images of their size

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dualteacher import files
-from dualteacher.errors import UserError
+from dualteacher.system import files
+from dualteacher.system.errors import UserError
 
 IMAGES_AT_ONCE = 1000  # whose areas are turned into a table together
 AREAS = pa.schema(

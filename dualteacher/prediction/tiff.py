@@ -17,8 +17,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from dualteacher.data import images
-from dualteacher.data.images import Unreadable
+from dualteacher.data.formats import images
+from dualteacher.data.formats.images import Unreadable
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIP_OFFSETS, ORIENTATION = 256, 257, 258, 259, 262, 273, 274
 SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR, COLORMAP, EXTRA, SAMPLE_FORMAT = 277, 278, 279, 284, 320, 338, 339

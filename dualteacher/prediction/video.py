@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dualteacher.data.images import Unreadable
-from dualteacher.errors import UserError
+from dualteacher.data.formats.images import Unreadable
+from dualteacher.system.errors import UserError
 
 Frames = Iterator[np.ndarray]
 

@@ -14,20 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dualteacher import console
-from dualteacher.console import logger
-from dualteacher.data import parallel
-from dualteacher.data.images import Unreadable
-from dualteacher.errors import UserError
-from dualteacher.evaluation.inference import Predictor, to_tensor
+from dualteacher.data.formats.images import Unreadable
+from dualteacher.inference.predictor import Predictor, to_tensor
+from dualteacher.inference.windows import Band, Sweep, to_bytes
+from dualteacher.machine.interrupt import Request
 from dualteacher.prediction import reading, video
 from dualteacher.prediction.inputs import Job
 from dualteacher.prediction.options import Options, largest
 from dualteacher.prediction.outputs import Files, Look
 from dualteacher.prediction.reading import Decoded, Failure, Opened
 from dualteacher.prediction.record import Record, stamp
-from dualteacher.prediction.windows import Band, Sweep, to_bytes
-from dualteacher.training.interrupt import Request
+from dualteacher.system import console, parallel
+from dualteacher.system.console import logger
+from dualteacher.system.errors import UserError
 
 WRITERS = 4  # threads
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # as true for the next image

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dualteacher import files
 from dualteacher.reporting import statistics
 from dualteacher.reporting.results import Results, Run
+from dualteacher.system import files
 
 HARDEST = 12  # images of a dataset and partition
 STATISTICS = ("n", "mean", "std", "low", "high")

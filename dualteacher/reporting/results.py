@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dualteacher import paths, sealed
 from dualteacher.data.pack import ClassInfo
-from dualteacher.errors import UserError
 from dualteacher.settings import Settings
+from dualteacher.system import paths, sealed
+from dualteacher.system.errors import UserError
 
 HISTORY = [
     "epoch",

@@ -19,7 +19,7 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
-from dualteacher import seeds
+from dualteacher.core import seeds
 
 LEVEL = 0.95
 FEWEST = 3  # seeds

@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from dualteacher import files
 from dualteacher.reporting import statistics
 from dualteacher.reporting.results import Results, Run, spoken
+from dualteacher.system import files
 
 KEYS = ["dataset", "partition", "method"]
 SCORES = ["miou", "best_miou", "pixel_accuracy", "mean_accuracy"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from dualteacher import paths
-from dualteacher.data import fetch, sources
+from dualteacher.data import sources
+from dualteacher.data.fetch import download
 from dualteacher.settings import Settings
+from dualteacher.system import paths
 
 logger = logging.getLogger(__name__)
 
@@ -14,10 +15,10 @@ logger = logging.getLogger(__name__)
 def run(settings: Settings, dataset: str) -> None:
     """Works offline once the archives are there: they are then only hashed."""
     place = paths.Dataset(dataset)
-    fetch.borrow(place.raw)
+    download.borrow(place.raw)
     archives = sources.choose(settings.datasets[dataset]).archives()
     fetched = [archive.fetch(place.raw) for archive in archives]
-    fetch.write_manifest(place.manifest, archives, fetched)
+    download.write_manifest(place.manifest, archives, fetched)
     for path in fetched:
         if path.is_dir():
             logger.info("%s: a folder of yours, used as it is", path)

@@ -11,20 +11,21 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from dualteacher import distributed, files, paths, sealed
-from dualteacher.console import logger
 from dualteacher.data.pack import ClassInfo, Pack
-from dualteacher.errors import UserError
-from dualteacher.evaluation import gallery, model_card
-from dualteacher.evaluation.inference import Predictor, to_tensor
+from dualteacher.evaluation import card, gallery
 from dualteacher.evaluation.scoring import PerImage, score
+from dualteacher.inference.predictor import Predictor, to_tensor
+from dualteacher.machine import distributed
+from dualteacher.machine.device import setup
 from dualteacher.models import saved
 from dualteacher.settings import Settings
-from dualteacher.training.device import setup
+from dualteacher.system import files, paths, sealed
+from dualteacher.system.console import logger
+from dualteacher.system.errors import UserError
 
 
 def run(settings: Settings, dataset: str, partition: str, method: str, seed: int) -> None:
-    """Write metrics.json, its tables, the gallery and model_card.md.
+    """Write metrics.json, its tables, the gallery and card.md.
 
     The last epoch counts, or the one that did best on the labelled images held out for that.
     """
@@ -64,8 +65,8 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
         "parameters": description["parameters"],
     }  # fmt: skip
     sealed.write_json(where.metrics, metrics)
-    card = model_card.render(where.student, model, description, metrics, per_class, settings.evaluate)
-    files.write_text(where.model_card, card)
+    text = card.render(where.student, model, description, metrics, per_class, settings.evaluate)
+    files.write_text(where.model_card, text)
     logger.info("%s: mIoU %.4f, pixel accuracy %.4f", where.student, scores["miou"], scores["pixel_accuracy"])
 
 

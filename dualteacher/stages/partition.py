@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dualteacher import files, paths, sealed
 from dualteacher.data import lists
 from dualteacher.data import partition as rules
 from dualteacher.data.pack import IGNORE, Pack
-from dualteacher.errors import UserError
 from dualteacher.settings import Settings
+from dualteacher.system import files, paths, sealed
+from dualteacher.system.errors import UserError
 
 logger = logging.getLogger(__name__)
 

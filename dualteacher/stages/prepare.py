@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dualteacher import files, paths, sealed
-from dualteacher.data import check, contact_sheet, fetch, sources
+from dualteacher.data import check, contact_sheet, sources
+from dualteacher.data.fetch import download
 from dualteacher.data.pack import Pack, PackWriter, class_table
-from dualteacher.errors import UserError
 from dualteacher.settings import Settings
+from dualteacher.system import files, paths, sealed
+from dualteacher.system.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +25,8 @@ def run(settings: Settings, dataset: str) -> None:
     """Nothing is written unless every image and mask passes the checks or, with `on_error: skip`, is left out."""
     place, wanted = paths.Dataset(dataset), settings.datasets[dataset]
     source = sources.choose(wanted)
-    fetch.borrow(place.raw)
-    content = source.open(fetch.read_manifest(place.manifest, source.archives()))
+    download.borrow(place.raw)
+    content = source.open(download.read_manifest(place.manifest, source.archives()))
     for split in sources.SPLITS:
         if not content.ids(split):
             raise UserError(f"{dataset}: no {split} images; see datasets.{dataset} in params.yaml")

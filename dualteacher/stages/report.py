@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dualteacher import console, files, paths
-from dualteacher.reporting import drawing, figures, insight, page, results, tables
+from dualteacher.reporting import figures, insight, results, tables
+from dualteacher.reporting.figures import drawing
+from dualteacher.reporting.page import build
 from dualteacher.settings import Settings
+from dualteacher.system import console, files, paths
 
 
 def run(settings: Settings) -> None:
@@ -25,7 +27,7 @@ def run(settings: Settings) -> None:
         old.unlink()
     for figure in console.progress(drawn.values(), "figures", unit="figure"):
         drawing.write(figure, folder)
-    path = page.write(loaded, table, seeds, drawn, Path("params.yaml").read_text(encoding="utf-8"))
+    path = build.write(loaded, table, seeds, drawn, Path("params.yaml").read_text(encoding="utf-8"))
     files.write_json(paths.SUMMARY, tables.summary(table))
     print(tables.plain(table))
     print(f"\nreport: {path}")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dualteacher import distributed, methods, paths
+from dualteacher import methods
+from dualteacher.machine import distributed
+from dualteacher.machine.device import setup
 from dualteacher.methods.base import Clock
 from dualteacher.models import saved
 from dualteacher.settings import Settings
-from dualteacher.training import cell, reliability, snapshots
-from dualteacher.training.device import setup
+from dualteacher.system import paths
+from dualteacher.training import calibration, snapshots
 from dualteacher.training.diagnostics import Row, blank, judge_teachers, probe_images, selector, validator
 from dualteacher.training.loop import Progress, steps_per_epoch
+from dualteacher.training.run import open_data, train_cell
 
 SECTIONS = ("model", "batch", "augment", "mixing", "loss", "optimizer", "train", "inference")
 
@@ -21,7 +24,7 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
     where = paths.Cell(dataset, partition, method, seed)
     world, device = distributed.start(setup(settings.runtime))
     start = where.warmup.student
-    data = cell.open_data(where)
+    data = open_data(where)
     student, _ = saved.load(start, drop_path=settings.model.drop_path)
     student.to(device)
     if settings.model.sync_norm:
@@ -38,19 +41,19 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
             row |= validate() | select() | photograph()
         return row | judge_teachers(student, chosen, clock, data.train, probe, settings, device)
 
-    def calibration(progress: Progress) -> pd.DataFrame:
+    def calibrate(progress: Progress) -> pd.DataFrame:
         """Of the last labels that the student learnt; without any, of those that it would give."""
         last = max(progress.step - 1, 0)
         clock = Clock(last, *divmod(last, steps_per_epoch(len(data.labelled), settings.batch.labelled)))
         labeller = chosen.labeller(student, clock) or student
-        return reliability.measure(labeller, data.train, probe, settings.inference, device)
+        return calibration.measure(labeller, data.train, probe, settings.inference, device)
 
     def pictures(progress: Progress) -> pd.DataFrame:
         return snapshots.table(progress.history, [data.val.ids[i] for i in snapshots.chosen(data.val)])
 
-    cell.train(
+    train_cell(
         where, settings, data, student, chosen, device, world,
         length=settings.train, sections=SECTIONS, inputs=[start], observe=observe,
-        tables={where.calibration: calibration, where.snapshots: pictures},
+        tables={where.calibration: calibrate, where.snapshots: pictures},
     )  # fmt: skip
     distributed.stop()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dualteacher import distributed, paths
+from dualteacher.machine import distributed
+from dualteacher.machine.device import setup
 from dualteacher.methods.base import Clock, Method
 from dualteacher.models import segmenter
 from dualteacher.settings import Settings
-from dualteacher.training import cell
-from dualteacher.training.device import setup
+from dualteacher.system import paths
 from dualteacher.training.diagnostics import Row, blank, validator
+from dualteacher.training.run import open_data, train_cell
 
 SECTIONS = ("model", "batch", "augment", "loss", "optimizer", "warmup", "inference")
 
@@ -18,7 +19,7 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     where = paths.Cell(dataset, partition, "warmup", seed)
     world, device = distributed.start(setup(settings.runtime))
     start = paths.backbone_weights(settings.model.backbone)
-    data = cell.open_data(where)
+    data = open_data(where)
     student = segmenter.build(
         settings.model, len(data.val.classes), start, drop_path=settings.model.drop_path, seed=seed
     ).to(device)
@@ -30,7 +31,7 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     def observe(clock: Clock, last: bool) -> Row:
         return blank() | (validate() if last else {})
 
-    cell.train(
+    train_cell(
         where, settings, data, student, method, device, world,
         length=settings.warmup, sections=SECTIONS, inputs=[start], observe=observe,
     )  # fmt: skip

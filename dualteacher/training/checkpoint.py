@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 
 import torch
 
-from dualteacher import files, paths
-from dualteacher.console import logger
-from dualteacher.distributed import World
+from dualteacher.machine.distributed import World
+from dualteacher.system import files, paths
+from dualteacher.system.console import logger
 
 KEPT = 2  # the newest may be damaged by whatever ended the run
 DIGEST = 32  # bytes behind a checkpoint: the sha256 of all before them, since torch.load would believe a flipped bit

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dualteacher import files, paths
-from dualteacher.errors import UserError
 from dualteacher.methods.base import Method
 from dualteacher.models import saved
 from dualteacher.models.segmenter import Segmenter
+from dualteacher.system import files, paths
+from dualteacher.system.errors import UserError
 
 
 def members(method: Method) -> list[Segmenter]:

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualteacher import ema, seeds
+from dualteacher.core import ema, seeds
+from dualteacher.core.losses import IGNORE
 from dualteacher.data.pack import Pack
-from dualteacher.distributed import World
-from dualteacher.evaluation.inference import Predictor, same_size_runs, to_tensor
 from dualteacher.evaluation.scoring import score
-from dualteacher.losses import IGNORE
+from dualteacher.inference.predictor import Predictor, same_size_runs, to_tensor
+from dualteacher.machine.distributed import World
 from dualteacher.methods.base import Clock, Method
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings

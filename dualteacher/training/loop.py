@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualteacher import distributed, schedule, seeds
-from dualteacher.console import logger
+from dualteacher.core import schedule, seeds
 from dualteacher.data import loader
 from dualteacher.data.loader import Augmented, Stream, Take
-from dualteacher.distributed import World
-from dualteacher.errors import Interrupted, UserError
+from dualteacher.machine import distributed, interrupt
+from dualteacher.machine.distributed import World
 from dualteacher.methods.base import Clock, Method, Piece
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Optimizer, Settings
-from dualteacher.training import alarms, interrupt
+from dualteacher.system.console import logger
+from dualteacher.system.errors import Interrupted, UserError
+from dualteacher.training import alarms
 from dualteacher.training.checkpoint import Store
 from dualteacher.training.watch import Watch
 

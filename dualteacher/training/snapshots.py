@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dualteacher.data.images import thin
+from dualteacher.data.formats.images import thin
 from dualteacher.data.pack import Pack
-from dualteacher.evaluation.inference import Predictor, to_tensor
+from dualteacher.inference.predictor import Predictor, to_tensor
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Inference
 

@@ -19,10 +19,10 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dualteacher import console, heartbeat
-from dualteacher.console import logger
+from dualteacher.machine.device import peak_memory
+from dualteacher.system import console, heartbeat
+from dualteacher.system.console import logger
 from dualteacher.training.alarms import Alarm
-from dualteacher.training.device import peak_memory
 
 EVERY = 10.0  # seconds between two lines
 LIVE = Path("dvclive")

@@ -13,7 +13,7 @@ import torch
 
 from dualteacher import cli
 from dualteacher.benchmark import cases, measure, profile, report, throughput
-from dualteacher.errors import UserError
+from dualteacher.system.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TINY = cases.Case("mobilenetv2_100", 5, 32, 2, 2)

@@ -17,10 +17,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dualteacher import cli
-from dualteacher.errors import UserError
-from dualteacher.evaluation.inference import Predictor, to_tensor
+from dualteacher.inference.predictor import Predictor, to_tensor
 from dualteacher.models import saved
 from dualteacher.settings import Inference
+from dualteacher.system.errors import UserError
 
 from .conftest import COLORS, counted, picture, pixels, predict, read
 

@@ -12,8 +12,8 @@ import tifffile
 import torch
 from PIL import Image
 
-from dualteacher.data.images import Unreadable, read_image
-from dualteacher.evaluation.inference import Predictor, to_tensor
+from dualteacher.data.formats.images import Unreadable, read_image
+from dualteacher.inference.predictor import Predictor, to_tensor
 from dualteacher.models import saved
 from dualteacher.prediction import tiff
 from dualteacher.settings import Inference
@@ -199,10 +199,10 @@ from pathlib import Path
 from types import SimpleNamespace
 import torch
 from torch import nn
-from dualteacher.evaluation.inference import Predictor
+from dualteacher.inference.predictor import Predictor
 from dualteacher.prediction import tiff
 from dualteacher.prediction.outputs import Files, Look
-from dualteacher.prediction.windows import Sweep
+from dualteacher.inference.windows import Sweep
 from dualteacher.settings import Inference
 import numpy as np
 

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from dualteacher import cli, files
-from dualteacher.errors import Interrupted, UserError
+from dualteacher import cli
+from dualteacher.system import files
+from dualteacher.system.errors import Interrupted, UserError
 
 from .conftest import counted, picture, predict, save_network
 

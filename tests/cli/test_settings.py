@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from dualteacher import settings
-from dualteacher.errors import UserError
+from dualteacher.system.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 RAW = yaml.safe_load((ROOT / "presets" / "bluemarble.yaml").read_text())

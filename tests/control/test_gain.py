@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 
-from dualteacher import paths
 from dualteacher import settings as settings_module
-from dualteacher.errors import UserError
 from dualteacher.stages import download, evaluate, partition, prepare, train, warmup, weights
+from dualteacher.system import paths
+from dualteacher.system.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CELL = ("textures", "dozen")

@@ -20,8 +20,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from dualteacher import code_deps, paths, settings
+from dualteacher import settings
 from dualteacher.data import partition
+from dualteacher.system import paths
+from dualteacher.workflow import code_deps
 from dualteacher.data.pack import Pack
 from dualteacher.models import weights
 from dualteacher.stages import evaluate, train, warmup
@@ -55,7 +57,7 @@ def blocks() -> dict[str, str]:
 
 def test_the_line_is_one_line_and_its_neighbour_is_there() -> None:
     assert blocks()["line"].count("\n") == 1
-    assert LINE in (ROOT / "dualteacher" / "settings.py").read_text(encoding="utf-8")
+    assert LINE in (ROOT / "dualteacher" / "settings" / "methods.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -69,7 +71,7 @@ def test_the_page_s_method_trains(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, tmp_path / name)
     made = blocks()
     (tmp_path / "dualteacher" / "methods" / "self_training.py").write_text(made["file"], encoding="utf-8")
-    settings = tmp_path / "dualteacher" / "settings.py"
+    settings = tmp_path / "dualteacher" / "settings" / "methods.py"
     settings.write_text(settings.read_text(encoding="utf-8").replace(LINE, LINE + made["line"]), encoding="utf-8")
     (tmp_path / "run.py").write_text(SCRIPT, encoding="utf-8")
     environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dualteacher.stages import status
+from dualteacher.commands import status
 from dualteacher.training import alarms, watch
 from dualteacher.training.alarms import Run, check
 
@@ -126,7 +126,7 @@ def test_the_log_has_each_alarm_once_even_after_an_interruption(caplog: pytest.L
 
 
 def test_status_names_the_alarms_of_a_done_cell(tmp_path, monkeypatch) -> None:
-    from dualteacher import paths
+    from dualteacher.system import paths
 
     monkeypatch.chdir(tmp_path)
     cell = paths.Cell("toy", "some", "fixmatch", 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dualteacher import ema, losses, mixing, schedule
+from dualteacher.core import ema, losses, mixing, schedule
 from dualteacher.evaluation.confusion import ConfusionMatrix
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "losses.npz")

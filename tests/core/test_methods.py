@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from dualteacher import ema, losses, methods, seeds
+from dualteacher import methods
+from dualteacher.core import ema, losses, seeds
 from dualteacher.data.loader import Batch, finish
 from dualteacher.methods.base import Clock
 from dualteacher.models import segmenter

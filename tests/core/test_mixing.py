@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as tv
 
-from dualteacher import mixing, views
+from dualteacher.core import mixing, views
 from dualteacher.settings import Jitter
 
 from .conftest import toy_settings

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dualteacher import losses, methods
+from dualteacher import methods
+from dualteacher.core import losses
 from dualteacher.data.loader import finish
 from dualteacher.methods.base import Clock
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dualteacher import losses, methods, mixing
+from dualteacher import methods
+from dualteacher.core import losses, mixing
 from dualteacher.data.loader import Batch, finish
 from dualteacher.methods.base import Clock
 
@@ -54,7 +55,7 @@ def test_labelling_leaves_the_student_in_train_mode_and_its_buffers_alone(name):
     settings = toy_settings()
     student, _ = build(name, settings)
     buffers = {key: value.clone() for key, value in student.state_dict().items() if "running" in key}
-    from dualteacher.methods.labelling import self_label
+    from dualteacher.methods.pseudo_labels import self_label
 
     self_label(student, finish(batch_of(settings)))
     assert student.training

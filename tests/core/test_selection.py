@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from dualteacher import paths
 from dualteacher.data import partition
 from dualteacher.data.pack import Pack
 from dualteacher.evaluation.confusion import ConfusionMatrix
@@ -21,7 +20,8 @@ from dualteacher.evaluation.scoring import PerImage, image_scores
 from dualteacher.models import saved, weights
 from dualteacher.settings import Settings
 from dualteacher.stages import evaluate, train, warmup
-from dualteacher.training import cell, loop, reliability, snapshots
+from dualteacher.system import paths
+from dualteacher.training import calibration, loop, run, snapshots
 
 from .conftest import toy_settings, write_pack
 
@@ -76,7 +76,7 @@ def test_the_weights_are_those_of_the_best_epoch_on_the_held_out_images(project,
 
 @pytest.mark.slow
 def test_held_out_images_are_scored_and_never_trained_on(project, monkeypatch):
-    data = cell.open_data(paths.Cell("toy", "some", "fixmatch", 0))
+    data = run.open_data(paths.Cell("toy", "some", "fixmatch", 0))
     held_out = set(data.held_out)
     assert len(held_out) == 3 and not held_out & {*data.labelled, *data.unlabelled}
     taken: set[int] = set()
@@ -152,7 +152,7 @@ def test_without_held_out_images_the_last_epoch_counts(tmp_path, monkeypatch):
     assert history["probe_accuracy_all"].notna().all() and (history["probe_coverage"] == 1).all()
     assert json.loads(where.alarms.read_text())["alarms"] is not None
     bins = pd.read_parquet(where.calibration)
-    assert len(bins) == reliability.BINS and bins["pixels"].sum() > 0
+    assert len(bins) == calibration.BINS and bins["pixels"].sum() > 0
     assert (bins["right"] <= bins["pixels"]).all()
     shots = pd.read_parquet(where.snapshots)
     validations = history["val_miou"].notna().sum()
@@ -190,7 +190,7 @@ def test_blocks_leave_as_a_whole() -> None:
 
 
 def test_somebody_stays() -> None:
-    from dualteacher.errors import UserError
+    from dualteacher.system.errors import UserError
 
     of = images()
     assert len(partition.hold_out(of, list(of.ids[:2]), 0, 0.99)) == 1
@@ -270,7 +270,7 @@ def test_how_much_of_the_others_one_class_takes(counts, share) -> None:
 
 
 def test_reliability_of_known_labels() -> None:
-    bins = reliability.Bins(torch.device("cpu"))
+    bins = calibration.Bins(torch.device("cpu"))
     label = torch.tensor([0, 1, 1, 2, 2])
     truth = torch.tensor([0, 0, 1, 255, 2])
     bins.add(label, torch.tensor([0.96, 0.97, 0.95, 0.99, 1.0]), truth)
@@ -289,7 +289,7 @@ def test_a_network_in_training_is_judged_in_evaluation_and_goes_on_training(proj
     tables = []
     for mode in (True, False):
         model.train(mode)
-        tables.append(reliability.measure(model, pack, [0, 1, 2], settings.inference, torch.device("cpu")))
+        tables.append(calibration.measure(model, pack, [0, 1, 2], settings.inference, torch.device("cpu")))
         assert model.training is mode
     pd.testing.assert_frame_equal(*tables)
 

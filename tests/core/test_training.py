@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 import torch
 
-from dualteacher import paths
 from dualteacher.data import partition
 from dualteacher.data.pack import Pack
-from dualteacher.errors import Interrupted, UserError
 from dualteacher.models import saved
 from dualteacher.settings import Settings
 from dualteacher.stages import evaluate, train, warmup
+from dualteacher.system import paths
+from dualteacher.system.errors import Interrupted, UserError
 from dualteacher.training import loop
 from dualteacher.training.checkpoint import Store
 

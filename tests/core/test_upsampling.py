@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from dualteacher import kernels, stripes, upsampling
+from dualteacher.core import upsampling
+from dualteacher.core.upsampling import cpu, stripes
 
 SHAPES = [  # B, C, h, w, H, W
     (2, 5, 8, 8, 32, 32),
@@ -188,7 +189,7 @@ def test_code_that_cannot_be_kept_is_compiled_anew(error, monkeypatch):
 
     monkeypatch.setattr("numba.core.caching.Cache.load_overload", fail)
     monkeypatch.setattr("numba.core.caching.Cache.save_overload", fail)
-    twice = kernels.compiled(lambda x: 2 * x)
+    twice = cpu.compiled(lambda x: 2 * x)
     assert twice(4) == 8
 
 

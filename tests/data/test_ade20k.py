@@ -13,14 +13,15 @@ import yaml
 from made_up import ade20k_members, as_folder, as_zip, known_lists, png, published, small_ade20k, stripes
 from web import Site, serving
 
-from dualteacher import files, paths, settings
+from dualteacher import settings
 from dualteacher.data import lists, partition
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources import ade20k
 from dualteacher.data.sources import published as common
-from dualteacher.errors import UserError
 from dualteacher.stages import download, prepare
 from dualteacher.stages import partition as partition_stage
+from dualteacher.system import files, paths
+from dualteacher.system.errors import UserError
 
 PLACE = paths.Dataset("ade20k")
 TINY = Path(__file__).parents[2] / "presets" / "tiny.yaml"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from made_up import as_folder, as_tar, as_zip
 
-from dualteacher.data import archives
-from dualteacher.errors import UserError
+from dualteacher.data.fetch import archives
+from dualteacher.system.errors import UserError
 
 MEMBERS = {"a/one.txt": b"one" * 1000, "a/b/two.txt": b"", "three.txt": bytes(range(256))}
 EVIL = ["/etc/absolute.txt", "../above.txt", "a/../../above.txt", "C:/drive.txt", "a\\..\\b.txt", "line\nbreak.txt"]

@@ -12,11 +12,12 @@ import pytest
 import yaml
 from made_up import jpeg, known_lists, png
 
-from dualteacher import cli, paths
+from dualteacher import cli
+from dualteacher.commands import audit
 from dualteacher.data import partition
 from dualteacher.data.pack import ClassInfo, PackWriter, Sample
 from dualteacher.data.sources import published
-from dualteacher.stages import audit
+from dualteacher.system import paths
 
 PLACE = paths.Dataset("ade20k")
 TINY = Path(__file__).parents[2] / "presets" / "tiny.yaml"

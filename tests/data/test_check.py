@@ -14,12 +14,13 @@ from pictures import described, encoded, fill, mask, photo, put
 from PIL import Image
 from typer.testing import CliRunner
 
-from dualteacher import cli, files, paths, settings
-from dualteacher.data import augment, check, parallel
+from dualteacher import cli, settings
+from dualteacher.data import augment, check
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources.folder import Folder
-from dualteacher.errors import UserError
 from dualteacher.stages import download, prepare
+from dualteacher.system import files, parallel, paths
+from dualteacher.system.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 PLACE = paths.Dataset("mine")

@@ -11,12 +11,13 @@ import pytest
 import yaml
 from made_up import as_folder, as_zip, cityscapes_members, small_cityscapes, stripes
 
-from dualteacher import files, paths, settings
+from dualteacher import settings
 from dualteacher.data import lists
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources import cityscapes
-from dualteacher.errors import UserError
 from dualteacher.stages import download, prepare
+from dualteacher.system import files, paths
+from dualteacher.system.errors import UserError
 
 PLACE = paths.Dataset("cityscapes")
 TINY = Path(__file__).parents[2] / "presets" / "tiny.yaml"

@@ -12,10 +12,12 @@ from pictures import described, encoded, fill, mask, photo, put
 from PIL import Image
 from pydantic import ValidationError
 
-from dualteacher.data import check, fetch, images, pack
+from dualteacher.data import check, pack
+from dualteacher.data.fetch import download
+from dualteacher.data.formats import images
 from dualteacher.data.sources import choose
 from dualteacher.data.sources.folder import Folder, Photos, arrange, scan
-from dualteacher.errors import UserError
+from dualteacher.system.errors import UserError
 
 
 def opened(folder: Path, **changes) -> Photos:
@@ -282,13 +284,13 @@ def test_the_manifest_changes_with_any_file(tmp_path: Path) -> None:
 
     def manifest() -> str:
         archives = source.archives()
-        fetch.write_manifest(raw / "manifest.json", archives, [archive.fetch(raw) for archive in archives])
+        download.write_manifest(raw / "manifest.json", archives, [archive.fetch(raw) for archive in archives])
         return (raw / "manifest.json").read_text()
 
     first = manifest()
     assert manifest() == first
     assert json.loads(first)["archives"][0]["folder"] == str(folder)
-    content = source.open(fetch.read_manifest(raw / "manifest.json", source.archives()))
+    content = source.open(download.read_manifest(raw / "manifest.json", source.archives()))
     assert content.ids("train") == opened(folder).ids("train"), "read from the list, not from the folder"
     put(folder / "images/photo00.png", photo(77))
     checked = next(content.load(item) for s in ("train", "val") for item in content.items(s) if "00" in item.image)

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from web import Site, serving
 
-from dualteacher.data import http
-from dualteacher.data.http import Download
-from dualteacher.errors import UserError
+from dualteacher.data.fetch import http
+from dualteacher.data.fetch.http import Download
+from dualteacher.system.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 
@@ -205,8 +205,8 @@ def test_a_full_disk_is_one_line_before_and_while_writing(
 PROGRAM = """
 import sys
 from pathlib import Path
-from dualteacher import console
-from dualteacher.data import http
+from dualteacher.system import console
+from dualteacher.data.fetch import http
 http.CHUNK = 1000
 console.start()
 http.Download("data.zip", (sys.argv[1],), sys.argv[2]).fetch(Path(sys.argv[3]))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pictures import encoded, mask, photo, png16
 from PIL import Image, ImageOps
 
-from dualteacher.data import images, pack
+from dualteacher.data import pack
+from dualteacher.data.formats import images
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])

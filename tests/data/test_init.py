@@ -13,9 +13,10 @@ from pictures import encoded, fill, mask, photo, put
 from PIL import Image
 from typer.testing import CliRunner
 
-from dualteacher import cli, engines, settings
+from dualteacher import cli, settings
 from dualteacher.data.sources.folder import Folder
-from dualteacher.errors import UserError
+from dualteacher.system.errors import UserError
+from dualteacher.workflow import engines
 
 ROOT = Path(__file__).parents[2]
 

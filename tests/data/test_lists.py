@@ -13,7 +13,7 @@ from web import Site, serving
 from dualteacher import settings
 from dualteacher.data import lists
 from dualteacher.data.sources import published
-from dualteacher.errors import UserError
+from dualteacher.system.errors import UserError
 
 A, B, C = "ADE_train_00000001", "ADE_train_00000002", "ADE_train_00000003"
 

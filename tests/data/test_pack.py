@@ -21,10 +21,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dualteacher import files
 from dualteacher.data import pack as pack_module
 from dualteacher.data.pack import SCHEMA, ClassInfo, Pack, PackWriter, Sample
-from dualteacher.errors import UserError
+from dualteacher.system import files
+from dualteacher.system.errors import UserError
 
 CLASSES = [ClassInfo("water", (0, 0, 255)), ClassInfo("land", (0, 255, 0))]
 

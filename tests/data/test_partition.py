@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dualteacher.data import partition
 from dualteacher.data.partition import Images, draw
-from dualteacher.errors import UserError
+from dualteacher.system.errors import UserError
 
 quick = hypothesis_settings(max_examples=60, deadline=None)
 seeds = st.integers(0, 5)

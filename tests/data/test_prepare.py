@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 from test_pack import png
 
-from dualteacher import files, paths, settings
+from dualteacher import settings
 from dualteacher.data import partition, sources
 from dualteacher.data.pack import ClassInfo, Pack, Sample
 from dualteacher.data.sources import Split
-from dualteacher.errors import UserError
 from dualteacher.stages import download, prepare
 from dualteacher.stages import partition as partition_stage
+from dualteacher.system import files, paths
+from dualteacher.system.errors import UserError
 
 PLACE = paths.Dataset("bluemarble")
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 
-from dualteacher import presets, settings
+from dualteacher import settings
+from dualteacher.commands import estimate
 from dualteacher.data import lists
-from dualteacher.errors import UserError
-from dualteacher.stages import estimate
+from dualteacher.system.errors import UserError
+from dualteacher.workflow import presets
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualteacher import seeds
+from dualteacher.core import seeds
 from dualteacher.data import augment, loader, pack
 from dualteacher.data.pack import ClassInfo, Pack, PackWriter, Sample
 from dualteacher.settings import Augment

@@ -8,7 +8,7 @@ import pytest
 from dualteacher import settings
 from dualteacher.data.sources import choose
 from dualteacher.data.sources.textures import TABLE, Photograph
-from dualteacher.errors import UserError
+from dualteacher.system.errors import UserError
 
 WANTED = settings.Textures(source="textures", size=48, train=6, validation=4, regions=4, variation=1.0)
 

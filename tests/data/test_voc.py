@@ -25,14 +25,15 @@ from made_up import (
 )  # fmt: skip
 from web import Site, serving
 
-from dualteacher import paths, settings
+from dualteacher import settings
 from dualteacher.data import lists, partition
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources import published as common
 from dualteacher.data.sources import voc
-from dualteacher.errors import UserError
 from dualteacher.stages import download, prepare
 from dualteacher.stages import partition as partition_stage
+from dualteacher.system import paths
+from dualteacher.system.errors import UserError
 
 PLACE = paths.Dataset("voc")
 TINY = Path(__file__).parents[2] / "presets" / "tiny.yaml"

@@ -10,8 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from dualteacher import cli, console
+from dualteacher import cli
 from dualteacher.stages import evaluate, train, warmup
+from dualteacher.system import console
 from dualteacher.training import loop
 from tests.core.conftest import group_norms, toy_settings
 

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dualteacher import paths
 from dualteacher.data import partition
 from dualteacher.data.pack import Pack
 from dualteacher.models import weights
+from dualteacher.system import paths
 from tests.core.conftest import toy_settings, write_pack
 
 pytestmark = pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Holds dualteacher.reference.formats against the files of a run."""
+"""Holds dualteacher.workflow.reference.formats against the files of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import safe_open
 
-from dualteacher.reference.formats import FORMATS, Columns, Format
+from dualteacher.workflow.reference.formats import FORMATS, Columns, Format
 
 TEXT = {"string", "large_string"}
 JSON = {

@@ -37,7 +37,7 @@ def test_the_example_is_prepared_and_checked(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "dualteacher", tmp_path / "dualteacher", ignore=shutil.ignore_patterns("__pycache__"))
     place = tmp_path / "dualteacher" / "data" / "sources"
     (place / "shapes.py").write_text(source)
-    settings = tmp_path / "dualteacher" / "settings.py"
+    settings = tmp_path / "dualteacher" / "settings" / "datasets.py"
     edit(settings, "\nSOURCES", f"\n{section}\n\nSOURCES")
     edit(settings, '    "textures": Textures,\n', '    "textures": Textures,\n    "shapes": Shapes,\n')
     edit(settings, "AnyDataset = Annotated[BlueMarble |", "AnyDataset = Annotated[Shapes | BlueMarble |")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dualteacher.reference.cli import commands as program
+from dualteacher.workflow.reference.cli import commands as program
 from tests.docs import pages
 from tests.docs.pages import ROOT, Command
 

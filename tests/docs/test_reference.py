@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dualteacher.reference import params
-from dualteacher.reference.__main__ import FOLDER, PAGES
+from dualteacher.workflow.reference import params
+from dualteacher.workflow.reference.__main__ import FOLDER, PAGES
 from tests.docs.pages import ROOT
 
 

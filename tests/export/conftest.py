@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dualteacher import paths
 from dualteacher.data import partition
 from dualteacher.data.pack import Pack
 from dualteacher.models import weights
 from dualteacher.stages import evaluate, train, warmup
+from dualteacher.system import paths
 from tests.core.conftest import toy_settings
 from tests.export.scenes import write_scenes
 

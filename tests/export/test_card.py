@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dualteacher.evaluation import model_card
+from dualteacher.evaluation.card import render
 from dualteacher.models import saved, tensors
 from dualteacher.settings import Evaluate
 from tests.export.conftest import BACKBONE, CELL
@@ -27,7 +27,7 @@ def facts(trained):
 def test_evaluate_writes_the_card_from_the_weights_and_the_scores(facts):
     weights, _, description, metrics, per_class, _ = facts
     card = CELL.model_card.read_text()
-    assert card == model_card.render(*facts)
+    assert card == render(*facts)
     assert card.startswith("# supervised on toy, partition some, seed 0\n")
     assert f"| mIoU | {100 * metrics['miou']:.1f} |" in card
     assert "On the 4 validation images, after the last step (one scale, no flip)." in card
@@ -61,7 +61,7 @@ def test_weak_and_absent_classes_are_named(facts):
     per_class = facts[4].copy()
     per_class.loc[1, "iou"] = 0.01
     per_class.loc[2, ["iou", "accuracy", "target_pixels"]] = [0.0, float("nan"), 0]  # predicted, but nowhere
-    card = model_card.render(*facts[:4], per_class, Evaluate(scales=[0.75, 1.0], flip=True, gallery=1))
+    card = render(*facts[:4], per_class, Evaluate(scales=[0.75, 1.0], flip=True, gallery=1))
     assert "- Classes with an IoU below 5.0 %: disc." in card
     assert "- Classes that no validation image shows: bar." in card
     assert "| 2 | bar | `#1e1ec8` | 0.0 | – | 0.0 |" in card
@@ -71,7 +71,7 @@ def test_weak_and_absent_classes_are_named(facts):
 def test_weights_of_an_older_version_get_a_card_too(facts):
     description = {key: value for key, value in facts[2].items()
                    if key not in ("normalisation", "labelled", "unlabelled", "train_sha256")}  # fmt: skip
-    card = model_card.render(*facts[:2], description, *facts[3:])
+    card = render(*facts[:2], description, *facts[3:])
     assert "| trained on | crops of 48 pixels |" in card and "None" not in card.split("<details>")[0]
 
 

@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from dualteacher import cli, paths
+from dualteacher import cli
+from dualteacher.commands import export
 from dualteacher.data.pack import Pack
 from dualteacher.export import network, onnx_file, parity
 from dualteacher.models import saved
-from dualteacher.stages import export
+from dualteacher.system import paths
 from tests.export.conftest import CELL
 
 pytestmark = pytest.mark.slow

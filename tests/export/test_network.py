@@ -10,14 +10,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from dualteacher.commands import export
 from dualteacher.data.pack import Pack
-from dualteacher.errors import UserError
-from dualteacher.evaluation.inference import Predictor
 from dualteacher.export import network, onnx_file, parity
 from dualteacher.export.parity import Parity
+from dualteacher.inference.predictor import Predictor
 from dualteacher.models.segmenter import build
 from dualteacher.settings import Inference
-from dualteacher.stages import export
+from dualteacher.system.errors import UserError
 from tests.core.conftest import write_pack
 from tests.models.conftest import model, randomised
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from dualteacher.errors import UserError
 from dualteacher.models.heads import DeepLabV3PlusHead, SegFormerHead
+from dualteacher.system.errors import UserError
 
 CHANNELS = (8, 12, 20, 32)
 SIDES = ((24, 17), (12, 9), (6, 5), (3, 3))

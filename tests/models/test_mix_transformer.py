@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dualteacher.errors import UserError
 from dualteacher.models import backbones, conversion
 from dualteacher.models.mix_transformer import VARIANTS, MixTransformer
+from dualteacher.system.errors import UserError
 
 from . import checkpoints
 

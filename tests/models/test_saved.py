@@ -10,9 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from dualteacher.errors import UserError
 from dualteacher.models import saved
 from dualteacher.models.segmenter import build
+from dualteacher.system.errors import UserError
 
 from .conftest import model, randomised
 

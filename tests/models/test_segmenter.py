@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dualteacher.errors import UserError
 from dualteacher.models.segmenter import build
+from dualteacher.system.errors import UserError
 
 from .conftest import model
 

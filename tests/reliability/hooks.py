@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dualteacher import files
 from dualteacher.data import loader
-from dualteacher.evaluation.inference import Predictor
+from dualteacher.inference.predictor import Predictor
+from dualteacher.system import files
 from dualteacher.training import loop
 
 _where, _predictions = "", 0

@@ -16,11 +16,12 @@ import traceback
 
 import torch
 
-from dualteacher import cli, stages
+from dualteacher import cli, commands, stages
 from tests.reliability import hooks
 
-for module in pkgutil.iter_modules(stages.__path__):
-    importlib.import_module(f"dualteacher.stages.{module.name}")
+for package in (commands, stages):
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
 torch.set_num_threads(1)  # and nothing is computed here: a child of a process with a thread pool may hang
 
 

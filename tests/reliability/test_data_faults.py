@@ -17,7 +17,7 @@ import safetensors.torch
 from dualteacher.data import pack as pack_module
 from dualteacher.data import partition
 from dualteacher.data.pack import Pack
-from dualteacher.errors import UserError
+from dualteacher.system.errors import UserError
 from dualteacher.training.checkpoint import Store
 
 from ..core.conftest import png, write_pack

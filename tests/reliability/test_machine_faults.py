@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dualteacher import engines, files
+from dualteacher.system import files
+from dualteacher.workflow import engines
 from tests.workflow.conftest import Project
 
 from .conftest import BEFORE_TRAINING, STAGES, TRAINING, Spawner, content, copy, parameters, write_images

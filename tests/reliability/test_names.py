@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dualteacher import settings
-from dualteacher.errors import UserError
+from dualteacher.system.errors import UserError
 from tests.workflow.conftest import Project
 
 from .conftest import NAMES, content, parameters, write_parameters

@@ -15,10 +15,11 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from dualteacher import paths, settings
+from dualteacher import settings
 from dualteacher.data.pack import ClassInfo, PackWriter, Sample, class_table
 from dualteacher.evaluation import gallery
 from dualteacher.reporting import results
+from dualteacher.system import paths
 
 CLASSES = [
     ClassInfo("water", (52, 101, 164)),

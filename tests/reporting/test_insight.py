@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 from results_tree import make_tree, parameters
 
-from dualteacher import paths
-from dualteacher.errors import UserError
-from dualteacher.reporting import figures, insight, insight_figures, page, reading, results, tables
+from dualteacher.reporting import figures, insight, reading, results, tables
+from dualteacher.reporting.figures import insight as insight_figures
+from dualteacher.reporting.page import build
 from dualteacher.reporting.results import Results
+from dualteacher.system import paths
+from dualteacher.system.errors import UserError
 
 ALSO = {
     "bound": {"partition": ["full"], "method": ["supervised"]},
@@ -73,7 +75,7 @@ def test_expected_calibration_error_of_known_bins() -> None:
     assert insight.error(bins) == pytest.approx((10 + 15) / 400)
     assert np.isnan(insight.error(bins.assign(pixels=0)))
 
-
+    table = insight.calibration(loaded)
 def test_calibration_has_a_row_for_each_run(loaded: Results) -> None:
     table = insight.calibration(loaded)
     assert len(table) == len(loaded.runs)
@@ -119,7 +121,7 @@ def test_a_bound_stands_in_the_table_and_in_the_words_and_is_no_rival(loaded: Re
     seeds = tables.per_seed(loaded)
     rows = dict(zip(tables.HEADER, tables.for_people(tables.aggregate(seeds))[-1], strict=True))
     assert rows["method"] == "Supervised (bound)" and rows["labelled"] == "772" and rows["Δ mIoU"] == tables.NONE
-    found = page._findings(loaded, seeds)
+    found = build._findings(loaded, seeds)
     assert len(found["findings"]) == 2
     remarks = " ".join(found["shared_remarks"] + [text for one in found["findings"] for text in one["remarks"]])
     assert "Bound: Supervised on partition full (772 labelled images) reaches" in remarks

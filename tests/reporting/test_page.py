@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 from results_tree import CLASSES  # type: ignore[import-not-found]
 
-from dualteacher import paths, settings
+from dualteacher import settings
 from dualteacher.evaluation import gallery
-from dualteacher.reporting import page, page_gallery, page_runs, results
+from dualteacher.reporting import results
+from dualteacher.reporting.page import build, runs
+from dualteacher.reporting.page import gallery as page_gallery
+from dualteacher.system import paths
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ HEADINGS = {("bluemarble", "eighth"): ""}
 
 
 def test_a_sheet_has_a_runs_parameters_hashes_commands_and_the_end_of_its_log(loaded: results.Results) -> None:
-    sheets = {sheet.target: sheet for sheet in page_runs.sheets(loaded)}
+    sheets = {sheet.target: sheet for sheet in runs.sheets(loaded)}
     assert len(sheets) == len(loaded.runs) == 6
     sheet = sheets["run-bluemarble-eighth-dual_teacher-1"]
     assert "period: 1" in sheet.parameters and "learning_rate: 0.0002" in sheet.parameters
@@ -35,7 +38,7 @@ def test_a_sheet_has_a_runs_parameters_hashes_commands_and_the_end_of_its_log(lo
     assert sheet.commands[0].endswith("train --dataset bluemarble --partition eighth --method dual_teacher --seed 1")
     (path, text), (_, absent) = sheet.logs
     assert path == "logs/train/bluemarble-eighth-dual_teacher-1.log" and absent == ""
-    assert text.splitlines()[-1].endswith("step 40/40 <b>") and len(text.splitlines()) == page_runs.TAIL
+    assert text.splitlines()[-1].endswith("step 40/40 <b>") and len(text.splitlines()) == runs.TAIL
     assert sheet.changed == []
 
 
@@ -44,7 +47,7 @@ def test_a_sheet_says_where_params_yaml_is_no_longer_what_the_run_had(loaded: re
     method = loaded.settings.methods.dual_teacher.model_copy(update={"ema_decay": 0.5})  # type: ignore[union-attr]
     methods = loaded.settings.methods.model_copy(update={"dual_teacher": method})
     later = replace(loaded, settings=loaded.settings.model_copy(update={"train": steps, "methods": methods}))
-    changed = {sheet.target: sheet.changed for sheet in page_runs.sheets(later)}
+    changed = {sheet.target: sheet.changed for sheet in runs.sheets(later)}
     assert changed["run-bluemarble-eighth-supervised-0"] == ["train.steps: 300, now 777"]
     assert "method.ema_decay: 0.99, now 0.5" in changed["run-bluemarble-eighth-dual_teacher-0"]
 
@@ -53,8 +56,8 @@ def test_a_log_cannot_break_or_bloat_the_page(made: Path, tmp_path: Path) -> Non
     text = (made / "results/report/index.html").read_text(encoding="utf-8")
     assert "step 40/40 &lt;b&gt;" in text and "step 40/40 <b>" not in text
     (tmp_path / "log").write_bytes(b"\xff\x00" * 100_000 + b"10 %\r20 %\r")
-    assert len(page_runs.tail(tmp_path / "log")) <= page_runs.LONGEST
-    assert page_runs.tail(tmp_path / "log").endswith("10 %\n20 %")
+    assert len(runs.tail(tmp_path / "log")) <= runs.LONGEST
+    assert runs.tail(tmp_path / "log").endswith("10 %\n20 %")
 
 
 def test_galleries_give_way_to_the_pages_size_second_seeds_first(
@@ -106,5 +109,5 @@ def test_stored_masks_are_coloured_small_and_exact(tmp_path: Path) -> None:
 def test_sections_follow_the_figures(loaded: results.Results) -> None:
     from dualteacher.reporting import figures
 
-    assert {section.kind for section in page.SECTIONS} == set(figures.KINDS)
+    assert {section.kind for section in build.SECTIONS} == set(figures.KINDS)
     assert paths.Cell("d", "p", "m", 0).pictures.name == "gallery.parquet"

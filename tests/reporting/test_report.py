@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 from results_tree import make_tree, parameters  # type: ignore[import-not-found]
 
-from dualteacher import paths, settings
-from dualteacher.errors import UserError
+from dualteacher import settings
 from dualteacher.reporting import figures, results
 from dualteacher.stages import report
+from dualteacher.system import paths
+from dualteacher.system.errors import UserError
 
 OUTPUTS = ["results/summary.json", "results/report/index.html"]
 OUTPUTS += [f"results/report/{name}" for name in ("table.csv", "table.md", "table.tex", "table.parquet")]
@@ -114,7 +115,8 @@ def test_says_that_a_method_does_not_beat_the_baseline(made: Path) -> None:
 
 
 def test_what_holds_for_all_partitions_is_said_once(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dualteacher.reporting import page, tables
+    from dualteacher.reporting import tables
+    from dualteacher.reporting.page import build
 
     monkeypatch.chdir(made)
     loaded = results.load(settings.load())
@@ -122,14 +124,14 @@ def test_what_holds_for_all_partitions_is_said_once(made: Path, monkeypatch: pyt
     other = seeds.assign(partition="quarter", miou=seeds["miou"] ** 2)
     grid = loaded.settings.grid.model_copy(update={"partition": ["eighth", "quarter"]})
     both = results.Results(loaded.settings.model_copy(update={"grid": grid}), loaded.runs, loaded.classes)
-    found = page._findings(both, pd.concat([seeds, other]))
+    found = build._findings(both, pd.concat([seeds, other]))
     assert any("Two seeds" in text for text in found["shared_remarks"])
     assert not any("Two seeds" in text for one in found["findings"] for text in one["remarks"])
     assert all(any("Mean Teacher" in text for text in one["remarks"]) for one in found["findings"])
 
 
 def test_names_given_by_the_user_cannot_break_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dualteacher.reporting import drawing
+    from dualteacher.reporting.figures import drawing
 
     panel = drawing.Panel("<b>", lambda axes: axes.set_xlabel("a < b & c"), 'say "<script>"')
     svg = drawing.inline(panel, "x")
@@ -139,13 +141,13 @@ def test_names_given_by_the_user_cannot_break_the_page(tmp_path: Path, monkeypat
 def test_published_numbers_stand_only_beside_their_own_dataset(made: Path) -> None:
     from types import SimpleNamespace as Stub
 
-    from dualteacher.reporting import page
+    from dualteacher.reporting.page import build
 
     assert "Published by others" not in (made / "results/report/index.html").read_text(encoding="utf-8")
     grid = Stub(dataset=["pascal"])
     voc = Stub(settings=Stub(grid=grid, datasets={"pascal": Stub(source="voc")}))
-    assert [block["title"] for block in page._published(voc)] == ["PASCAL VOC 2012 val, classic protocol"]  # type: ignore[arg-type]
-    for block in page._all_published().values():
+    assert [block["title"] for block in build._published(voc)] == ["PASCAL VOC 2012 val, classic protocol"]  # type: ignore[arg-type]
+    for block in build._all_published().values():
         assert all(len(row["values"]) == len(block["columns"]) for row in block["rows"])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dualteacher import paths
+from dualteacher.system import paths
 from tests.workflow.conftest import ROOT, Project
 
 pytestmark = pytest.mark.slow

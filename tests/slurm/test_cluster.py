@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dualteacher import heartbeat, paths
+from dualteacher.system import heartbeat, paths
 from tests.workflow.conftest import ROOT, Project
 
 SCRIPT = Path(__file__).with_name("cluster.sh")

@@ -12,10 +12,11 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from dualteacher import cli, files, paths, settings
+from dualteacher import cli, settings
 from dualteacher.data.pack import Pack, class_table
 from dualteacher.models import saved
 from dualteacher.models.segmenter import Segmenter, build
+from dualteacher.system import files, paths
 
 
 @pytest.fixture(autouse=True)

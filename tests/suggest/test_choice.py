@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dualteacher import upsampling
-from dualteacher.suggestion import choice
-from dualteacher.suggestion.observe import disagreement, uncertainty
+from dualteacher.core import upsampling
+from dualteacher.labelling import choice
+from dualteacher.labelling.observe import disagreement, uncertainty
 
 
 def test_the_highest_scores_first_and_of_equals_the_first() -> None:

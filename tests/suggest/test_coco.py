@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from dualteacher.data.pack import ClassInfo
-from dualteacher.suggestion import coco
+from dualteacher.labelling import coco
 
 CLASSES = [ClassInfo(name, (0, 0, 0)) for name in "abcd"]
 INDEX_OF = {entry["id"]: index for index, entry in enumerate(coco.categories(CLASSES))}

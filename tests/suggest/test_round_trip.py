@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualteacher import paths, settings
-from dualteacher.data import images
+from dualteacher import settings
+from dualteacher.commands import accept
+from dualteacher.data.formats import images
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources import folder as source
-from dualteacher.errors import UserError
-from dualteacher.stages import accept, download, partition, prepare
-from dualteacher.suggestion import coco
+from dualteacher.labelling import coco
+from dualteacher.stages import download, partition, prepare
+from dualteacher.system import paths
+from dualteacher.system.errors import UserError
 from tests.core.conftest import toy_settings
 
 from .conftest import command, options, record, table, untrained, write_params

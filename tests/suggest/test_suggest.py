@@ -10,16 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from dualteacher import methods, paths, settings
+from dualteacher import methods, settings
 from dualteacher.data import partition
 from dualteacher.data.pack import Pack
-from dualteacher.errors import UserError
-from dualteacher.evaluation.inference import Predictor, to_tensor
+from dualteacher.inference.predictor import Predictor, to_tensor
+from dualteacher.labelling import coco
+from dualteacher.labelling.observe import Observer
 from dualteacher.models import weights
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.stages import train, warmup
-from dualteacher.suggestion import coco
-from dualteacher.suggestion.observe import Observer
+from dualteacher.system import paths
+from dualteacher.system.errors import UserError
 from dualteacher.training import committee
 from tests.core.conftest import CLASSES, toy_settings, write_pack
 

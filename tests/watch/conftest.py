@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dualteacher import paths
 from dualteacher.data import partition
 from dualteacher.data.pack import Pack
 from dualteacher.models import weights
 from dualteacher.settings import Settings
+from dualteacher.system import paths
 from tests.core.conftest import toy_settings, write_pack
 
 

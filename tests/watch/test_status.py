@@ -10,9 +10,10 @@ import time
 
 import pytest
 
-from dualteacher import console, heartbeat, paths
-from dualteacher.errors import Interrupted, UserError
-from dualteacher.stages import evaluate, status, train, warmup
+from dualteacher.commands import status
+from dualteacher.stages import evaluate, train, warmup
+from dualteacher.system import console, heartbeat, paths
+from dualteacher.system.errors import Interrupted, UserError
 
 CELL = paths.Cell("toy", "some", "supervised", 0)
 WARMUP, TRAIN = paths.log("warmup", "toy", "some", 0), paths.log("train", "toy", "some", "supervised", 0)

@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 
-from dualteacher import heartbeat, paths
 from dualteacher.stages import train, warmup
+from dualteacher.system import heartbeat, paths
 from dualteacher.training import watch
 from dualteacher.training.watch import LIVE, Watch
 

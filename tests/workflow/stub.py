@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from dualteacher import paths
+from dualteacher.system import paths
 
 CELL = ("dataset", "partition", "method", "seed")
 ALL_TRAINING = ["model", "batch", "augment", "loss", "optimizer", "inference"]

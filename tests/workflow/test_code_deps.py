@@ -7,7 +7,7 @@ import difflib
 import pytest
 from conftest import ROOT
 
-from dualteacher import code_deps
+from dualteacher.workflow import code_deps
 
 
 @pytest.mark.parametrize("path", [code_deps.CODE, code_deps.DVC, code_deps.SCHEMA], ids=str)
@@ -53,12 +53,13 @@ def test_relative_imports_count_and_plumbing_and_type_checking_do_not(package):
     found = package(
         {
             "stages/train": (
-                "from typing import TYPE_CHECKING\nfrom .. import losses, paths\nfrom . import sibling\n"
+                "from typing import TYPE_CHECKING\nfrom .. import losses\nfrom ..system import paths\n"
+                "from . import sibling\n"
                 "if TYPE_CHECKING:\n    from dualteacher import heavy"
             ),
             "stages/sibling": "X = 1",
             "losses": "X = 1",
-            "paths": "X = 1",
+            "system/paths": "X = 1",
             "heavy": "X = 1",
         }
     )

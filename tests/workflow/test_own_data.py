@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dualteacher import engines, paths
+from dualteacher.system import paths
+from dualteacher.workflow import engines
 
 FOLDER = {
     "source": "folder", "folder": "own_data/mine", "images": "images", "masks": "masks", "mask_suffix": "",

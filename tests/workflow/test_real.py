@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Project
 
-from dualteacher import code_deps, paths
+from dualteacher.system import paths
+from dualteacher.workflow import code_deps
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,7 @@ def test_an_edit_reruns_what_it_changes(project, engine):
     made(*run)
     assert made.ran() == AFTER_TRAINING, "a key of the train section"
 
-    made.touch_up("dualteacher/mixing.py")
+    made.touch_up("dualteacher/core/mixing.py")
     made(*run)
     assert made.ran() == AFTER_TRAINING, "a source that only training uses"
 

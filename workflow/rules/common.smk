@@ -7,7 +7,8 @@ from snakemake.utils import validate
 
 sys.path.insert(0, str(workflow.basedir))  # a clone uses its own package, whatever else is installed
 
-from dualteacher import engines, settings
+from dualteacher import settings
+from dualteacher.workflow import engines
 
 engines.check(config)
 if workflow.exec_mode.name == "DEFAULT":  # not in the jobs of a cluster
@@ -41,7 +42,7 @@ def cells(pattern: str) -> list[str]:
 
 
 def figures(suffix: str) -> list[str]:
-    """The report's figures; dualteacher/reporting/figures.py draws them."""
+    """The report's figures; dualteacher/reporting/figures/__init__.py draws them."""
     kinds = ["curves", "methods", "teachers", "pseudo_labels", "confusion", "per_class"]
     kinds += ["class_gains", "calibration", "hardest", "snapshots"]
     names = ["{dataset}-scores", *(f"{{dataset}}-{{partition}}-{kind}" for kind in kinds)]

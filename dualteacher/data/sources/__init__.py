@@ -1,6 +1,6 @@
 """Where images come from: one file a source, each a class that fits `Source`.
 
-A new source is one file here, its settings in settings.py and a line in `choose`.
+A new source is one file here, its settings in settings/datasets.py and a line in `choose`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from dualteacher import settings
-from dualteacher.data.fetch import Archive
+from dualteacher.data.fetch.download import Archive
 from dualteacher.data.pack import ClassInfo, Sample
 
 Split = Literal["train", "val"]

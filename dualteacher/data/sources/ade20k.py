@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dualteacher import settings
-from dualteacher.data import archives, fetch
-from dualteacher.data.http import Download
+from dualteacher.data.fetch import archives, download
+from dualteacher.data.fetch.http import Download
 from dualteacher.data.pack import IGNORE, ClassInfo, Sample
 from dualteacher.data.sources import Split, published
 
@@ -49,7 +49,7 @@ class ADE20K:
     def __init__(self, wanted: settings.ADE20K) -> None:
         self.wanted = wanted
 
-    def archives(self) -> list[fetch.Archive]:
+    def archives(self) -> list[download.Archive]:
         archive = published.given("archive", self.wanted.archive, ARCHIVE)
         return [archive, *published.list_archives("ade20k", self.wanted.lists)]
 

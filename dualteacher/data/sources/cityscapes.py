@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dualteacher import settings
-from dualteacher.console import logger
-from dualteacher.data import archives, fetch
+from dualteacher.data.fetch import archives, download
 from dualteacher.data.pack import IGNORE, ClassInfo, Sample
 from dualteacher.data.sources import SPLITS, Split, published
-from dualteacher.errors import UserError
+from dualteacher.system.console import logger
+from dualteacher.system.errors import UserError
 
 IMAGES, MASKS = "leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"
 BY_HAND = "or get both zips from the publishers' site and name them as images and masks in params.yaml"
@@ -60,7 +60,7 @@ ENCODING = published.table(dict.fromkeys(range(34), IGNORE) | {row[0]: i for i, 
 
 @dataclass(frozen=True)
 class Package:
-    """A zip that csDownload fetches for its user. Fits fetch.Archive."""
+    """A zip that csDownload fetches for its user. Fits download.Archive."""
 
     name: str
 
@@ -111,7 +111,7 @@ class Cityscapes:
     def __init__(self, wanted: settings.Cityscapes) -> None:
         self.wanted = wanted
 
-    def archives(self) -> list[fetch.Archive]:
+    def archives(self) -> list[download.Archive]:
         wanted = self.wanted
         images = Package(IMAGES) if wanted.images is None else published.Local("images", wanted.images)
         masks = Package(MASKS) if wanted.masks is None else published.Local("masks", wanted.masks)

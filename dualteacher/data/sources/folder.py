@@ -17,14 +17,17 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from dualteacher import console, files, seeds, settings
-from dualteacher.data import check, images, parallel
+from dualteacher import settings
+from dualteacher.core import seeds
+from dualteacher.data import check
 from dualteacher.data.check import Checked, Finding
-from dualteacher.data.fetch import Archive
-from dualteacher.data.mask_table import MaskTable
+from dualteacher.data.fetch.download import Archive
+from dualteacher.data.formats import images
+from dualteacher.data.formats.mask_table import MaskTable
 from dualteacher.data.pack import ClassInfo, Sample
 from dualteacher.data.sources import Split
-from dualteacher.errors import UserError
+from dualteacher.system import console, files, parallel
+from dualteacher.system.errors import UserError
 
 VALIDATION_SEED = 2024  # not the run's seed: every run is scored on the same images
 CHANGED = "run the download stage again"

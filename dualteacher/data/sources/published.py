@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dualteacher.data import fetch, images, lists
-from dualteacher.data.http import Download
+from dualteacher.data import lists
+from dualteacher.data.fetch import download
+from dualteacher.data.fetch.http import Download
+from dualteacher.data.formats import images
 from dualteacher.data.pack import decode_mask
-from dualteacher.errors import UserError
+from dualteacher.system.errors import UserError
 
 # Where a file of a public repository is served as it is, at any commit.
 RAW_ADDRESSES = (
@@ -25,7 +27,7 @@ DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 @dataclass(frozen=True)
 class Local:
-    """An archive or folder that the user has already. Fits fetch.Archive.
+    """An archive or folder that the user has already. Fits download.Archive.
 
     key: of params.yaml, for complaints. published: what an archive has to be, where that is known.
     """
@@ -37,7 +39,7 @@ class Local:
     def fetch(self, folder: Path) -> Path:
         path = Path(self.path).expanduser()
         if path.is_file() and self.published is not None:
-            fetch.verify(path, self.published.digest, self.published.algorithm)
+            download.verify(path, self.published.digest, self.published.algorithm)
         elif not path.exists():
             raise UserError(
                 f"params.yaml: {self.key} = {self.path}: no such file or folder; correct it, or set it to null"
@@ -48,12 +50,12 @@ class Local:
         return {"path": self.path}
 
 
-def given(key: str, path: str | None, published: Download) -> fetch.Archive:
+def given(key: str, path: str | None, published: Download) -> download.Archive:
     """The user's copy where params.yaml names one, else the published archive."""
     return published if path is None else Local(key, path, published)
 
 
-def list_archives(source: str, partitions: bool, splits: Sequence[str] = ()) -> list[fetch.Archive]:
+def list_archives(source: str, partitions: bool, splits: Sequence[str] = ()) -> list[download.Archive]:
     """The lists of whole `splits`, then both lists of every official partition if they are wanted."""
     wanted = [lists.images(source, split) for split in splits]
     for name in lists.names(source) if partitions else []:

@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dualteacher import files, seeds, settings
-from dualteacher.data import fetch
-from dualteacher.data.fetch import Archive
+from dualteacher import settings
+from dualteacher.core import seeds
+from dualteacher.data.fetch import download
+from dualteacher.data.fetch.download import Archive
 from dualteacher.data.pack import ClassInfo, Sample
 from dualteacher.data.sources import Split
-from dualteacher.errors import UserError
+from dualteacher.system import files
+from dualteacher.system.errors import UserError
 
 SCENE_SEED = 2024  # not the run's seed: every run sees the same scenes
 
@@ -57,7 +59,7 @@ class Photograph:
         path = Path(spec.origin).parent / "data" / self.file
         if not path.is_file():
             raise UserError(f"{path}: scikit-image's photograph is missing; install the locked packages again")
-        fetch.verify(path, self.sha256)
+        download.verify(path, self.sha256)
         copy = folder / self.file
         with files.atomic(copy) as temporary:
             shutil.copyfile(path, temporary)

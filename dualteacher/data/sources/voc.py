@@ -14,12 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dualteacher import console, settings
-from dualteacher.data import archives, fetch, images, lists
-from dualteacher.data.http import Download
+from dualteacher import settings
+from dualteacher.data import lists
+from dualteacher.data.fetch import archives, download
+from dualteacher.data.fetch.http import Download
+from dualteacher.data.formats import images
 from dualteacher.data.pack import ClassInfo, Sample
 from dualteacher.data.sources import Split, published
-from dualteacher.errors import UserError
+from dualteacher.system import console
+from dualteacher.system.errors import UserError
 
 ARCHIVE = Download(
     "VOCtrainval_11-May-2012.tar",
@@ -54,7 +57,7 @@ class VOC:
     def __init__(self, wanted: settings.VOC) -> None:
         self.wanted = wanted
 
-    def archives(self) -> list[fetch.Archive]:
+    def archives(self) -> list[download.Archive]:
         """VOC, SBD if blended, the augmented list, and the lists of the official partitions."""
         found = [published.given("archive", self.wanted.archive, ARCHIVE)]
         if self.wanted.protocol == "blended":

@@ -1,0 +1,111 @@
+"""Say which images a partition labels: the official list it equals, its overlap with each, and what it shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dualteacher.data import lists
+from dualteacher.data import partition as rules
+from dualteacher.data.pack import Pack
+from dualteacher.settings import Settings
+from dualteacher.stages.partition import pixels_of
+from dualteacher.system import paths
+from dualteacher.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """An official list beside a partition, by their labelled images."""
+
+    name: str
+    images: int
+    shared: int
+    hash: str
+
+
+def run(settings: Settings, dataset: str, partition: str | None, seed: int | None) -> None:
+    """Print the account of one partition, or of all of the grid's that exist for this dataset."""
+    place = paths.Dataset(dataset)
+    names = settings.grid.partitions if partition is None else [partition]
+    seeds = settings.grid.seed if seed is None else [seed]
+    splits = [paths.Split(dataset, name, number) for name in names for number in seeds]
+    present = [split for split in splits if split.table.exists()]
+    if not present:
+        first = splits[0]
+        raise UserError(
+            f"{first.table}: no such file; make it with `python -m dualteacher partition --dataset {dataset}"
+            f" --partition {first.partition} --seed {first.seed}`"
+        )
+    pack = Pack(place.train)
+    pixels = pixels_of(place, pack)
+    source = settings.datasets[dataset].source
+    official = _fetched(place, source)
+    seen: set[str] = set()
+    for split in present:
+        trained, held_out, unlabelled = rules.read(split.table)
+        labelled = sorted([*trained, *held_out])
+        digest = rules.list_hash(labelled)
+        print(f"{dataset}, partition {split.partition}, seed {split.seed}")
+        aside = f" ({len(held_out)} of them held out)" if held_out else ""
+        print(f"  {len(labelled)} labelled{aside} and {len(unlabelled)} unlabelled images")
+        print(f"  sha256 of the labelled list: {digest}")
+        if digest in seen:
+            print("  the same images as above\n")
+            continue
+        seen.add(digest)
+        compared = _against(digest, set(labelled), official) if official else _nothing(source)
+        print("\n".join([*compared, "", *_classes(pack, pixels, labelled), ""]))
+
+
+def _fetched(place: paths.Dataset, source: str) -> dict[str, list[str]]:
+    """Labelled ids of the official lists that the download stage has fetched, by name."""
+    known = {name: lists.official(source, name).labelled for name in lists.names(source)}
+    return {name: lists.read(place.lists, file) for name, file in known.items() if (place.lists / file.name).exists()}
+
+
+def _nothing(source: str) -> list[str]:
+    """What is said where there is no list to compare with."""
+    if lists.names(source):
+        return ["  no official list is here to compare with (`lists: true` under the dataset fetches them)"]
+    return ["  no official partitions of this data set are known"]
+
+
+def overlaps(labelled: set[str], official: dict[str, list[str]]) -> list[Overlap]:
+    """Each official list beside the labelled images, the most similar (Jaccard) first."""
+
+    def likeness(overlap: Overlap) -> float:
+        return overlap.shared / max(len(labelled) + overlap.images - overlap.shared, 1)
+
+    found = [Overlap(name, len(ids), len(labelled & set(ids)), rules.list_hash(ids)) for name, ids in official.items()]
+    return sorted(found, key=lambda overlap: (-likeness(overlap), overlap.name))
+
+
+def _against(digest: str, labelled: set[str], official: dict[str, list[str]]) -> list[str]:
+    """What is said of the official lists."""
+    found = overlaps(labelled, official)
+    equal = [overlap.name for overlap in found if overlap.hash == digest]
+    wide = max(len("official list"), *(len(overlap.name) for overlap in found))
+    lines = [f"  equals the official list {equal[0]}" if equal else "  equals none of the official lists", ""]
+    lines.append(f"  {'official list':<{wide}}  {'labelled':>8}  {'shared':>8}  {'of ours':>8}  sha256")
+    for overlap in found:
+        share = overlap.shared / max(len(labelled), 1)
+        row = f"{overlap.images:>8}  {overlap.shared:>8}  {share:>8.1%}  {overlap.hash[:8]}"
+        lines.append(f"  {overlap.name:<{wide}}  {row}")
+    return lines
+
+
+def _classes(pack: Pack, pixels: np.ndarray, labelled: list[str]) -> list[str]:
+    """Labelled pixels and images of each class, the rarest last; then the classes that are missing."""
+    rows = pixels[[pack.index(image_id) for image_id in labelled]]
+    totals, shown, everywhere = rows.sum(0), (rows > 0).sum(0), pixels.sum(0)
+    names = [info.name for info in pack.classes]
+    wide = max(len("class"), *map(len, names))
+    lines = [f"  {'class':<{wide}}  {'labelled pixels':>15}  {'share':>7}  {'images':>7}  {'of all its pixels':>17}"]
+    for index in np.argsort(-totals, kind="stable").tolist():
+        share = totals[index] / max(totals.sum(), 1)
+        of_all = f"{totals[index] / everywhere[index]:>17.1%}" if everywhere[index] else f"{'—':>17}"
+        lines.append(f"  {names[index]:<{wide}}  {totals[index]:>15,}  {share:>7.2%}  {shown[index]:>7}  {of_all}")
+    missing = [name for name, total in zip(names, totals, strict=True) if total == 0]
+    return [*lines, "", f"  classes without a labelled pixel: {', '.join(missing) or 'none'}"]

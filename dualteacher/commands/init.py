@@ -1,0 +1,285 @@
+"""Settings for your own folder (`init`): looks at it, writes params.yaml and says what was assumed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from dualteacher import settings
+from dualteacher.data.formats import images, layout, spelling
+from dualteacher.data.sources import folder as source
+from dualteacher.system import console, files, parallel
+from dualteacher.system.errors import UserError
+from dualteacher.workflow import engines
+
+PARAMS = Path("params.yaml")
+PRESETS = Path("presets")
+BASE = PRESETS / "bluemarble.yaml"  # whatever is not settled here is as in this preset
+OWN_DATA = Path("own_data")
+LOOKED_AT = 1000  # masks and images, evenly spread, that are opened
+VALIDATION = 0.2
+
+
+SEAL = "# Written by `init` ({}: unless edited, `init` may replace it).\n"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a run the machine takes."""
+
+    side: int  # of the crop, pixels, where the images are large enough
+    batch: int
+    warmup: int  # steps
+    train: int
+    workers: int
+
+
+def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
+    """Write params.yaml for `folder`; what was there is kept as params.yaml.bak.
+
+    UserError, with nothing written, where params.yaml was edited by hand and `force` is not given, or where the
+    folder cannot be understood.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if not BASE.is_file():
+        raise UserError(f"{BASE}: no such file; run from the project's folder")
+    if PARAMS.exists() and not force and not (_is_preset(PARAMS) or _is_own(PARAMS)):
+        raise UserError(f"{PARAMS} is not one of the presets but edited by you; --force replaces it (keeps a .bak)")
+    name = name or layout.dataset_name(folder)
+    described, told = describe(folder)
+    wanted = _valid(folder, described)
+    text, more = compose(name, wanted, quick)
+    settings.parse(yaml.safe_load(text), f"the settings for {folder}")
+    if PARAMS.exists():
+        shutil.copy2(PARAMS, PARAMS.with_suffix(".yaml.bak"))
+        more.append(f"{PARAMS}.bak: the settings until now")
+    with files.atomic(PARAMS) as temporary:
+        temporary.write_text(SEAL.format(_digest(text)) + text, encoding="utf-8")
+    print(f"{PARAMS}: settings for datasets.{name}, assuming")
+    for line in told + more:
+        print(f"  {line}")
+    print("Right? Then `python -m dualteacher check-data`; else edit params.yaml.")
+
+
+def _is_preset(path: Path) -> bool:
+    return any(path.read_bytes() == preset.read_bytes() for preset in PRESETS.glob("*.yaml"))
+
+
+def _is_own(path: Path) -> bool:
+    """Whether `init` wrote it and nobody has edited it since."""
+    first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    return f"{first}\n" == SEAL.format(_digest(rest))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """(the dataset's settings, what was assumed)."""
+    places = layout.places(folder)
+    own = places.validation_images is not None
+    described: dict[str, Any] = {
+        "source": "folder",
+        "folder": _spell(folder),
+        "images": places.images,
+        "masks": places.masks,
+        "mask_suffix": places.mask_suffix,
+        "unlabelled": places.unlabelled,
+        "validation": {
+            "share": None if own else VALIDATION,
+            "images": places.validation_images,
+            "masks": places.validation_masks,
+        },
+        "block": "image",
+        "classes": [{"name": str(value), "color": [0, 0, 0], "value": value} for value in (0, 1)],  # not known yet
+        "ignore": [],
+        "on_error": "stop",
+    }
+    wanted = _valid(folder, described)
+    names = source.scan(wanted)
+    arranged = source.arrange(names, wanted)
+    masks = [item.mask for item in [*arranged.train, *arranged.val] if item.mask is not None]
+    spelt = spelling.guess(folder, _some(masks))
+    described |= {"classes": spelt.classes, "ignore": spelt.ignore}
+    return described, [*_say_places(places, arranged, own), *_say_unused(folder, arranged), *spelt.assumed]
+
+
+def _valid(folder: Path, described: dict[str, Any]) -> settings.Folder:
+    """What was guessed, as settings; UserError where the folder allows no such guess."""
+    try:
+        return settings.Folder.model_validate(described)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{folder}: not understood: {key + ': ' if key else ''}{reason}; {layout.HELP}") from None
+
+
+def _spell(folder: Path) -> str:
+    """Relative where it lies in the project, so that a clone elsewhere can use it too."""
+    absolute = folder.absolute()
+    return absolute.relative_to(Path.cwd()).as_posix() if absolute.is_relative_to(Path.cwd()) else str(absolute)
+
+
+def _some(names: Sequence[str]) -> list[str]:
+    step = max(1, -(-len(names) // LOOKED_AT))
+    return list(names[::step])
+
+
+def _say_places(places: layout.Places, arranged: source.Layout, own: bool) -> list[str]:
+    labelled = sum(item.mask is not None for item in arranged.train)
+    pattern = f"{places.masks}/NAME{places.mask_suffix}.*"
+    without = f" and {places.unlabelled}" if places.unlabelled else ""
+    lines = [
+        f"images: {places.images}{without}; masks: {pattern}",
+        f"training: {labelled} images with masks, {len(arranged.train) - labelled} without",
+    ]
+    where = places.validation_images if own else f"{VALIDATION:.0%} of the images with masks, a fixed draw"
+    return [*lines, f"validation: {len(arranged.val)} image{'s' * (len(arranged.val) != 1)} ({where})"]
+
+
+def _say_unused(folder: Path, arranged: source.Layout) -> list[str]:
+    used = set(arranged.files())
+    left = [name for name in layout.image_files(folder) if name not in used]
+    return [f"not used: {len(left)} further files, {left[0]} among them"] if left else []
+
+
+def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[str]]:
+    """(params.yaml's text, what was chosen): the default preset with its data, sizes and lengths replaced."""
+    arranged = source.arrange(source.scan(wanted), wanted)
+    labelled = sum(item.mask is not None for item in arranged.train)
+    gpu = bool(engines.gpus("auto"))
+    scale = Scale(512, 8, 1000, 4000, 4) if gpu else Scale(128, 8, 300, 300, 0)
+    if quick:
+        scale = Scale(64, 4, 20, 20, 0)
+    found = _sizes(wanted, arranged)
+    short = int(statistics.median(min(size) for size in found))
+    fit = scale.side * 5 // 4
+    resize = None if short <= fit else [4 * fit, fit]
+    crop = max(32, min(scale.side, short // 32 * 32))
+    epoch = max(1, labelled // scale.batch)
+    semi = len(arranged.train) > labelled
+    methods = ["supervised"] if not semi else ["dual_teacher"] if quick else ["supervised", "dual_teacher"]
+    values: dict[str, Any] = {
+        "grid.dataset": [name],
+        "grid.partition": ["all"],
+        "grid.method": methods,
+        "grid.seed": [0],
+        "batch.labelled": min(scale.batch, max(2, labelled)),
+        "batch.unlabelled": scale.batch,
+        "batch.crop": crop,
+        "augment.resize": resize,
+        "warmup.steps": scale.warmup,
+        "optimizer.ramp_steps": min(20, scale.train // 5),
+        "train.steps": scale.train,
+        "train.validate_every": max(1, scale.train // epoch // 10),
+        "inference.mode": "slide" if resize is None and max(map(max, found)) > 2048 else "whole",
+        "inference.batch": 8,
+        "inference.resize": resize,
+        "inference.window": crop,
+        "inference.stride": max(1, crop * 2 // 3),
+        "report.title": f"Dual Teacher on {name}",
+        "runtime.threads": 1 if quick else max(1, min(8, parallel.cores() // len(methods))),
+        "runtime.workers": scale.workers,
+    }
+    text = BASE.read_text(encoding="utf-8")
+    for key, value in values.items():
+        text = replace_value(text, key, value)
+    inside = Path(wanted.folder).resolve().is_relative_to(OWN_DATA.resolve())
+    text = replace_value(text, "watched", OWN_DATA.as_posix() if inside else wanted.folder)
+    text = replace_section(text, "datasets", _dataset(name, wanted))
+    text = replace_section(
+        text, "partition",
+        "partition: # which training images keep their masks; held_out: a share of those, to pick the best epoch on\n"
+        "  all: {fraction: null, count: all, list: null, held_out: null}\n",
+    )  # fmt: skip
+    heights, widths = zip(*found, strict=True)
+    chosen = [
+        f"sizes: height {min(heights)}…{max(heights)}, width {min(widths)}…{max(widths)} pixels; crops of {crop},"
+        + (f" from images scaled to {fit} pixels on the short side" if resize else " at full size"),
+        f"a {'quick try, whose scores mean little' if quick else 'GPU' if gpu else 'CPU'}:"
+        f" {scale.warmup} + {scale.train} steps of {values['batch.labelled']} images with masks"
+        f"{f' and {scale.batch} without' if semi else ''}, {' and '.join(methods)}",
+    ]
+    if not semi:
+        chosen.append("no image without a mask: nothing to learn from but the masks; add images to change that")
+    return text, chosen
+
+
+def _sizes(wanted: settings.Folder, arranged: source.Layout) -> list[tuple[int, int]]:
+    """(H, W) of images spread over the folder, from their headers."""
+    names = _some([item.image for item in [*arranged.train, *arranged.val]])
+    jobs = (partial(_size, Path(wanted.folder) / name) for name in names)
+    found = list(console.progress(parallel.ordered(jobs), "look", len(names), "image"))
+    known = [size for size in found if size is not None]
+    if not known:
+        raise UserError(f"{wanted.folder}: none of {len(names)} images can be opened, the first is {names[0]}")
+    return known
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    try:
+        return images.size(path.read_bytes())
+    except (OSError, images.Unreadable):
+        return None
+
+
+def _dataset(name: str, wanted: settings.Folder) -> str:
+    """The section `datasets` with a comment where one helps."""
+    own = wanted.validation
+    lines = [
+        "datasets:",
+        f"  {name}: # your own images; docs/own-data.md says what each key means",
+        "    source: folder",
+        f"    folder: {_flow(wanted.folder)}",
+        f"    images: {_flow(wanted.images)} # folders in the one above; sub-folders count",
+        f"    masks: {_flow(wanted.masks)}",
+        f"    mask_suffix: {_flow(wanted.mask_suffix)} # what a mask's name has more than its image's",
+        f"    unlabelled: {_flow(wanted.unlabelled)} # further images without masks",
+        f"    validation: {{share: {_flow(own.share)}, images: {_flow(own.images)}, masks: {_flow(own.masks)}}}",
+        f"    block: {wanted.block} # folder: images of one sub-folder stay on one side",
+        "    classes: # value: how the mask files spell the class, a number or [r, g, b]",
+        *(
+            f"      - {{name: {_flow(c.name)}, color: {_flow(c.color)}, value: {_flow(c.value)}}}"
+            for c in wanted.classes
+        ),
+        f"    ignore: {_flow(wanted.ignore)} # further values in the masks: pixels of no class",
+        f"    on_error: {wanted.on_error} # skip: leave out files that cannot be used",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    """A value in YAML, on one line."""
+    return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10**6).strip()[1:-1]
+
+
+def replace_value(text: str, key: str, value: Any) -> str:
+    """params.yaml's text with one value replaced; comments stay."""
+    *section, last = key.split(".")
+    start = rf"^{section[0]}:(?:[^\n]*\n)(?:(?:  [^\n]*)?\n)*?  " if section else "^"
+    line = re.compile(rf"({start}{last}: )([^\n]*?)( *#[^\n]*)?$", re.MULTILINE)
+    replaced, number = line.subn(lambda found: found[1] + _flow(value) + (found[3] or ""), text, count=1)
+    if number != 1:
+        raise UserError(f"{BASE}: has no {key}")
+    return replaced
+
+
+def replace_section(text: str, name: str, section: str) -> str:
+    """params.yaml's text with a whole section replaced."""
+    replaced, number = re.subn(rf"(?m)^{name}:[^\n]*\n(?:(?:  [^\n]*)\n)*", lambda _: section, text, count=1)
+    if number != 1:
+        raise UserError(f"{BASE}: has no section {name}")
+    return replaced

@@ -1,0 +1,52 @@
+"""Predict people's images with a trained network (`predict`); all it needs to know is in the weights' file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from dualteacher.inference.predictor import Predictor
+from dualteacher.machine.device import keep_freed_memory, pick
+from dualteacher.machine.interrupt import listening
+from dualteacher.models import saved
+from dualteacher.prediction import inputs, video
+from dualteacher.prediction import options as how
+from dualteacher.prediction.options import Options
+from dualteacher.prediction.outputs import Look
+from dualteacher.prediction.record import Record
+from dualteacher.prediction.work import Work
+from dualteacher.system import files
+from dualteacher.system.console import logger
+from dualteacher.system.errors import Interrupted
+
+
+def run(weights: Path, given: Sequence[Path], output: Path, options: Options) -> bool:
+    """Predict everything that is not done yet; whether all of it could be read and written.
+
+    Writes masks/, overlays/, confidence/, areas.parquet, errors.csv (if there are any) and done.jsonl, by which a
+    later call knows what is finished. Interrupted on SIGINT or SIGTERM, when what was at hand is written.
+    """
+    path = saved.find(weights)
+    model, description = saved.load(path)
+    inference = how.inference(path, description, options)
+    device = pick(options.device)
+    keep_freed_memory()
+    jobs = inputs.collect(given, output)
+    read_video = video.reader() if any(job.video for job in jobs) else None
+    predictor = Predictor(model.to(device), inference, options.scales, options.flip)
+    look = Look(how.palette(description["classes"]), options.overlays, options.confidence)
+    with closing(Record(output, options.fingerprint(files.sha256(path)))) as record, listening() as stop:
+        work = Work(predictor, record, look, options, stop)
+        failed = work.through(jobs, read_video)
+        left_out = record.write_areas(description["classes"])
+        record.write_errors((str(failure.file), failure.reason) for failure in failed)
+    for failure in failed:
+        logger.error("cannot be predicted: %s: %s", " ".join(str(failure.file).split()), failure.reason)
+    if left_out:
+        logger.info("%s: areas.parquet leaves out %d images of other weights or options", output, left_out)
+    done = work.finished + work.before
+    if stop.signal is not None:
+        raise Interrupted(f"{output}: {done} images predicted so far; the same command goes on")
+    logger.info("%s: %d of %d images predicted", output, done, done + len(failed))
+    return not failed

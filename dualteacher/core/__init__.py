@@ -1,0 +1,1 @@
+"""The method's mathematics: losses, mixes, views, schedules. Tensors in, tensors out."""

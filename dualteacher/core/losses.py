@@ -1,0 +1,91 @@
+"""The losses of Dual Teacher (Na et al., NeurIPS 2023), on logits at the network's own stride.
+
+Throughout: `logits` are the student's, (B, C, h, w); `label` (B, H, W) int64 with 255 for "does not
+count"; `confidence` (B, H, W) in [0, 1]. Logits are upsampled bilinearly (align_corners=False) to the
+label's size inside, never as a whole (see upsampling.py). Every loss returns a scalar and is
+differentiable with respect to `logits` only. The formulas are the paper's, sections 3.2 and 3.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dualteacher.core import upsampling
+from dualteacher.settings import Loss
+
+IGNORE = 255
+
+
+def supervised_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross entropy, mean over the pixels that have a label; 0 where none has."""
+    total, _ = upsampling.cross_entropy_sum(logits, label)
+    return total / (label != IGNORE).sum().clamp(min=1)
+
+
+def ohem_loss(logits: Tensor, label: Tensor, threshold: float, minimum: int) -> Tensor:
+    """Online hard example mining (Shrivastava et al., CVPR 2016): cross entropy, mean over the hard pixels.
+
+    Hard is a pixel whose class has at most the probability `threshold`, or that is among the `minimum` with the
+    largest loss (ties included). The losses of all pixels come first, without gradient; then only the hard ones
+    are gone through again.
+    """
+    entropy = upsampling.cross_entropy_map(logits, label)
+    limit = entropy.new_full((), -math.log(threshold) if threshold > 0 else math.inf)
+    if minimum:
+        place = max(0, entropy.numel() - minimum) + 1
+        limit = torch.minimum(limit, entropy.flatten().kthvalue(place).values)
+    hard = torch.where(entropy >= limit, label, IGNORE)
+    return supervised_loss(logits, hard)
+
+
+def on_labelled(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss on labelled images that the settings name, a function of (logits, label)."""
+    if loss.supervised == "ohem":
+        return partial(ohem_loss, threshold=loss.ohem_threshold, minimum=loss.ohem_minimum)
+    return supervised_loss
+
+
+def pseudo_label(teacher_logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The teacher's class and its probability at every pixel of an image of `size` = (H, W).
+
+    Returns label (B, H, W) int64 and confidence (B, H, W); without gradient.
+    """
+    return upsampling.label_and_confidence(teacher_logits, size)
+
+
+def consistency_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
+    """Implicit consistency: Σ CE · [confidence ≥ threshold] over the number of valid pixels."""
+    # what counts for nothing need not be gone through
+    kept = torch.where(confidence >= threshold, label, IGNORE)
+    total, _ = upsampling.cross_entropy_sum(logits, kept)
+    return total / (label != IGNORE).sum().clamp(min=1)
+
+
+def cutmix_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
+    """CutMix: mean, over the batch's pixels with CE > 0, of w_i · CE.
+
+    w_i is image i's share of pixels whose (mixed) confidence reaches the threshold.
+    """
+    share = (confidence >= threshold).float().mean((1, 2), keepdim=True)
+    total, positive = upsampling.cross_entropy_sum(logits, label, share)
+    return total / positive.clamp(min=1)
+
+
+def classmix_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
+    """ClassMix: mean over all pixels of w · CE.
+
+    w is the share of the whole batch's pixels whose (mixed) confidence reaches the threshold.
+    """
+    share = (confidence >= threshold).float().mean()
+    total, _ = upsampling.cross_entropy_sum(logits, label, share)
+    return total / label.numel()
+
+
+def kept_share(confidence: Tensor, threshold: float) -> Tensor:
+    """Share of pixels whose confidence reaches the threshold, a scalar for the history."""
+    return (confidence >= threshold).to(torch.float32).mean()

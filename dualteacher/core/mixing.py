@@ -1,0 +1,185 @@
+"""CutMix and ClassMix on batches, and the strong view (paper, section 3.2; facts of the release).
+
+A mix is described by a paste mask (B, H, W), True where an image keeps its own pixel, and by its partner
+images (a permutation). Image, pseudo-label and confidence are mixed by the same mask: the released code
+leaves the CutMix confidence unmixed, which weighs pixels by another image's certainty.
+
+All randomness is drawn on the host as a function of (seed, step, image position): see `Draws`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dualteacher.core import seeds, views
+from dualteacher.core.losses import IGNORE
+from dualteacher.settings import Mixing
+
+
+class Labelled(NamedTuple):
+    """An image batch (B, 3, H, W) with pseudo-labels (B, H, W) int64 and confidences (B, H, W)."""
+
+    image: Tensor
+    label: Tensor
+    confidence: Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one step's strong views, tensors with one row an image."""
+
+    partner: Tensor  # (B,) permutation
+    box: Tensor  # (B, 4) top, bottom, left, right of the CutMix box, pixels
+    rank: Tensor  # (B, classes) scores that pick ClassMix's classes
+    mix_jitter: Tensor  # (B, 4)
+    sigma: Tensor  # (B,) blur, pixels; 0: none
+    flipped: Tensor  # (B,) bool
+    strong_jitter: Tensor  # (B, 4)
+    gray: Tensor  # (B,) bool
+    order: tuple[int, ...]  # of the four jitter operations, the same for the batch
+
+    def to(self, device: torch.device) -> Draws:
+        """The draws on `device`; pinned copies overlap with the teacher's pass on a GPU."""
+        moved = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                value = value.pin_memory() if device.type == "cuda" else value
+                value = value.to(device, non_blocking=True)
+            moved[field.name] = value
+        return Draws(**moved)
+
+
+def draw(
+    mixing: Mixing,
+    seed: int,
+    step: int,
+    batch: int,
+    classes: int,
+    size: tuple[int, int],
+    *,
+    first: int = 0,
+    groups: int = 1,
+    view: int = 0,
+) -> Draws:
+    """Draw one step's strong views for images `first` … `first + batch - 1` of the step's global batch.
+
+    The images form `groups` equal groups; partners come from the own group, and each group has one CutMix
+    ratio, so a group's draws do not depend on which process or piece it falls to. Methods with several
+    strong views number them; view 0 is the same for every method.
+    """
+    place: tuple[int | str, ...] = (step,) if view == 0 else (step, f"view {view}")
+    order = tuple(int(i) for i in seeds.generator(seed, "order of jitter", *place).permutation(4))
+    each = batch // groups
+    partner, ratio = [], []
+    for start in range(0, batch, each):
+        rng = seeds.generator(seed, "mixing", *place, first + start)
+        ratio += [rng.beta(mixing.cutmix_beta, mixing.cutmix_beta)] * each
+        partner.append(start + rng.permutation(each))
+    rngs = (seeds.generator(seed, "strong", *place, first + i) for i in range(batch))
+    columns = [np.array(column) for column in zip(*(_draw_image(mixing, rng, classes) for rng in rngs), strict=True)]
+    centre, rank, mix_jitter, sigma, flipped, strong_jitter, is_gray = columns
+    return Draws(
+        partner=torch.from_numpy(np.concatenate(partner)),
+        box=torch.from_numpy(cutmix_boxes(np.array(ratio), centre, size)),
+        rank=torch.from_numpy(rank).float(),
+        mix_jitter=torch.from_numpy(mix_jitter).float(),
+        sigma=torch.from_numpy(sigma).float(),
+        flipped=torch.from_numpy(flipped),
+        strong_jitter=torch.from_numpy(strong_jitter).float(),
+        gray=torch.from_numpy(is_gray),
+        order=order,
+    )
+
+
+def _draw_image(mixing: Mixing, rng: np.random.Generator, classes: int) -> tuple[Any, ...]:
+    centre = rng.uniform(0, 1, 2)
+    rank = rng.random(classes)
+    mix_jitter = views.draw_jitter(rng, mixing.cutmix_jitter)
+    sigma = rng.uniform(mixing.blur_sigma[0], mixing.blur_sigma[1]) if rng.random() < mixing.blur else 0.0
+    flipped = bool(rng.random() < mixing.flip)
+    strong_jitter = views.draw_jitter(rng, mixing.strong_jitter)
+    return centre, rank, mix_jitter, sigma, flipped, strong_jitter, bool(rng.random() < mixing.grayscale)
+
+
+def cutmix_boxes(ratio: np.ndarray | float, centre: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes (B, 4) as top, bottom, left, right in pixels, clipped to the image.
+
+    Sides are the image's times sqrt(1 - ratio), ratio (B,) or one for all; `centre` (B, 2) in [0, 1) is mapped to
+    [side/8, side) along each axis.
+    """
+    edges = []
+    for axis, side in enumerate(size):
+        half = (side * np.sqrt(1 - np.asarray(ratio))).astype(np.int64) // 2
+        middle = (side / 8 + centre[:, axis] * (side - side / 8)).astype(np.int64)
+        edges += [np.clip(middle - half, 0, side), np.clip(middle + half, 0, side)]
+    return np.stack(edges, 1)
+
+
+def box_mask(box: Tensor, size: tuple[int, int]) -> Tensor:
+    """True *outside* the boxes (B, 4), where an image keeps its own pixels; (B, H, W)."""
+    row = torch.arange(size[0], device=box.device)[None, :, None]
+    column = torch.arange(size[1], device=box.device)[None, None, :]
+    top, bottom, left, right = (edge[:, None, None] for edge in box.unbind(1))
+    return ~((row >= top) & (row < bottom) & (column >= left) & (column < right))
+
+
+def class_mask(label: Tensor, rank: Tensor) -> Tensor:
+    """True where a pixel's class is among the half (floor) of its image's classes drawn by `rank`.
+
+    label (B, H, W); rank (B, C) random scores: the present classes with the highest scores are drawn.
+    """
+    batch, classes = rank.shape
+    index = torch.where(label == IGNORE, classes, label).flatten(1)
+    present = torch.zeros((batch, classes + 1), dtype=torch.bool, device=label.device)
+    present = present.scatter(1, index, True)[:, :classes]
+    score = torch.where(present, rank, -1.0)
+    place = score.argsort(1, descending=True).argsort(1)
+    chosen = present & (place < present.sum(1, keepdim=True) // 2)
+    chosen = torch.cat([chosen, chosen.new_zeros(batch, 1)], 1)  # ignored pixels are never pasted
+    return chosen.gather(1, index).view_as(label)
+
+
+def paste(own: Labelled, mask: Tensor, partner: Tensor) -> Labelled:
+    """Keep own pixels where `mask` is True, take the partner image's elsewhere."""
+    return Labelled(
+        torch.where(mask.unsqueeze(1), own.image, own.image[partner]),
+        torch.where(mask, own.label, own.label[partner]),
+        torch.where(mask, own.confidence, own.confidence[partner]),
+    )
+
+
+def cutmix(weak: Labelled, draws: Draws, mixing: Mixing) -> Labelled:
+    """CutMix of the weak images, then colour jitter, blur and horizontal flip."""
+    size = (weak.label.shape[1], weak.label.shape[2])
+    image, label, confidence = paste(weak, box_mask(draws.box, size), draws.partner)
+    image = views.jitter(image, draws.mix_jitter, draws.order)
+    image = views.blur(image, draws.sigma, mixing.blur_sigma[1])
+    return Labelled(*(views.flip(tensor, draws.flipped) for tensor in (image, label, confidence)))
+
+
+def classmix(strong: Labelled, draws: Draws) -> Labelled:
+    """ClassMix of the strongly augmented images: half of an image's classes onto its partner.
+
+    A pixel of the mixed softmax is wholly one image's, so its argmax and maximum are those of the pixel's
+    own image: mixing label and confidence is the same as mixing the softmax (B, C, H, W), for nothing.
+    The chosen classes are the occluder's: they keep their pixels, the partner shows elsewhere.
+    """
+    return paste(strong, class_mask(strong.label, draws.rank), draws.partner)
+
+
+def strong_view(image: Tensor, draws: Draws) -> Tensor:
+    """The view of implicit consistency: strong colour jitter and random grayscale; no geometry."""
+    return views.grayscale(views.jitter(image, draws.strong_jitter, draws.order), draws.gray)
+
+
+def strong_cutmix(weak: Labelled, draws: Draws, mixing: Mixing) -> Labelled:
+    """The strong view of FixMatch's family: jitter, grayscale and blur, then CutMix; no further geometry."""
+    image = views.blur(strong_view(weak.image, draws), draws.sigma, mixing.blur_sigma[1])
+    size = (weak.label.shape[1], weak.label.shape[2])
+    return paste(weak._replace(image=image), box_mask(draws.box, size), draws.partner)

@@ -1,0 +1,1 @@
+"""Archives in: downloaded, verified, read without unpacking."""

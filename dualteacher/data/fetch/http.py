@@ -1,0 +1,291 @@
+"""Files from the web: gone on with where they were cut, verified, and only then put in place.
+
+While it arrives, `NAME` is `NAME.part` beside it, with what the server said of it in `NAME.part.json`. Whatever
+ends the process (kill −9 included), the next call goes on from there; a file called `NAME` is always whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedRandom
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+
+from dualteacher import __version__
+from dualteacher.system import console, files
+from dualteacher.system.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two downloads at a time spoil the file, which its hash then shows
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 1 << 18  # bytes read at a time; at most so much is lost with a cut connection
+TIMEOUT = (15.0, 60.0)  # seconds: to connect, between two pieces
+TRIES = 4  # in a row without getting on
+GETTING_ON = 1 << 20  # bytes that a try must bring to count as getting on
+PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds: after the first failure (doubled each time); at most, if a server asks
+PASSING = {408, 425, 429, 500, 502, 503, 504}  # worth another try
+
+
+@dataclass(frozen=True)
+class Download:
+    """A published file. Fits fetch.Archive.
+
+    name: in the folder it is fetched to. addresses: of the same bytes, tried in turn. size: bytes, where known.
+    """
+
+    name: str
+    addresses: tuple[str, ...]
+    digest: str
+    algorithm: str = "sha256"
+    size: int | None = None
+
+    def fetch(self, folder: Path) -> Path:
+        """The verified file's path; no network is needed if it is there. UserError in one line otherwise."""
+        target = folder / self.name
+        if target.is_file():
+            if self.fits(target):
+                return target
+            logger.warning("%s: damaged (its %s is not the expected one); fetching it again", target, self.algorithm)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.part")
+        problems = []
+        with _disk(target), _alone(part) as file:
+            for address in self.addresses:
+                try:
+                    _fetch(self, address, file)
+                except _Refused as problem:
+                    problems.append(f"{urlsplit(address).netloc}: {problem}")
+                    logger.warning("%s: %s", address, problem)
+                    continue
+                os.replace(part, target)
+                _note(part).unlink(missing_ok=True)
+                return target
+        raise UserError(
+            f"{self.name}: cannot be fetched ({'; '.join(problems)}); try again later, or get it yourself and"
+            f" put it at {target}"
+        )
+
+    def fits(self, path: Path) -> bool:
+        """Whether the file has the published digest."""
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, self.algorithm).hexdigest() == self.digest
+
+    def describe(self) -> dict[str, str]:
+        """Where it comes from, for the manifest."""
+        return {"address": self.addresses[0], self.algorithm: self.digest}
+
+
+class _Refused(Exception):
+    """This address is no use."""
+
+
+class _Cut(Exception):
+    """Worth another try, after `pause` seconds where the server said so."""
+
+    def __init__(self, message: str, pause: float | None = None) -> None:
+        super().__init__(message)
+        self.pause = pause
+
+
+def _fetch(wanted: Download, address: str, file: BufferedRandom) -> None:
+    """Bring the whole, verified content into `file` (the part), going on with what it holds; else _Refused."""
+    failures = restarts = 0
+    furthest = _length(file)
+    while True:
+        try:
+            whole = _receive(wanted, address, file)
+        except _Cut as cut:
+            # Measured from the furthest point: a server that makes us start afresh again and again ends too.
+            failures = 0 if _length(file) - furthest >= GETTING_ON else failures + 1
+            furthest = max(furthest, _length(file))
+            if failures == TRIES:
+                raise _Refused(f"{cut}; gave up after {TRIES} tries") from None
+            pause = PAUSE * 2 ** max(failures - 1, 0) if cut.pause is None else min(cut.pause, LONGEST_PAUSE)
+            logger.info("%s: %s; trying again in %.0f s", wanted.name, cut, pause)
+            time.sleep(pause)
+            continue
+        file.flush()
+        os.fsync(file.fileno())
+        file.seek(0)
+        found = hashlib.file_digest(file, wanted.algorithm).hexdigest()
+        if found == wanted.digest:
+            return
+        _restart(file)
+        # A file in two pieces, perhaps of two servers, may be wrong where a fresh one is right.
+        if whole or restarts:
+            raise _Refused(f"serves a file with {wanted.algorithm} {found}, expected {wanted.digest}")
+        restarts += 1
+
+
+def _receive(wanted: Download, address: str, file: BufferedRandom) -> bool:
+    """One request for what is missing; True if it brought everything from the first byte on."""
+    start, known = _length(file), _read_note(file)
+    total = wanted.size if wanted.size is not None else known.get("total")
+    if start and start == total:  # ended between the last byte and the check
+        return False
+    headers = {"User-Agent": f"dualteacher/{__version__}", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        if known.get("address") == address and known.get("version"):
+            headers["If-Range"] = known["version"]
+    try:
+        with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            start, total = _answer(response, wanted, address, start, file)
+            _write(response, wanted, start, total, file)
+    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        if isinstance(error, requests.exceptions.SSLError):
+            raise _Refused(f"no secure connection ({_short(error)})") from None
+        raise _Cut(_short(error)) from None
+    except requests.RequestException as error:
+        raise _Refused(_short(error)) from None
+    if total is not None and _length(file) < total:
+        raise _Cut(f"the connection closed after {_length(file)} of {total} bytes")
+    return start == 0
+
+
+def _answer(
+    response: requests.Response, wanted: Download, address: str, start: int, file: BufferedRandom
+) -> tuple[int, int | None]:
+    """(first byte that the body brings, length of the whole file if known), checked; the part is cut to fit."""
+    status, total = response.status_code, None
+    if status in PASSING:
+        asked = response.headers.get("Retry-After", "")
+        raise _Cut(f"HTTP {status} {response.reason}", float(asked) if asked.isdigit() else None)
+    if status == 416:  # what is here is longer than what is there
+        _restart(file)
+        raise _Cut("the server has less than what was here; starting afresh", 0.0)
+    if status == 206:
+        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        if span is None or int(span[1]) != start:
+            _restart(file)
+            raise _Cut("the server sent another part than asked for; starting afresh", 0.0)
+        total = None if span[2] == "*" else int(span[2])
+    elif status == 200:  # no ranges here, or another version of the file
+        length = response.headers.get("Content-Length", "")
+        encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+        total = int(length) if length.isdigit() and not encoded else None
+        _restart(file)
+        start = 0
+    else:
+        raise _Refused(f"HTTP {status} {response.reason}")
+    if wanted.size is not None and total not in (None, wanted.size):
+        raise _Refused(f"offers {total} bytes, expected {wanted.size}")
+    total = wanted.size if total is None else total
+    if start == 0:
+        version = response.headers.get("ETag", "")
+        if not version or version.startswith("W/"):  # a weak one does not promise the same bytes
+            version = response.headers.get("Last-Modified", "")
+        files.write_json(_note(Path(file.name)), {"address": address, "version": version, "total": total})
+    return start, total
+
+
+def _write(response: requests.Response, wanted: Download, start: int, total: int | None, file: BufferedRandom) -> None:
+    """Append the body to the part, with progress by the megabyte."""
+    free = shutil.disk_usage(Path(file.name).parent).free
+    if total is not None and free < total - start:
+        raise OSError(errno.ENOSPC, f"{(total - start) / 1e9:.2f} GB to fetch, {free / 1e9:.2f} GB free")
+
+    def megabytes() -> Iterator[int]:
+        file.seek(0, os.SEEK_END)
+        done, told = start, start // 10**6
+        for piece in response.iter_content(CHUNK):
+            done += len(piece)
+            if total is not None and done > total:
+                raise _Refused(f"sends more than the {total} bytes it should")
+            file.write(piece)
+            yield from range(told, done // 10**6)
+            told = done // 10**6
+
+    name = wanted.name + (f" from {start / 1e6:.0f} MB on" if start else "")
+    left = None if total is None else math.ceil((total - start) / 1e6)
+    try:
+        for _ in console.progress(megabytes(), name, left, "MB"):
+            pass
+    finally:
+        file.flush()
+
+
+def _length(file: BufferedRandom) -> int:
+    return file.seek(0, os.SEEK_END)
+
+
+def _restart(file: BufferedRandom) -> None:
+    file.truncate(0)
+    _note(Path(file.name)).unlink(missing_ok=True)
+
+
+def _note(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+def _read_note(file: BufferedRandom) -> dict:
+    """What the server said of the file when its first byte came; nothing if that is unknown."""
+    try:
+        note = json.loads(_note(Path(file.name)).read_text(encoding="utf-8"))
+        return note if isinstance(note, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _short(error: Exception) -> str:
+    """The innermost reason in a few words."""
+    text = str(error)
+    for sign, words in (
+        ("NameResolution", "the name of the server cannot be resolved"),
+        ("refused", "connection refused"),
+        ("timed out", "no answer in time"),
+        ("IncompleteRead", "the connection was cut"),
+        ("reset by peer", "the connection was cut"),
+        ("Connection aborted", "the connection was cut"),
+    ):
+        if sign in text:
+            return words
+    return " ".join(text.split())[:120] or type(error).__name__
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[BufferedRandom]:
+    """The open part, locked while it is: a second process must not write into it. The lock ends with its process."""
+    with open(part, "a+b") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    raise UserError(f"{part}: another process is fetching it; wait for it, or end it") from None
+        try:
+            yield file
+        finally:
+            if part.exists() and _length(file) == 0:
+                part.unlink()
+
+
+@contextmanager
+def _disk(target: Path) -> Iterator[None]:
+    """A full disk in one line; what has arrived stays for the next time."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            more = error.strerror if error.strerror and "free" in error.strerror else ""
+            raise UserError(
+                f"{target}: the disk is full{f' ({more})' if more else ''}; make room and run the same command again"
+            ) from error
+        raise

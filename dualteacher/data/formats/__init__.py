@@ -1,0 +1,1 @@
+"""What users' files look like: images, masks, folders."""

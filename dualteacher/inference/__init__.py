@@ -1,0 +1,1 @@
+"""A network's predictions for whole images."""

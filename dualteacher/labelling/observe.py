@@ -1,0 +1,89 @@
+"""What a network tells of images without masks: how sure it is, where labels disagree, what an image is like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dualteacher.core import upsampling
+from dualteacher.data.pack import Pack
+from dualteacher.inference.predictor import Predictor, network_size, same_size_runs, to_tensor
+from dualteacher.models.segmenter import Segmenter
+from dualteacher.settings import Inference
+from dualteacher.system import console
+
+VIEWS = ((1.0, False), (1.0, True), (0.75, False), (1.25, False))  # (scale, mirrored) of one network's opinions
+
+
+class Observer:
+    """A network looking at a pack's images; one result an image, in the order given."""
+
+    def __init__(self, model: Segmenter, pack: Pack, inference: Inference, device: torch.device) -> None:
+        self.model, self.pack, self.inference, self.device = model, pack, inference, device
+        self.predictor = Predictor(model, inference)
+
+    def labels(self, images: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(class (H, W) uint8, confidence (H, W) float32: the largest softmax probability) of each image."""
+        for pixels in self._batches(images, "label"):
+            label, confidence = self.predictor.sure(pixels)
+            yield from zip(label.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy(), strict=True)
+
+    def uncertainty(self, images: Sequence[int]) -> np.ndarray:
+        """Mean over an image's pixels of 1 - confidence, (n,)."""
+        return self._each(images, "uncertainty", lambda pixels: uncertainty(self.predictor.sure(pixels)[1]))
+
+    def disagreement(self, images: Sequence[int], networks: Sequence[Segmenter]) -> np.ndarray:
+        """Share of an image's pixels that two networks label differently, mean over all pairs, (n,).
+
+        Without networks: two views of this one instead (VIEWS).
+        """
+        predictors = [Predictor(network, self.inference) for network in networks]
+
+        def judge(pixels: Tensor) -> Tensor:
+            size = (pixels.shape[2], pixels.shape[3])
+            if predictors:
+                return disagreement([upsampling.argmax(one.logits(pixels), size) for one in predictors])
+            return disagreement([self._view(pixels, scale, mirrored) for scale, mirrored in VIEWS])
+
+        return self._each(images, "disagreement", judge)
+
+    def features(self, images: Sequence[int]) -> np.ndarray:
+        """Mean over the image of the backbone's coarsest map, (n, C)."""
+        return self._each(images, "features", self._pooled)
+
+    @torch.no_grad()
+    def _each(self, images: Sequence[int], words: str, judge: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """judge: images (B, 3, H, W) → (B, …); the results of all batches, one below the other."""
+        return np.concatenate([judge(pixels).float().cpu().numpy() for pixels in self._batches(images, words)])
+
+    def _batches(self, images: Sequence[int], words: str) -> Iterator[Tensor]:
+        runs = list(same_size_runs(self.pack, images, self.inference.batch))
+        for run in console.progress(runs, words, unit="batch"):
+            yield to_tensor([self.pack.image(i) for i in run], self.device)
+
+    def _view(self, pixels: Tensor, scale: float, mirrored: bool) -> Tensor:
+        size = (pixels.shape[2], pixels.shape[3])
+        logits = self.predictor.logits(pixels.flip(-1) if mirrored else pixels, scale)
+        return upsampling.argmax(logits.flip(-1) if mirrored else logits, size)
+
+    def _pooled(self, pixels: Tensor) -> Tensor:
+        size = network_size((pixels.shape[2], pixels.shape[3]), self.inference)
+        if size != tuple(pixels.shape[2:]):
+            pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
+        return self.model.features(pixels)[-1].mean((2, 3))
+
+
+def uncertainty(confidence: Tensor) -> Tensor:
+    """confidence (B, H, W) → (B,)."""
+    return 1 - confidence.mean((1, 2))
+
+
+def disagreement(labels: Sequence[Tensor]) -> Tensor:
+    """Class maps (B, H, W) of at least two judges → (B,): the share of pixels that a pair labels differently."""
+    pairs = [(one != other).float().mean((1, 2)) for one, other in combinations(labels, 2)]
+    return torch.stack(pairs).mean(0)

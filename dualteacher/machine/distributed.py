@@ -1,0 +1,194 @@
+"""Several processes, one run: started by `torchrun`, each with a share of every step's images.
+
+The network is not wrapped. Gradients are averaged after the backward pass in one flat buffer a type, and
+buffers (running statistics) right after the optimiser's step, so that every process holds the same student and,
+since teachers are functions of it, the same teachers. That keeps a method's loss free to call the network as
+it likes, and a run's mathematics independent of how many processes share it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dualteacher.system.errors import UserError
+
+TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of its run."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def share(self, count: int, what: str) -> slice:
+        """This process's part of `count` things that divide evenly; UserError if they do not."""
+        if count % self.size:
+            raise UserError(f"{what} = {count} cannot be shared by {self.size} processes; make it a multiple of that")
+        each = count // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def mine(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Every size-th item from rank on; shares may differ by one."""
+        return items[self.rank :: self.size]
+
+
+def start(device: torch.device) -> tuple[World, torch.device]:
+    """Join the processes that torchrun started, if it did; a GPU each where there are GPUs."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World(), device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    return World(dist.get_rank(), dist.get_world_size()), device
+
+
+def stop() -> None:
+    """Leave the group; to be called when all is written."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+@torch.no_grad()
+def average(tensors: Iterable[Tensor], world: World) -> None:
+    """Replace each tensor by its mean over the processes, one message a type."""
+    if world.size == 1:
+        return
+    by_type: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        by_type.setdefault(tensor.dtype, []).append(tensor)
+    for group in by_type.values():
+        flat = torch.cat([tensor.reshape(-1) for tensor in group])
+        reduce_sum(flat, world)
+        flat /= world.size
+        torch._foreach_copy_(
+            group,
+            [p.view(t.shape) for p, t in zip(flat.split([t.numel() for t in group]), group, strict=True)],
+        )
+
+
+def reduce_sum(tensor: Tensor, world: World) -> Tensor:
+    """Sum over the processes, in place; one line where another process is gone."""
+    if world.size > 1:
+        try:
+            dist.all_reduce(tensor)
+        except RuntimeError as error:
+            raise UserError(
+                "another process of this run has ended (its own message says why); start the same command again:"
+                " it goes on from the last checkpoint"
+            ) from error
+    return tensor
+
+
+def average_gradients(networks: Sequence[nn.Module], world: World) -> None:
+    """Average the gradients of networks whose processes saw different images."""
+    average([p.grad for network in networks for p in network.parameters() if p.grad is not None], world)
+
+
+def average_buffers(networks: Sequence[nn.Module], world: World) -> None:
+    """Average running statistics, which each process moved by its own images."""
+    average([b for network in networks for b in network.buffers() if b.is_floating_point()], world)
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch normalisation with the statistics of all processes, on any backend (torch's own needs a GPU).
+
+    Keeps the dropout and activation that timm's BatchNormAct2d carries along.
+    """
+
+    def take_over(self, norm: _BatchNorm) -> None:
+        """Continue as `norm`: weights, statistics, mode, and what follows the normalisation."""
+        self.load_state_dict(norm.state_dict())
+        self.drop = getattr(norm, "drop", nn.Identity())
+        self.act = getattr(norm, "act", nn.Identity())
+        self.train(norm.training)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected (B, C, …), not {tuple(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(self._normalise(input)))
+
+    def _normalise(self, input: Tensor) -> Tensor:
+        if not self.training or not dist.is_initialized():
+            return super().forward(input)
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        wide = input.float()
+        count = wide.new_full((1,), input.numel() / input.shape[1])
+        total = _SumOverProcesses.apply(torch.cat([wide.sum(axes), count]))
+        number = total[-1]
+        mean = total[:-1] / number
+        # the squares of the centred values: E[x²] - E[x]² loses all digits where the variance is small
+        centred = wide - mean.view(shape)
+        variance = _SumOverProcesses.apply(centred.square().sum(axes)) / number
+        self._follow(mean.detach(), variance.detach(), number.detach())
+        scale = torch.rsqrt(variance + self.eps)
+        if self.affine:
+            scale = scale * self.weight
+        out = centred * scale.view(shape)
+        if self.affine:
+            out = out + self.bias.view(shape)
+        return out.to(input.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, number: Tensor) -> None:
+        """Move the running statistics as torch does: the variance unbiased."""
+        if self.running_mean is None or self.running_var is None:
+            return
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        momentum = self.momentum if self.momentum is not None else 0.1
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * number / (number - 1).clamp(min=1), momentum)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """All-reduce whose gradient is the sum of the processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        slope = slope.clone()
+        dist.all_reduce(slope)
+        return slope
+
+
+def synchronise_norms(network: nn.Module) -> None:
+    """Replace every batch normalisation in `network` by SyncBatchNorm, in place, weights kept."""
+    for name, child in list(network.named_children()):
+        if isinstance(child, _BatchNorm) and not isinstance(child, SyncBatchNorm):
+            replace = SyncBatchNorm(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
+            replace.to(next(iter(child.state_dict().values())).device).take_over(child)
+            setattr(network, name, replace)
+        else:
+            synchronise_norms(child)

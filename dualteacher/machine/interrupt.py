@@ -1,0 +1,48 @@
+"""Stopping on request: SIGTERM and SIGINT end a run after the step at hand, with a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+
+from dualteacher.machine.distributed import World, reduce_sum
+
+ASK_EVERY = 10  # steps between asking the other processes, which costs a message
+
+
+class Request:
+    """Whether somebody asked this run to stop."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def made(self, world: World, step: int, device: torch.device) -> bool:
+        """Whether to stop after this step; all processes of a run give the same answer."""
+        if world.size == 1:
+            return self.signal is not None
+        if step % ASK_EVERY:
+            return False
+        asked = torch.tensor(float(self.signal is not None), device=device)
+        return bool(reduce_sum(asked, world) > 0)
+
+
+@contextmanager
+def listening() -> Iterator[Request]:
+    """Note SIGTERM and SIGINT instead of dying of them; a second one ends the process at once."""
+    request = Request()
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if request.signal is not None:
+            raise KeyboardInterrupt
+        request.signal = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,1 +1,0 @@
-"""The pages of docs/reference, made from the code: `make reference` (`python -m dualteacher.reference`)."""

@@ -1,0 +1,287 @@
+"""The report's figures: what each one shows. How they are drawn is drawing.py's affair.
+
+Lines are means over seeds, bands run from the lowest seed to the highest: with two or three seeds that
+is all there is to know, and it invents nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dualteacher.reporting.figures import classes, drawing, insight, methods
+from dualteacher.reporting.figures.classes import Runs
+from dualteacher.reporting.figures.drawing import MARKERS, MUTED, Figure, Panel
+from dualteacher.reporting.results import Results, Run, spoken
+from dualteacher.settings import Grid
+from dualteacher.system import paths
+
+KINDS = (
+    "curves",
+    "methods",
+    "teachers",
+    "pseudo_labels",
+    "confusion",
+    "per_class",
+    "class_gains",
+    "calibration",
+    "hardest",
+    "snapshots",
+)
+DASH = (0, (3, 1.6))
+
+
+def files_of(grid: Grid) -> list[Path]:
+    """Every figure file of a report on `grid`: what Snakemake and DVC declare."""
+    names = [f"{dataset}-scores" for dataset in grid.dataset]
+    names += [f"{d}-{p}-{kind}" for d in grid.dataset for p in grid.partition for kind in KINDS]
+    return [paths.REPORT / "figures" / f"{name}.{suffix}" for name in names for suffix in ("png", "svg")]
+
+
+def build(results: Results) -> dict[str, Figure]:
+    """All figures by name."""
+    grid, baseline = results.settings.grid, results.settings.report.baseline
+    colors = drawing.colors(grid.methods, baseline)
+    figures = [_scores(results, dataset, colors) for dataset in grid.dataset]
+    for dataset, part in results.fields:
+        runs = results.by_method(dataset, part)
+        names = [entry.name for entry in results.classes[dataset]]
+        stem = f"{dataset}-{part}"
+        figures += [
+            _curves(f"{stem}-curves", runs, colors),
+            _methods(f"{stem}-methods", runs, colors),
+            _teachers(f"{stem}-teachers", runs, colors),
+            _pseudo_labels(f"{stem}-pseudo_labels", runs, colors),
+            classes.confusion(f"{stem}-confusion", runs, names),
+            classes.per_class(f"{stem}-per_class", runs, colors, names, _legend(colors, list(runs))),
+            *insight.build(results, dataset, part, colors),
+        ]
+    return {figure.name: figure for figure in figures}
+
+
+def over_seeds(tables: Sequence[pd.DataFrame], x: str, y: str) -> pd.DataFrame:
+    """Columns x, mean, low, high of `y` over runs, on the stretch of `x` that all of them cover.
+
+    Seeds may differ in steps an epoch (their labelled images differ in number): values between two
+    measured points are interpolated, nothing is extended. Empty where no run has `y`.
+    """
+    known = [table[[x, y]].dropna().astype(float).sort_values(x) for table in tables]
+    known = [table for table in known if len(table)]
+    if not known:
+        return pd.DataFrame(columns=["x", "mean", "low", "high"], dtype=float)
+    start, end = max(t[x].iloc[0] for t in known), min(t[x].iloc[-1] for t in known)
+    at = np.unique(np.concatenate([table[x].to_numpy() for table in known]))
+    at = at[(at >= start) & (at <= end)]
+    values = np.stack([np.interp(at, table[x], table[y]) for table in known])
+    return pd.DataFrame({"x": at, "mean": values.mean(0), "low": values.min(0), "high": values.max(0)})
+
+
+# ---------------------------------------------------------------- lines
+
+
+def _legend(colors: dict[str, str], methods: Sequence[str]) -> list[tuple[str, str, str]]:
+    return [(spoken(m), colors[m], MARKERS[list(colors).index(m) % len(MARKERS)]) for m in methods]
+
+
+def _frame(axes: Any, xlabel: str) -> None:
+    axes.grid(axis="y")
+    axes.set_xlabel(xlabel)
+    axes.margins(x=0.02)
+    axes.locator_params(axis="y", nbins=5)
+    axes.locator_params(axis="x", nbins=6, integer=True)
+
+
+def _line(axes: Any, band: pd.DataFrame, method: str, color: str, marker: str = "", dash: Any = "-") -> None:
+    """Mean line and band; the gid lets the page pick out a method's marks."""
+    few = len(band) <= 25
+    axes.fill_between(band["x"], band["low"], band["high"], color=color, alpha=0.16, lw=0, gid=f"method:{method}:band")
+    axes.plot(
+        *(band["x"], band["mean"]),
+        color=color,
+        ls=dash,
+        marker=marker if few else "",
+        markersize=3.5,
+        gid=f"method:{method}:line",
+    )
+
+
+def _by_method(runs: Runs, colors: dict[str, str], x: str, y: str, scale: float, axes: Any) -> None:
+    for i, (method, of_method) in enumerate(runs.items()):
+        band = over_seeds([run.history for run in of_method], x, y)
+        if len(band):
+            band[["mean", "low", "high"]] *= scale
+            _line(axes, band, method, colors[method], MARKERS[i % len(MARKERS)] if y == "val_miou" else "")
+    _frame(axes, x)
+
+
+def _line_panels(runs: Runs, colors: dict[str, str], x: str, wanted: Sequence[tuple[str, str, float]]) -> list[Panel]:
+    """A panel for each (column, title, scale) that at least one method has."""
+    panels = []
+    for column, title, scale in wanted:
+        have = [m for m, of_method in runs.items() if any(run.history[column].notna().any() for run in of_method)]
+        if have:
+            text = f"{title} by {x}, for {', '.join(map(spoken, have))}"
+            panels.append(Panel(title, partial(_by_method, runs, colors, x, column, scale), text))
+    return panels
+
+
+def _curves(name: str, runs: Runs, colors: dict[str, str]) -> Figure:
+    wanted = [("val_miou", "Validation mIoU (%)", 100.0), ("loss", "Total loss", 1.0)]
+    wanted += [("loss_supervised", "Supervised loss", 1.0), ("loss_mix", "Loss on mixed images", 1.0)]
+    wanted += [("loss_consistency", "Implicit-consistency loss", 1.0)]
+    return Figure(name, _line_panels(runs, colors, "step", wanted), _legend(colors, list(runs)))
+
+
+def _methods(name: str, runs: Runs, colors: dict[str, str]) -> Figure:
+    bands = {m: over_seeds([run.history for run in of_method], "step", "val_miou") for m, of_method in runs.items()}
+    return methods.multiples(name, runs, colors, bands)
+
+
+def _pseudo_labels(name: str, runs: Runs, colors: dict[str, str]) -> Figure:
+    """Coverage in training and on the probe, then what the kept labels are worth, beside that of all labels."""
+    wanted = [("kept", "Kept in training (% of pixels)", 100.0)]
+    wanted += [("probe_coverage", "Kept on the probe (% of pixels)", 100.0)]
+    panels = _line_panels(runs, colors, "epoch", wanted)
+    methods = [
+        m for m, of_method in runs.items() if any(r.history["probe_accuracy_all"].notna().any() for r in of_method)
+    ]
+    if methods:
+        title = "Right on the probe (%)"
+        text = f"{title}: kept pseudo-labels and all pseudo-labels by epoch, for {', '.join(map(spoken, methods))}"
+        panels.append(Panel(title, partial(_right, {m: runs[m] for m in methods}, colors), text))
+    using = [m for m, of_method in runs.items() if any(run.history["kept"].notna().any() for run in of_method)]
+    return Figure(name, panels, _legend(colors, using), empty="no method of this grid uses pseudo-labels")
+
+
+def _right(runs: Runs, colors: dict[str, str], axes: Any) -> None:
+    for column, dash, label in (("probe_accuracy", "-", "kept"), ("probe_accuracy_all", DASH, "all")):
+        for method, of_method in runs.items():
+            band = over_seeds([run.history for run in of_method], "epoch", column)
+            band[["mean", "low", "high"]] *= 100
+            _line(axes, band, method, colors[method], "", dash)
+        axes.plot([], [], color=MUTED, ls=dash, label=label)
+    _frame(axes, "epoch")
+    _key(axes)
+
+
+def _key(axes: Any) -> None:
+    """What solid and dashed mean, on a strip kept free above the lines."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.16 * (high - low))
+    axes.legend(loc="upper right", ncols=2, fontsize=8, labelcolor=MUTED, handlelength=2.6, borderpad=0)
+
+
+# ---------------------------------------------------------------- teachers
+
+
+def _with_teachers(runs: Runs) -> list[str]:
+    return [m for m, of_method in runs.items() if any(run.history["teacher"].notna().any() for run in of_method)]
+
+
+def teacher_tables(run: Run, measure: str) -> dict[str, pd.DataFrame]:
+    """Each teacher's own distance over epochs, whether it was active or waiting: {"teacher A": epoch, value}.
+
+    Two temporary teachers take turns, so following one of them alternates between the two columns.
+    More than two are followed as "active" and "waiting", since who waits is not recorded.
+    """
+    history = run.history
+    active, waiting = history[f"{measure}_active"], history[f"{measure}_waiting"]
+    teachers = sorted(int(teacher) for teacher in history["teacher"].dropna().unique())
+    if len(teachers) == 1 or waiting.isna().all():
+        values = {"teacher": active}
+    elif len(teachers) == 2:
+        turns = history["teacher"]
+        values = {f"teacher {'AB'[i]}": active.where(turns == one, waiting) for i, one in enumerate(teachers)}
+    else:
+        values = {"active": active, "waiting": waiting}
+    return {label: pd.DataFrame({"epoch": history["epoch"], "value": value}) for label, value in values.items()}
+
+
+def _distance(runs: list[Run], method: str, color: str, measure: str, top: float, axes: Any) -> None:
+    tables = [teacher_tables(run, measure) for run in runs]
+    labels = list(tables[0])
+    turns = runs[0].history[["epoch", "teacher"]].dropna()
+    if len(labels) == 2 and len(turns) <= 60:  # shade the epochs of the second teacher
+        for epoch in turns.loc[turns["teacher"] == turns["teacher"].max(), "epoch"]:
+            axes.axvspan(epoch - 0.5, epoch + 0.5, color=MUTED, alpha=0.08, lw=0)
+    for label, dash in zip(labels, ("-", DASH), strict=False):
+        band = over_seeds([table[label] for table in tables if label in table], "epoch", "value")
+        band[["mean", "low", "high"]] *= 100
+        _line(axes, band, method, color, "", dash)
+        axes.plot([], [], color=color, ls=dash, label=label)
+    _frame(axes, "epoch")
+    axes.set_ylim(0, top)
+    if len(labels) > 1:
+        _key(axes)
+    else:
+        axes.set_ylim(0, 1.16 * top)
+
+
+def _teachers(name: str, runs: Runs, colors: dict[str, str]) -> Figure:
+    methods = _with_teachers(runs)
+    panels = []
+    size = (4.6, 2.3) if len(methods) <= 2 else (3.3, 2.3)
+    for measure, title in (("distance", "distance in parameters (%)"), ("disagreement", "disagreeing pixels (%)")):
+        columns = [f"{measure}_active", f"{measure}_waiting"]
+        peak = max(
+            (float(np.nanmax(run.history[columns].to_numpy(float))) for m in methods for run in runs[m]), default=1
+        )
+        top = 104 * peak or 1.0
+        for method in methods:
+            draw = partial(_distance, runs[method], method, colors[method], measure, top)
+            text = f"{spoken(method)}: {title} between student and each teacher, by epoch"
+            panels.append(Panel(f"{spoken(method)}: {title}", draw, text, size))
+    empty = "no method of this grid has a teacher"
+    return Figure(name, panels, _legend(colors, methods), min(max(len(methods), 1), 3), empty)
+
+
+# ---------------------------------------------------------------- scores
+
+
+def _scores(results: Results, dataset: str, colors: dict[str, str]) -> Figure:
+    """mIoU against the amount of labels: each seed a dot, their mean a larger mark."""
+    draw = partial(_draw_scores, results, dataset, colors)
+    text = f"mIoU of every method on {dataset} by partition; the numbers are in the table of results"
+    panel = Panel("mIoU (%)", draw, text, (4.6, 2.7))
+    return Figure(f"{dataset}-scores", [panel], _legend(colors, results.settings.grid.methods))
+
+
+def _draw_scores(results: Results, dataset: str, colors: dict[str, str], axes: Any) -> None:
+    grid = results.settings.grid
+    labelled = {
+        p: np.mean([r.provenance["labelled"] for r in results.runs if r.cell.partition == p]) for p in grid.partitions
+    }
+    order = sorted(grid.partitions, key=lambda part: labelled[part])
+    for i, method in enumerate(grid.methods):
+        offset = 0.05 * (i - (len(grid.methods) - 1) / 2)
+        means, at = [], []
+        for x, part in enumerate(order):
+            if method not in grid.methods_on(part):
+                continue
+            values = [100 * run.metrics["miou"] for run in results.of(dataset, part, method)]
+            means.append(np.mean(values))
+            at.append(x + offset)
+            axes.plot(
+                *([x + offset] * len(values), values),
+                *("o",),
+                color=colors[method],
+                alpha=0.4,
+                markersize=5,
+                markeredgewidth=0,
+                gid=f"method:{method}:seeds:{part}",
+            )
+        marker = MARKERS[i % len(MARKERS)]
+        axes.plot(at, means, color=colors[method], lw=1.2, marker=marker, markersize=7, gid=f"method:{method}:mean")
+    _frame(axes, "labelled images")
+    bounds = dict.fromkeys(grid.also.bound.partition, ", bound")
+    for part in bounds:  # a line that the others are read against
+        for method in grid.methods_on(part):
+            level = np.mean([100 * run.metrics["miou"] for run in results.of(dataset, part, method)])
+            axes.axhline(level, color=colors[method], lw=0.9, ls=DASH, alpha=0.7, zorder=0)
+    axes.set_xticks(range(len(order)), [f"{part}{bounds.get(part, '')}\n({labelled[part]:.0f})" for part in order])
+    axes.set_xlim(-0.6, len(order) - 0.4)

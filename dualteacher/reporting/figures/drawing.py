@@ -1,0 +1,188 @@
+"""How figures are drawn: one style, panels as units, the same bytes each time.
+
+A panel is drawn twice: side by side with its figure's other panels for the PNG and SVG files, and alone,
+as SVG whose colours are CSS variables, for the page, where it follows the light or dark theme and the
+width of the window. Nothing of the user's matplotlibrc or backend is used: no pyplot, own rcParams.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from matplotlib.layout_engine import ConstrainedLayoutEngine as Layout
+from matplotlib.lines import Line2D
+
+from dualteacher.system import files
+
+INK, MUTED, GRID = "#1c2128", "#5d6673", "#e4e7eb"
+BASELINE = "#6b7280"
+# Okabe and Ito's colours, ordered so that the first three differ in lightness too; then six of their complements.
+PALETTE = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
+    *("#332288", "#999933", "#882255", "#8a5a2b", "#d6304f", "#44aa99"),
+)
+MARKERS = ("s", "o", "^", "D", "v", "P", "X")
+HEAT = (0.16, 0.5, 0.8)  # of the confusion matrices; its opacity is the value
+
+STYLE: dict[str, Any] = {
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib
+    "font.size": 9.0,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8.0,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 0.0,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "figure.dpi": 100.0,
+    "savefig.dpi": 160.0,
+    "svg.fonttype": "none",  # real text: selectable, and in the page it takes the page's own font
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot. `draw` puts everything but the title into the axes."""
+
+    title: str
+    draw: Callable[[Any], None]
+    description: str  # for those who do not see it
+    size: tuple[float, float] = (3.3, 2.3)  # width, height in inches
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels that belong together."""
+
+    name: str  # stem of its files
+    panels: Sequence[Panel]
+    legend: Sequence[tuple[str, str, str]] = field(default=())  # (label, colour, marker)
+    columns: int = 3
+    empty: str = "nothing to draw"  # said where there are no panels
+
+
+def colors(methods: Sequence[str], baseline: str) -> dict[str, str]:
+    """Grey for the baseline, the palette in the grid's order for the others."""
+    others = [method for method in methods if method != baseline]
+    chosen = {method: PALETTE[i % len(PALETTE)] for i, method in enumerate(others)}
+    return {method: chosen.get(method, BASELINE) for method in methods}
+
+
+def write(figure: Figure, folder: Path) -> None:
+    """`folder`/<name>.png and .svg, the same bytes for the same figure."""
+    with _style(figure.name):
+        canvas = _laid_out(_compose(figure))
+        for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+            with files.atomic(folder / f"{figure.name}.{suffix}") as temporary:
+                canvas.savefig(temporary, format=suffix, metadata=metadata)
+
+
+def inline(panel: Panel, identity: str) -> str:
+    """An <svg> element for the page; `identity` keeps its inner ids apart from other panels'."""
+    with _style(identity):
+        canvas = _canvas(panel.size)
+        panel.draw(canvas.add_subplot())
+        _laid_out(canvas)
+        buffer = io.StringIO()
+        canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return themed(buffer.getvalue(), identity, panel.description)
+
+
+@contextmanager
+def _style(salt: str) -> Iterator[None]:
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE | {"svg.hashsalt": f"dualteacher {salt}"})
+        yield
+
+
+def _canvas(size: tuple[float, float], pad: float = 0.04) -> Canvas:
+    """An empty canvas of `size` with `pad` around its parts, inches."""
+    canvas = Canvas(figsize=size, layout=Layout(w_pad=pad, h_pad=pad))
+    FigureCanvasAgg(canvas)
+    return canvas
+
+
+def _laid_out(canvas: Canvas) -> Canvas:
+    """Settle the layout once: matplotlib would do it, and a trial drawing, for each file."""
+    layout = canvas.get_layout_engine()
+    if layout is not None and canvas.axes:
+        layout.execute(canvas)
+        canvas.set_layout_engine("none")
+    return canvas
+
+
+def _compose(figure: Figure) -> Canvas:
+    """All panels on one canvas, row by row, with a common legend below."""
+    count = max(len(figure.panels), 1)
+    columns = min(figure.columns, count)
+    rows = math.ceil(count / columns)
+    width, height = figure.panels[0].size if figure.panels else (4.2, 1.2)
+    canvas = _canvas((columns * width, rows * (height + 0.25) + 0.4), pad=0.1)
+    if not figure.panels:
+        canvas.text(0.5, 0.5, figure.empty, ha="center", va="center", color=MUTED)
+        return canvas
+    for i, panel in enumerate(figure.panels):
+        axes = canvas.add_subplot(rows, columns, i + 1)
+        panel.draw(axes)
+        axes.set_title(panel.title)
+    handles = [Line2D([], [], color=color, marker=marker, markersize=5) for _, color, marker in figure.legend]
+    if handles:
+        labels = [label for label, _, _ in figure.legend]
+        canvas.legend(handles, labels, loc="outside lower left", ncols=len(handles), labelcolor=INK)
+    return canvas
+
+
+def themed(svg: str, identity: str, description: str) -> str:
+    """matplotlib's SVG file → an element to stand in HTML: themed colours, no namespaces, unique ids."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    head, rest = svg.split(">", 1)
+    box = re.search(r'viewBox="([^"]+)"', head)
+    width = float(box.group(1).split()[2]) if box else 300.0
+    for color, variable in _variables().items():
+        rest = rest.replace(color, f"var(--{variable})")
+    rest = re.sub(r'id="method:([a-z0-9_]+)[^"]*"', r'data-method="\1"', rest)
+    referenced = set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", rest))
+    rest = re.sub(r' id="([^"]+)"', lambda m: f' id="{identity}-{m[1]}"' if m[1] in referenced else "", rest)
+    rest = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{identity}-", rest)
+    rest = re.sub(r' d="[^"]+"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), rest)  # a hundredth of a point
+    rest = re.sub(r"\n\s*", "\n", rest).strip()
+    view = box.group(1) if box else "0 0 300 200"
+    label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return f'<svg class="chart" viewBox="{view}" style="--width:{width:.0f}" role="img" aria-label="{label}">{rest}'
+
+
+def _variables() -> dict[str, str]:
+    """Colour as drawn → the page's CSS variable for it."""
+    fixed = {INK: "ink", MUTED: "muted", GRID: "line", BASELINE: "baseline"}
+    return fixed | {color: f"method{i + 1}" for i, color in enumerate(PALETTE)}
+
+
+def variable(color: str) -> str:
+    """The page's CSS variable for a colour of a figure, e.g. var(--method1)."""
+    return f"var(--{_variables()[color]})"

@@ -1,0 +1,181 @@
+"""The page's tables: which columns, what each cell shows and what it sorts by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dualteacher.reporting import tables
+from dualteacher.reporting.figures import classes
+from dualteacher.reporting.page import runs
+from dualteacher.reporting.results import Results, Run, spoken
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A table cell: what is shown, what it sorts by, and marks beside the text."""
+
+    text: str
+    sort: float | str | None = None
+    color: str = ""  # of a swatch
+    code: bool = False
+    strip: Sequence[float] = ()  # positions 0…1 of the seeds; their mean is marked
+    head: bool = False  # names the row
+    links: Sequence[tuple[str, str, str]] = ()  # instead of the text: (text, address in the page, what it is)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Column heads, rows, and what the table is (for its caption)."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Entry]]
+    filtered: bool = False  # long: with a field that picks rows by their words
+
+
+def _names(results: Results, row: Any, colors: dict[str, str]) -> list[Entry]:
+    """The leading cells of a row; what is the same in all rows is left out."""
+    grid = results.settings.grid
+    entries = [Entry(row.dataset)] if len(grid.dataset) > 1 else []
+    entries += [Entry(row.partition)] if len(grid.partitions) > 1 else []
+    bound = " (bound)" if getattr(row, "bound", False) else ""
+    return [*entries, Entry(spoken(row.method) + bound, color=colors[row.method], head=True)]
+
+
+def _columns(results: Results, *more: str) -> list[str]:
+    grid = results.settings.grid
+    shown = ["dataset"] if len(grid.dataset) > 1 else []
+    shown += ["partition"] if len(grid.partitions) > 1 else []
+    return [*shown, "method", *more]
+
+
+def _score(row: Any, name: str, shown: Any = tables.percent) -> Entry:
+    mean, std = getattr(row, f"{name}_mean"), getattr(row, f"{name}_std")
+    return Entry(tables.score(mean, std, shown), mean)
+
+
+def result_table(results: Results, table: pd.DataFrame, seeds: pd.DataFrame, colors: dict[str, str]) -> Table:
+    low, high = seeds["miou"].min(), seeds["miou"].max()
+    reach = max(high - low, 0.001)
+    rows = []
+    for row in table.itertuples():
+        runs = results.of(str(row.dataset), str(row.partition), str(row.method))
+        values = [run.metrics["miou"] for run in runs]
+        strip = [(value - low) / reach for value in values]
+        rows.append(
+            [
+                *_names(results, row, colors),
+                _score(row, "miou"),
+                Entry("", row.miou_mean, colors[str(row.method)], strip=strip),
+                _score(row, "difference", tables.points),
+                Entry(tables.span(row.difference_low, row.difference_high, row.difference_n), row.difference_low),
+                _score(row, "best_miou"),
+                _score(row, "pixel_accuracy"),
+                _score(row, "mean_accuracy"),
+                Entry("", row.seeds, links=[_link(run, str(run.cell.seed)) for run in runs]),
+            ]
+        )
+    ends = f"each seed, {tables.percent(low)} … {tables.percent(high)}"
+    against = f"Δ {spoken(results.settings.report.baseline)}"
+    more = ("95 % interval", "best epoch", "pixel acc.", "mean acc.", "seeds")
+    columns = _columns(results, "mIoU", ends, against, *more)
+    return Table("Scores on the validation images, %", columns, rows)
+
+
+def _link(run: Run, text: str) -> tuple[str, str, str]:
+    """To the run's sheet."""
+    cell = run.cell
+    named = f"{spoken(cell.method)}, {cell.dataset}, {cell.partition}, seed {cell.seed}"
+    return text, runs.target(cell), f"Parameters, hashes and log of {named}"
+
+
+def run_table(results: Results, colors: dict[str, str]) -> Table:
+    """A row for every run, with the way to its sheet."""
+    rows = []
+    for run in results.runs:
+        cell, metrics = run.cell, run.metrics
+        best = float("nan") if metrics["best_miou"] is None else float(metrics["best_miou"])
+        rows.append(
+            [
+                *_names(results, cell, colors),
+                Entry(str(cell.seed), cell.seed),
+                Entry(tables.percent(float(metrics["miou"])), float(metrics["miou"])),
+                Entry(tables.percent(best), best),
+                Entry(tables.percent(float(metrics["pixel_accuracy"])), float(metrics["pixel_accuracy"])),
+                Entry(tables.duration(float(run.cost["seconds"])), float(run.cost["seconds"])),
+                Entry(", ".join(dict.fromkeys(alarm["name"] for alarm in run.alarms)) or "none"),
+                Entry(str(metrics.get("weights_sha256") or tables.NONE)[:8], code=True),
+                Entry("", links=[_link(run, "details")]),
+            ]
+        )
+    more = ("seed", "mIoU", "best epoch", "pixel acc.", "time", "alarms", "weights", "")
+    return Table("Every run; scores in %", _columns(results, *more), rows, filtered=len(rows) > 12)
+
+
+def cost_table(results: Results, table: pd.DataFrame, colors: dict[str, str]) -> Table:
+    rows = [
+        [
+            *_names(results, row, colors),
+            Entry(tables.whole(row.student_images), row.student_images),
+            Entry(tables.whole(row.teacher_images), row.teacher_images),
+            Entry(tables.duration(row.seconds), row.seconds),
+            Entry(tables.rate(row.images_per_second), row.images_per_second),
+            Entry(tables.memory(row.peak_memory_bytes), row.peak_memory_bytes),
+            Entry(tables.millions(row.parameters), row.parameters),
+            Entry(row.device),
+        ]
+        for row in table.itertuples()
+    ]
+    more = ("student images", "teacher images", "time", "images/s", "peak memory", "trained", "device")
+    return Table(
+        "Cost of training a run, mean over seeds, without the warm-up that all methods share",
+        _columns(results, *more),
+        rows,
+    )
+
+
+def data_table(results: Results) -> Table:
+    rows = []
+    first = {part: results.settings.grid.methods_on(part)[0] for part in results.settings.grid.partitions}
+    for run in (run for run in results.runs if run.cell.method == first[run.cell.partition]):
+        cell, split = run.cell, run.provenance
+        missing = split.get("classes_missing") or []
+        rows.append(
+            [
+                *(Entry(cell.dataset), Entry(cell.partition), Entry(str(cell.seed), cell.seed)),
+                Entry(tables.whole(split["labelled"]), split["labelled"]),
+                Entry(tables.whole(split["unlabelled"]), split["unlabelled"]),
+                Entry(tables.whole(run.metrics["images"]), run.metrics["images"]),
+                Entry(", ".join(missing) or "none"),
+                Entry(tables.named_split(str(split.get("list") or ""), str(split["list_sha256"])), code=True),
+                Entry(str(split["pack_sha256"])[:8], code=True),
+            ]
+        )
+    columns = ["dataset", "partition", "seed", "labelled", "unlabelled", "validation"]
+    columns += ["classes without labels", "labelled list", "images"]
+    return Table(
+        "Images; the official list's name, if one was used, and the first digits of the SHA-256 of the labelled list"
+        " and of the packed images",
+        columns,
+        rows,
+    )
+
+
+def class_table(results: Results, dataset: str, partition: str) -> Table:
+    of_method = {m: classes.class_iou(runs) for m, runs in results.by_method(dataset, partition).items()}
+    share = next(iter(of_method.values()))["share"]
+    rows = []
+    for index, entry in enumerate(results.classes[dataset]):
+        red, green, blue = entry.color
+        cells = [
+            Entry(entry.name, color=f"rgb({red} {green} {blue})", head=True),
+            Entry(tables.percent(share[index]), share[index]),
+        ]
+        cells += [Entry(tables.percent(t["mean"][index]), t["mean"][index]) for t in of_method.values()]
+        rows.append(cells)
+    rows.sort(key=lambda row: -float(row[1].sort or 0))
+    return Table("IoU by class, mean over seeds, %", ["class", "of pixels", *map(spoken, of_method)], rows)

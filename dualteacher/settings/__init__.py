@@ -1,0 +1,46 @@
+"""params.yaml as typed, validated settings.
+
+There are no defaults: what is not written in params.yaml does not exist, so the file (and with it
+Snakemake's and DVC's record of a run) is the whole truth. Every mistake becomes one line that names the
+key, the value and what is allowed.
+"""
+
+from dualteacher.settings.base import (
+    AtLeastOne,
+    Byte,
+    Color,
+    Count,
+    Inside,
+    MaskValue,
+    Name,
+    NotNegative,
+    Place,
+    Positive,
+    Section,
+    Share,
+)
+from dualteacher.settings.datasets import (
+    ADE20K,
+    SOURCES,
+    VOC,
+    AnyDataset,
+    BlueMarble,
+    Cityscapes,
+    Folder,
+    FolderClass,
+    FolderValidation,
+    Textures,
+)
+from dualteacher.settings.grid import Also, Extra, Grid, Partition
+from dualteacher.settings.methods import CPS, DualTeacher, FixMatch, Methods, Supervised, Teacher, UniMatch
+from dualteacher.settings.reader import Settings, load, parse
+from dualteacher.settings.results import Evaluate, Inference, Report, Runtime
+from dualteacher.settings.training import Augment, Batch, Jitter, Length, Loss, Mixing, Model, Optimizer, Train, Warmup
+
+__all__ = [
+    "ADE20K", "CPS", "SOURCES", "VOC", "Also", "AnyDataset", "AtLeastOne", "Augment", "Batch", "BlueMarble", "Byte",
+    "Cityscapes", "Color", "Count", "DualTeacher", "Evaluate", "Extra", "FixMatch", "Folder", "FolderClass",
+    "FolderValidation", "Grid", "Inference", "Inside", "Jitter", "Length", "Loss", "MaskValue", "Methods", "Mixing",
+    "Model", "Name", "NotNegative", "Optimizer", "Partition", "Place", "Positive", "Report", "Runtime", "Section",
+    "Settings", "Share", "Supervised", "Teacher", "Textures", "Train", "UniMatch", "Warmup", "load", "parse",
+]  # fmt: skip

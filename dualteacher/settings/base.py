@@ -1,0 +1,33 @@
+"""What every section is made of: types with their limits, and the strict mapping."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", description="lower-case letters, digits and _")]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Color = Annotated[list[Byte], Field(min_length=3, max_length=3)]  # [r, g, b]
+MaskValue = Annotated[int, Field(ge=0, le=65535)] | Color
+
+
+def _inside(text: str) -> str:
+    if not text or "\\" in text or text.startswith("/") or ".." in text.split("/"):
+        raise ValueError("expected a folder inside `folder`, spelt with / and without ..")
+    return text
+
+
+Inside = Annotated[str, AfterValidator(_inside)]
+Place = Annotated[str, Field(min_length=1, description="a file's or folder's path")]
+
+
+class Section(BaseModel):
+    """A mapping of params.yaml: no unknown keys, no silent conversions, nothing changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)

@@ -1,0 +1,158 @@
+"""params.yaml in, typed settings out; every mistake one line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from dualteacher.settings.base import Name, Place, Section
+from dualteacher.settings.datasets import SOURCES, AnyDataset
+from dualteacher.settings.grid import Grid, Partition
+from dualteacher.settings.methods import Methods
+from dualteacher.settings.results import Evaluate, Inference, Report, Runtime
+from dualteacher.settings.training import Augment, Batch, Loss, Mixing, Model, Optimizer, Train, Warmup
+from dualteacher.system.errors import UserError
+
+
+class Settings(Section):
+    """All of params.yaml."""
+
+    grid: Grid
+    watched: Place  # a folder whose files both engines watch: where datasets of source `folder` lie
+    datasets: dict[Name, AnyDataset]
+    partition: dict[Name, Partition]
+    model: Model
+    batch: Batch
+    augment: Augment
+    mixing: Mixing
+    loss: Loss
+    optimizer: Optimizer
+    warmup: Warmup
+    train: Train
+    methods: Methods
+    inference: Inference
+    evaluate: Evaluate
+    report: Report
+    runtime: Runtime
+
+    @model_validator(mode="after")
+    def _grid_is_described(self) -> Settings:
+        described = {
+            "dataset": set(self.datasets),
+            "partition": set(self.partition),
+            "method": {name for name, value in self.methods if value is not None},
+        }
+        where = {"dataset": "datasets", "partition": "partition", "method": "methods"}
+        used = {"dataset": self.grid.dataset, "partition": self.grid.partitions, "method": self.grid.methods}
+        for key, known in described.items():
+            for value in used[key]:
+                if value not in known:
+                    section = key if value in getattr(self.grid, key) else "also"
+                    raise ValueError(
+                        f"grid.{section} names '{value}', which {where[key]} does not describe;"
+                        f" described: {', '.join(sorted(known)) or 'none'}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _lists_are_known(self) -> Settings:
+        from dualteacher.data import lists
+
+        for partition in self.grid.partitions:
+            wanted = self.partition[partition].list
+            for dataset in self.grid.dataset if wanted is not None else []:
+                described = self.datasets[dataset]
+                known = lists.names(described.source)
+                if wanted not in known:
+                    raise ValueError(
+                        f"partition.{partition}.list names '{wanted}', which no official list of datasets.{dataset}"
+                        f" is called; known: {', '.join(known) or 'none'}"
+                    )
+                if not getattr(described, "lists", False):
+                    raise ValueError(f"partition.{partition}.list needs datasets.{dataset}.lists: true")
+        return self
+
+
+def load(path: str | os.PathLike[str] = "params.yaml") -> Settings:
+    """Read and validate a settings file; UserError in one line on any mistake."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; run from the project's folder, or `make use PRESET=bluemarble` to make one"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    return parse(raw, str(path))
+
+
+def parse(raw: Any, origin: str = "params.yaml") -> Settings:
+    """Validate an already parsed settings mapping."""
+    if not isinstance(raw, dict):
+        raise UserError(f"{origin}: a mapping of sections is expected, not {type(raw).__name__}")
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{origin}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """The first mistake in words, and how many more there are."""
+    # a misspelt key is also a missing one: the unknown key says more
+    problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
+    first = problems[0]
+    key = ".".join(str(part) for part in _as_written(first["loc"]))
+    kind, value = first["type"], first.get("input")
+    if kind == "extra_forbidden":
+        text = f"unknown key '{key}'{_similar(first['loc'])}"
+    elif kind == "missing":
+        text = f"key '{key}' is missing"
+    elif kind == "union_tag_not_found":
+        text = f"key '{key}.source' is missing (one of: {', '.join(SOURCES)})"
+    elif kind == "union_tag_invalid":
+        text = f"{key}.source = {first['ctx']['tag']!r}: unknown; one of: {', '.join(SOURCES)}"
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
+        shown = "" if isinstance(value, dict) else f" = {value!r}"
+        text = f"{key}{shown}: {message}" if key else message
+        if isinstance(value, str) and kind.startswith(("float", "int")) and value[:1].isdigit():
+            text += " (YAML reads 1e-3 as text: write 0.001)"
+    more = len(problems) - 1
+    return text + (f" (and {more} more mistake{'s' if more > 1 else ''})" if more else "")
+
+
+def _as_written(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Keys as they stand in the file: below datasets.NAME, pydantic inserts the source's name."""
+    return location[:2] + location[3:] if location[0:1] == ("datasets",) else location
+
+
+def _similar(location: tuple[int | str, ...]) -> str:
+    """«; did you mean 'x'? allowed: …» for an unknown key."""
+    import difflib
+
+    model: Any = Settings
+    if location[0] == "datasets" and len(location) > 3:
+        model, location = SOURCES[str(location[2])], location[3:]
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part)) if hasattr(model, "model_fields") else None
+        if field is None:
+            return ""
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((c for c in candidates if hasattr(c, "model_fields")), None)
+        if model is None:
+            return ""
+    allowed = sorted(model.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+    return (f"; did you mean '{near[0]}'?" if near else "") + f" (allowed: {', '.join(allowed)})"

@@ -1,0 +1,47 @@
+"""From weights to the report: inference, evaluation, its words, the machine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dualteacher.settings.base import AtLeastOne, Count, Name, NotNegative, Positive, Section
+
+
+class Inference(Section):
+    """How a whole image is predicted, in validation and evaluation alike."""
+
+    mode: Literal["whole", "slide"]  # the whole image at once, or windows that slide over it
+    batch: AtLeastOne  # images of one size predicted together
+    resize: Annotated[list[AtLeastOne], Field(min_length=2, max_length=2)] | None  # [long, short]; null: as is
+    multiple: AtLeastOne  # both sides are rounded to a multiple of this
+    window: AtLeastOne  # slide: side of the window, pixels
+    stride: AtLeastOne  # slide: step between windows, pixels
+
+
+class Evaluate(Section):
+    """The final evaluation."""
+
+    scales: Annotated[list[Positive], Field(min_length=1)]  # predictions at these scales are averaged
+    flip: bool  # and those of the mirrored image
+    gallery: AtLeastOne  # images in the gallery
+
+
+class Report(Section):
+    """The report's words."""
+
+    title: str  # of the page
+    baseline: Name  # the method the others are compared with
+
+
+class Runtime(Section):
+    """The machine. precision and compile change the numbers and are tracked; the rest is not."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]  # auto takes a GPU if there is one
+    precision: Literal["float32", "bfloat16"]  # of the networks' passes
+    compile: bool  # torch.compile
+    threads: AtLeastOne  # CPU threads a job
+    workers: Count  # loader processes a job
+    checkpoint_minutes: NotNegative  # 0: after every step
+    checkpoint_steps: AtLeastOne | None  # in addition, every so many steps

@@ -1,0 +1,1 @@
+"""Files, paths, errors, logs: what every other room stands on."""

@@ -1,0 +1,230 @@
+"""One cell's run from files to files: what the warm-up and train stages share."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from dualteacher import __version__
+from dualteacher.data import partition
+from dualteacher.data.loader import Augmented, Stream
+from dualteacher.data.pack import Pack, class_table
+from dualteacher.machine.device import peak_memory
+from dualteacher.machine.distributed import World
+from dualteacher.methods.base import Clock, Method
+from dualteacher.models import saved
+from dualteacher.models.segmenter import Segmenter
+from dualteacher.settings import Length, Settings
+from dualteacher.system import files, paths, sealed
+from dualteacher.system.console import logger
+from dualteacher.system.errors import UserError
+from dualteacher.training import committee, loop
+from dualteacher.training.checkpoint import Store, fingerprint
+
+COLUMNS = (
+    "epoch", "step", "learning_rate", "loss", "loss_supervised", "loss_mix", "loss_consistency", "mix", "teacher",
+    "kept", "skipped", "val_miou", "val_pixel_accuracy", "val_swallowed", "held_out_miou",
+    "probe_coverage", "probe_accuracy", "probe_accuracy_all",
+    "distance_active", "distance_waiting", "disagreement_active", "disagreement_waiting",
+)  # fmt: skip
+
+Table = Callable[[loop.Progress], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A cell's images: both packs and the training pack's rows by role."""
+
+    train: Pack
+    val: Pack
+    labelled: list[int]
+    held_out: list[int]  # labelled too, but only to pick the epoch
+    unlabelled: list[int]
+    files: tuple[Path, ...]
+
+
+def open_data(where: paths.Cell) -> Data:
+    """Open the packs and the partition; UserError if they do not belong together."""
+    dataset = paths.Dataset(where.dataset)
+    table = paths.Split(where.dataset, where.partition, where.seed).table
+    train, val = Pack(dataset.train), Pack(dataset.val)
+    labelled, held_out, unlabelled = ([train.index(name) for name in names] for names in partition.read(table))
+    if not labelled:
+        raise UserError(f"{table}: no labelled image; give partition.{where.partition} a larger fraction or count")
+    without = [train.ids[i] for i in labelled + held_out if not train.has_mask(i)]
+    if without:
+        raise UserError(f"{table}: {without[0]} is labelled but {dataset.train} holds no mask for it")
+    return Data(train, val, labelled, held_out, unlabelled, (dataset.train, dataset.val, table))
+
+
+def train_cell(
+    where: paths.Cell, settings: Settings, data: Data, student: Segmenter, method: Method, device: torch.device,
+    world: World, *, length: Length, sections: Sequence[str], inputs: Sequence[Path],
+    observe: Callable[[Clock, bool], dict[str, Any]], tables: Mapping[Path, Table] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Run the loop for a cell and write its weights, history, cost and alarms, unless exactly this has been done.
+
+    tables: further outputs, made from the run at its end.
+    """
+    if method.uses_unlabelled and not data.unlabelled:
+        raise UserError(
+            f"{where.method} needs unlabelled images and partition.{where.partition} leaves none;"
+            " lower its fraction or count"
+        )
+    batch, passes = settings.batch, settings.batch.accumulate * world.size
+    if batch.groups % passes:
+        raise UserError(
+            f"batch.groups = {batch.groups} cannot be spread over {world.size} processes with {batch.accumulate}"
+            f" passes each; make it a multiple of {passes}"
+        )
+    per_epoch = loop.steps_per_epoch(len(data.labelled), settings.batch.labelled)
+    steps = length.steps if length.steps is not None else per_epoch * (length.epochs or 0)
+    parameters = used_parameters(settings, sections, where)
+    mark = fingerprint(parameters, [*data.files, *inputs])
+    runtime, run_name = settings.runtime, "-".join(where.folder.parts[2:])
+    store = Store(run_name, mark, runtime.checkpoint_minutes, runtime.checkpoint_steps, world)
+    outputs = (where.student, where.history, where.cost, where.alarms, *tables)
+    if store.finished(outputs):
+        logger.info("%s is already there, made by exactly this run; remove it to train again", where.student)
+        return
+    side = settings.batch.crop
+    pad = (student.mean.flatten().cpu().numpy() * 255).round().astype(np.uint8)
+    name = where.method if where.method == "warmup" else "train"
+    job = loop.Job(
+        name=f"{name} {where.dataset}-{where.partition}-{where.method}-{where.seed}",
+        settings=settings,
+        student=student,
+        method=method,
+        dataset=Augmented(data.train, settings.augment, side, pad, where.seed),
+        labelled=Stream("labelled", np.array(data.labelled), where.seed),
+        unlabelled=Stream("unlabelled", np.array(data.unlabelled), where.seed) if method.uses_unlabelled else None,
+        steps=steps,
+        learning_rate=length.learning_rate,
+        seed=where.seed,
+        device=device,
+        store=store,
+        world=world,
+        observe=observe,
+    )
+    logger.info(
+        "%s: %d labelled, %d unlabelled images, %d steps of %d an epoch, on %s",
+        job.name, len(data.labelled), len(data.unlabelled), steps, per_epoch, device,
+    )  # fmt: skip
+    progress = run_within_memory(job)
+    if world.leads:
+        for path, table in tables.items():
+            sealed.write_table(path, pa.Table.from_pandas(table(progress), preserve_index=False))
+        write(where, job, progress, data, parameters)
+        committee.keep(where, method)
+        store.finish(outputs)
+
+
+def run_within_memory(job: loop.Job) -> loop.Progress:
+    """Run the loop; where the memory does not suffice, or a loader process is gone, say so and what to lower."""
+    try:
+        return loop.run(job)
+    except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError
+        text = str(error)
+        if "DataLoader worker" in text:
+            raise UserError(
+                "a loader process was ended from outside, often for lack of memory; the same command goes on from the"
+                f" last checkpoint; fewer runtime.workers than {job.settings.runtime.workers} need less"
+            ) from error
+        if not isinstance(error, MemoryError) and "memory" not in text.lower():
+            raise
+        batch = job.settings.batch
+        raise UserError(
+            f"out of memory on {job.device} (peak {peak_memory(job.device) / 2**30:.1f} GiB) with {batch.labelled} +"
+            f" {batch.unlabelled} images of {batch.crop}² a step in {batch.accumulate} passes and"
+            f" {job.student.num_classes} classes; raise batch.groups and batch.accumulate (the same images in"
+            f" smaller passes), or lower batch.crop or the batch: {text.splitlines()[0] if text else 'MemoryError'}"
+        ) from error
+
+
+def used_parameters(settings: Settings, sections: Sequence[str], where: paths.Cell) -> dict[str, Any]:
+    """The settings that a run's result depends on, and its place in the grid."""
+    everything = settings.model_dump(mode="json")
+    used = {name: everything[name] for name in sections}
+    used["method"] = everything["methods"].get(where.method)
+    used["runtime"] = {key: everything["runtime"][key] for key in ("precision", "compile")}
+    return used | {"cell": [where.dataset, where.partition, where.method, where.seed]}
+
+
+def params_fingerprint(parameters: dict[str, Any]) -> str:
+    """64 hex digits that name these parameters in tables and weights."""
+    return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
+
+
+def selected(progress: loop.Progress) -> dict[str, Any]:
+    """Which epoch's weights these are: the last one's, or those that did best on the held-out labelled images."""
+    best = progress.best
+    if best is not None:
+        return {"by": "held_out", "epoch": best["epoch"], "step": best["step"], "miou": best["score"]}
+    return {"by": "last", "epoch": progress.history[-1]["epoch"] if progress.history else None, "step": progress.step}
+
+
+def scores(progress: loop.Progress) -> dict[str, Any] | None:
+    """What these weights scored on the validation images while training (one scale, no flip); None: nobody looked."""
+    epoch = selected(progress)["epoch"]
+    row = next((row for row in progress.history if row["epoch"] == epoch), {})
+    found = {name: row.get(name, math.nan) for name in ("val_miou", "val_pixel_accuracy")}
+    return None if any(math.isnan(value) for value in found.values()) else found
+
+
+def write(where: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data, parameters: dict[str, Any]) -> None:
+    """Weights with their description, history, cost, alarms; the weights last, as the sign of completion."""
+    history = pd.DataFrame(progress.history, columns=list(COLUMNS))
+    history = history.astype({"mix": "string", "teacher": "Int64"})
+    sealed.write_table(where.history, pa.Table.from_pandas(history, preserve_index=False))
+    student_images, teacher_images = job.method.images_seen()
+    images = (student_images + teacher_images) * progress.step
+    cost = {
+        "seconds": round(progress.seconds, 3),
+        "steps": progress.step,
+        "images_per_second": round(images / progress.seconds, 3) if progress.seconds else None,
+        "peak_memory_bytes": peak_memory(job.device),
+        "student_images": student_images * progress.step,
+        "teacher_images": teacher_images * progress.step,
+        "parameters": sum(p.numel() for network in (job.student, *job.method.partners) for p in network.parameters()),
+        "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else job.device.type,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+    sealed.write_json(where.cost, cost)
+    sealed.write_json(where.alarms, {"alarms": [dataclasses.asdict(alarm) for alarm in loop.raised(job, progress)]})
+    description = {
+        "program": f"dualteacher {__version__}",
+        "cell": {
+            "dataset": where.dataset,
+            "partition": where.partition,
+            "method": where.method,
+            "seed": where.seed,
+        },
+        "classes": class_table(data.train.classes),
+        "crop": job.settings.batch.crop,
+        "inference": job.settings.inference.model_dump(mode="json"),
+        "labelled": len(data.labelled),
+        "held_out": len(data.held_out),
+        "unlabelled": len(data.unlabelled) if job.method.uses_unlabelled else 0,
+        "train_sha256": files.sha256(data.files[0]),
+        "partition_sha256": files.sha256(data.files[2]),
+        "params_fingerprint": params_fingerprint(parameters),
+        "parameters": parameters,
+        "steps": progress.step,
+        "selected": selected(progress),
+        "scores": scores(progress),
+    }
+    saved.save(where.student, job.student, description)

@@ -1,0 +1,1 @@
+"""The pipeline as both engines see it: contracts, sources, presets, reference pages."""

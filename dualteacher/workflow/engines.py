@@ -1,0 +1,95 @@
+"""What the workflow engines ask of the project before the first job; see workflow/rules/common.smk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dualteacher import settings
+from dualteacher.system import files, paths
+from dualteacher.system.errors import UserError
+
+
+def check(config: dict[str, Any]) -> None:
+    """Ends Snakemake with one line and exit code 2 where params.yaml is wrong or is not what it was given.
+
+    The commands read params.yaml themselves, so what ``--config`` and ``--configfile`` change would be
+    recorded, but not used.
+    """
+    try:
+        settings.load()
+        if config != yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")):
+            raise UserError(
+                "--config and --configfile are not for this workflow, whose commands read params.yaml:"
+                " edit that, or replace it with `make use PRESET=name`"
+            )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def clear_locks(folder: Path = Path(".snakemake")) -> None:
+    """Let a run go on after a killed one, whose lock Snakemake would leave for `--unlock`; say if another is at work.
+
+    Every Snakemake holds a lock of our own as long as it lives, which the system takes back however it ends. Other
+    machines' processes may not be seen, so only this machine's locks are cleared.
+    """
+    with contextlib.suppress(OSError):  # a folder that cannot be written to
+        folder.mkdir(exist_ok=True)
+        held = files.hold(folder / "alive.lock")  # kept open until this process ends
+        if held is None:
+            print("note: another snakemake is at work in this folder; a second run has to wait", file=sys.stderr)
+            return
+        owner, here = os.read(held, 1000).decode(), socket.gethostname()
+        if not any(folder.glob("locks/*")) or owner == here:
+            shutil.rmtree(folder / "locks", ignore_errors=True)
+            os.ftruncate(held, 0)
+            os.pwrite(held, here.encode(), 0)
+
+
+def set_environment() -> None:
+    """Jobs run this interpreter's `python`, whatever is active, and say their progress in lines."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    os.environ["DUALTEACHER_PROGRESS"] = "lines"  # jobs side by side cannot share a bar
+
+
+def watch(folder: str) -> str:
+    """Path of a list of all files below `folder`, rewritten only where a name, size or time has changed.
+
+    Snakemake sees no change inside a folder, and thousands of inputs would make it slow; DVC has the folder
+    itself as a dependency.
+    """
+    if not Path(folder).exists():
+        print(f"error: watched = {folder}: no such folder; see docs/own-data.md", file=sys.stderr)
+        raise SystemExit(2)
+    lines = []
+    for place, inner, names in os.walk(folder):
+        inner.sort()
+        for name in sorted(names):
+            path = Path(place, name)
+            with contextlib.suppress(OSError):  # gone, or a link to nowhere
+                status = path.stat()
+                lines.append(f"{status.st_size} {status.st_mtime_ns} {path}\0")
+    content = "\n".join(lines).encode("utf-8", "surrogateescape")
+    if not paths.OWN_DATA_LIST.exists() or paths.OWN_DATA_LIST.read_bytes() != content:
+        paths.OWN_DATA_LIST.parent.mkdir(exist_ok=True)
+        with files.atomic(paths.OWN_DATA_LIST) as temporary:
+            temporary.write_bytes(content)
+    return str(paths.OWN_DATA_LIST)
+
+
+def gpus(device: str) -> int:
+    """GPUs that a training job takes: lets the profile's limit keep such jobs from sharing one.
+
+    Looks at device files, since importing torch would cost every `snakemake` call two seconds.
+    """
+    if device != "auto":
+        return int(device != "cpu")
+    return int(sys.platform == "darwin" or any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/kfd")))
