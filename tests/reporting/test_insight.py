@@ -75,7 +75,7 @@ def test_expected_calibration_error_of_known_bins() -> None:
     assert insight.error(bins) == pytest.approx((10 + 15) / 400)
     assert np.isnan(insight.error(bins.assign(pixels=0)))
 
-    table = insight.calibration(loaded)
+
 def test_calibration_has_a_row_for_each_run(loaded: Results) -> None:
     table = insight.calibration(loaded)
     assert len(table) == len(loaded.runs)
