@@ -15,26 +15,8 @@ from dualteacher.data.pack import ClassInfo
 from dualteacher.settings import Settings
 from dualteacher.system import paths, sealed
 from dualteacher.system.errors import UserError
+from dualteacher.training import history
 
-HISTORY = [
-    "epoch",
-    "step",
-    "loss",
-    "loss_supervised",
-    "loss_mix",
-    "loss_consistency",
-    "teacher",
-    "kept",
-    "val_miou",
-    "held_out_miou",
-    "probe_coverage",
-    "probe_accuracy",
-    "probe_accuracy_all",
-    "distance_active",
-    "distance_waiting",
-    "disagreement_active",
-    "disagreement_waiting",
-]
 COST = [
     "seconds",
     "images_per_second",
@@ -76,7 +58,7 @@ class Run:
     history: pd.DataFrame
     per_class: pd.DataFrame
     per_image: pd.DataFrame
-    calibration: pd.DataFrame  # see training.reliability
+    calibration: pd.DataFrame  # see training.calibration
     snapshots: pd.DataFrame  # see training.snapshots
     alarms: list[dict[str, Any]]  # see training.alarms
     confusion: np.ndarray  # (C, C) int64, rows: truth, columns: prediction
@@ -141,7 +123,7 @@ def _run(cell: paths.Cell, num_classes: int) -> Run:
         cell,
         metrics=_json(cell.metrics, METRICS, evaluate),
         cost=_json(cell.cost, COST, train),
-        history=_table(cell.history, HISTORY, train),
+        history=_table(cell.history, history.NAMES, train),
         per_class=_table(cell.per_class, PER_CLASS, evaluate).sort_values("class_index", ignore_index=True),
         per_image=_table(cell.per_image, PER_IMAGE, evaluate),
         calibration=_table(cell.calibration, CALIBRATION, train),

@@ -12,7 +12,8 @@ from dualteacher.models import saved
 from dualteacher.settings import Settings
 from dualteacher.system import paths
 from dualteacher.training import calibration, snapshots
-from dualteacher.training.diagnostics import Row, blank, judge_teachers, probe_images, selector, validator
+from dualteacher.training.diagnostics import blank, judge_teachers, probe_images, selector, validator
+from dualteacher.training.history import Row
 from dualteacher.training.loop import Progress, steps_per_epoch
 from dualteacher.training.run import open_data, train_cell
 
@@ -32,13 +33,13 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
     chosen = methods.build(method, settings, student)
     validate = validator(student, data.val, settings, device, world)
     select = selector(student, data.train, data.held_out, settings, device, world)
-    photograph = snapshots.photographer(student, data.val, settings.inference, device)
+    record = snapshots.recorder(student, data.val, settings.inference, device)
     probe = probe_images(data.train, data.unlabelled, settings.train.probe_images, seed)
 
     def observe(clock: Clock, last: bool) -> Row:
         row = blank()
         if last or (clock.epoch + 1) % settings.train.validate_every == 0:
-            row |= validate() | select() | photograph()
+            row |= validate() | select() | record()
         return row | judge_teachers(student, chosen, clock, data.train, probe, settings, device)
 
     def calibrate(progress: Progress) -> pd.DataFrame:
@@ -49,7 +50,7 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
         return calibration.measure(labeller, data.train, probe, settings.inference, device)
 
     def pictures(progress: Progress) -> pd.DataFrame:
-        return snapshots.table(progress.history, [data.val.ids[i] for i in snapshots.chosen(data.val)])
+        return snapshots.table(progress.history, [data.val.ids[i] for i in snapshots.snapshot_images(data.val)])
 
     train_cell(
         where, settings, data, student, chosen, device, world,

@@ -8,7 +8,8 @@ from dualteacher.methods.base import Clock, Method
 from dualteacher.models import segmenter
 from dualteacher.settings import Settings
 from dualteacher.system import paths
-from dualteacher.training.diagnostics import Row, blank, validator
+from dualteacher.training.diagnostics import blank, validator
+from dualteacher.training.history import Row
 from dualteacher.training.run import open_data, train_cell
 
 SECTIONS = ("model", "batch", "augment", "loss", "optimizer", "warmup", "inference")

@@ -1,32 +1,31 @@
 """Alarms: signs in a run's history that training has collapsed, each with its rule and threshold.
 
-A rule looks at one number of an epoch's row and must hold for some epochs in a row (of those in which the number
-is known), so that a rough start raises nothing. What each threshold rests on:
+A rule looks at one number of each epoch and must hold for several consecutive epochs in which that number was
+measured, so a rough start raises nothing. The rules and their thresholds:
 
-- not_a_number: a loss's mean is not a number. One epoch is enough; nothing ordinary does that.
-- skipped: at least SKIPPED of an epoch's batches were left out for not being numbers (optimizer.bad_batch: skip).
-- coverage_low: fewer than COVERAGE_LOW of the pixels pass the confidence threshold, so that the unlabelled images
-  teach nothing. Without a long warm-up that is ordinary at first: the first GRACE of the steps do not count.
-- coverage_high: nearly every pixel passes, and the passed labels are known to be wrong often (accuracy on the probe
-  below TRUSTED) or cannot be checked. Where they are right, full coverage is a success and no alarm.
-- one_class: of the pixels that belong to other classes, SWALLOWED or more are predicted as one and the same. The
-  share of the class itself does not matter, so an image set that is mostly background raises nothing by that.
-- teacher_is_student: the labelling teacher's parameters equal the student's to SAME, relative to their size. A teacher
-  is a copy for the first step of a (temporary) turn, so one such epoch is ordinary, and epochs of one step do not
-  count; and both stand still, close together, once the learning rate has all but decayed: epochs below MOVING of its
-  peak do not count. Elsewhere an EMA is farther away by orders of magnitude (the default run: 1e-3 to 1e-2).
+- not_a_number: a mean loss is NaN or infinite. One epoch is enough; it never happens in a healthy run.
+- skipped: at least SKIPPED of an epoch's batches were left out as not finite (optimizer.bad_batch: skip).
+- coverage_low: fewer than COVERAGE_LOW of the pixels pass the confidence threshold, so the unlabelled images
+  contribute nothing. This is normal at first without a long warm-up: the first GRACE of the steps do not count.
+- coverage_high: nearly every pixel passes, and the kept labels are often wrong (accuracy on the probe below TRUSTED)
+  or cannot be checked. If they are right, full coverage is a success and raises nothing.
+- one_class: of the pixels of all other classes, SWALLOWED or more are predicted as one class. That class's own
+  share does not matter, so a data set that is mostly background raises nothing.
+- teacher_is_student: the labelling teacher's parameters equal the student's to SAME, relative to their size. A
+  temporary teacher starts its turn as a copy, so one such epoch is normal, and epochs of one step do not count. At
+  the end of the schedule both stand still, so epochs below MOVING of the peak learning rate do not count. Otherwise an EMA is
+  orders of magnitude farther away (default run: 1e-3 to 1e-2).
 
-Nothing here stops a run or changes a number.
+An alarm never stops a run or changes a number.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Row = Mapping[str, Any]
+from dualteacher.training.history import Row
 
 SKIPPED = 0.05
 COVERAGE_LOW, GRACE = 0.005, 0.2
@@ -37,7 +36,7 @@ SAME, MOVING = 1e-6, 0.1
 
 @dataclass(frozen=True)
 class Alarm:
-    """What was seen, and at which epoch's end it had been seen for long enough."""
+    """What was seen, and the epoch at which the rule had held for long enough."""
 
     name: str
     epoch: int
@@ -46,8 +45,8 @@ class Alarm:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What the rules must know beside the history."""
+class Context:
+    """What the rules need to know about the run besides its history."""
 
     steps: int  # of the whole run
     thresholded: bool  # pseudo-labels pass a confidence threshold that can be missed
@@ -55,32 +54,32 @@ class Run:
 
 @dataclass(frozen=True)
 class Epoch:
-    """A row and its place in the run."""
+    """An epoch's row and its place in the run."""
 
     row: Row
-    run: Run
+    context: Context
     steps: int  # of this epoch
-    rate: float  # its learning rate, in shares of the highest so far
+    rate: float  # its learning rate, relative to the peak so far
 
     def value(self, name: str) -> float | None:
-        """A number of the row; None where it is not known."""
+        """A number of the row; None if it was not measured."""
         value = self.row.get(name)
         return None if value is None or math.isnan(value) else float(value)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`holds` gives what there is to say where an epoch is bad, "" where it is fine, None where nothing is known."""
+    """`holds` describes what is wrong with an epoch; "" if nothing is, None if it was not measured."""
 
     name: str
     epochs: int  # in a row
     holds: Callable[[Epoch], str | None]
 
 
-def check(history: Sequence[Row], run: Run) -> list[Alarm]:
-    """All alarms that `history` has raised, each once, in the order of the epochs."""
+def check(history: Sequence[Row], context: Context) -> list[Alarm]:
+    """All alarms that `history` has raised, each once, by step."""
     found: list[Alarm] = []
-    epochs = list(_epochs(history, run))
+    epochs = list(_epochs(history, context))
     for rule in RULES:
         seen = 0
         for epoch in epochs:
@@ -93,11 +92,11 @@ def check(history: Sequence[Row], run: Run) -> list[Alarm]:
     return sorted(found, key=lambda alarm: alarm.step)
 
 
-def _epochs(history: Sequence[Row], run: Run) -> Iterator[Epoch]:
+def _epochs(history: Sequence[Row], context: Context) -> Iterator[Epoch]:
     before, peak = 0, 0.0
     for row in history:
         peak = max(peak, row["learning_rate"])
-        yield Epoch(row, run, row["step"] - before, row["learning_rate"] / peak if peak else 0.0)
+        yield Epoch(row, context, row["step"] - before, row["learning_rate"] / peak if peak else 0.0)
         before = row["step"]
 
 
@@ -119,7 +118,7 @@ def _skipped(epoch: Epoch) -> str | None:
 
 def _coverage_low(epoch: Epoch) -> str | None:
     kept = epoch.value("kept")
-    if kept is None or not epoch.run.thresholded or epoch.row["step"] <= GRACE * epoch.run.steps:
+    if kept is None or not epoch.context.thresholded or epoch.row["step"] <= GRACE * epoch.context.steps:
         return None
     words = f"only {kept:.2%} of the pixels pass the threshold: the unlabelled images teach next to nothing"
     return words if kept < COVERAGE_LOW else ""
@@ -127,7 +126,7 @@ def _coverage_low(epoch: Epoch) -> str | None:
 
 def _coverage_high(epoch: Epoch) -> str | None:
     kept, right = epoch.value("kept"), epoch.value("probe_accuracy")
-    if kept is None or not epoch.run.thresholded:
+    if kept is None or not epoch.context.thresholded:
         return None
     if right is None:
         return f"{kept:.2%} of the pixels pass the threshold; whether rightly is not known" if kept >= UNCHECKED else ""

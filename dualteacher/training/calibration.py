@@ -1,7 +1,7 @@
-"""Calibration of pseudo-labels: how often labels of a given confidence are right, on the probe's held-back masks.
+"""Calibration of pseudo-labels: accuracy by confidence, measured on the probe's held-back masks.
 
-Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, with equal bins; the expected calibration error
-is computed in the report from the counts, so that seeds and runs can be added up.
+Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, with equal-width bins. The report computes
+the expected calibration error from the counts, so those of several runs can be added up.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Inference
 from dualteacher.training.diagnostics import held_back_masks
 
-BINS = 20  # of 0.05: the usual threshold, 0.95, is a border
+BINS = 20  # 0.05 wide, so the usual threshold 0.95 is a border
 
 
 class Bins:
-    """Pixels, right labels and sum of confidences by bin of confidence, on the device."""
+    """Pixels, correct labels and summed confidence by bin of confidence, on the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.counts = torch.zeros((3, BINS), dtype=torch.float64, device=device)
 
     def add(self, label: Tensor, confidence: Tensor, truth: Tensor) -> None:
-        """label, confidence, truth of one shape; a confidence lies in [0, 1]; IGNORE pixels do not count."""
+        """label, confidence in [0, 1] and truth of one shape; pixels whose truth is IGNORE do not count."""
         known = truth != IGNORE
         where = (confidence * BINS).long().clamp_(0, BINS - 1).flatten()
         for row, values in zip(self.counts, (known, known & (label == truth), known * confidence), strict=True):
@@ -51,9 +51,9 @@ class Bins:
 def measure(
     network: Segmenter, pack: Pack, images: Sequence[int], inference: Inference, device: torch.device
 ) -> pd.DataFrame:
-    """The network's labels for whole images, by confidence; the network is left in the mode it was in."""
+    """Bin the network's labels for whole images by confidence; its mode is restored."""
     bins, training = Bins(device), network.training
-    if training:  # a teacher is not, and its normalisation may be set to the images at hand: left alone
+    if training:  # a teacher's mode must stay as it is (normalisation by batch)
         network.eval()
     predictor = Predictor(network, inference)
     for run in same_size_runs(pack, images, inference.batch):

@@ -1,15 +1,13 @@
-"""Judging a run at an epoch's end: validation, pseudo-labels against held-back masks, teacher and student.
+"""Measurements at an epoch's end: validation, pseudo-labels against held-back masks, teacher against student.
 
-These are the paper's own argument made visible: temporary teachers are to stay apart from the student
-(distance, disagreement) and to label well (coverage, accuracy). Held-back masks are read here only, never
-by the training loader.
+They test the paper's argument: temporary teachers stay apart from the student (distance, disagreement) and label
+well (coverage, accuracy). Held-back masks are read here and for calibration only, never by the training loader.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,28 +21,19 @@ from dualteacher.machine.distributed import World
 from dualteacher.methods.base import Clock, Method
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
-
-Row = dict[str, Any]
-VALIDATION = ("val_miou", "val_pixel_accuracy", "val_swallowed", "held_out_miou")
-PROBE = (
-    "probe_coverage",
-    "probe_accuracy",
-    "probe_accuracy_all",
-    "disagreement_active",
-    "disagreement_waiting",
-)
-DISTANCE = ("distance_active", "distance_waiting")
+from dualteacher.training import history
+from dualteacher.training.history import Row
 
 
 def blank() -> Row:
-    """All columns of this module, not a number."""
-    return dict.fromkeys((*VALIDATION, *PROBE, *DISTANCE), math.nan)
+    """NaN in every column of this module."""
+    return history.blank("validation", "probe", "distance")
 
 
 def validator(
     student: Segmenter, val: Pack, settings: Settings, device: torch.device, world: World
 ) -> Callable[[], Row]:
-    """A function that gives the validation scores of the student as it is then."""
+    """Returns a function that scores the student on the validation images."""
     predictor = Predictor(student, settings.inference)
 
     def validate() -> Row:
@@ -62,7 +51,7 @@ def validator(
 def selector(
     student: Segmenter, train: Pack, held_out: Sequence[int], settings: Settings, device: torch.device, world: World
 ) -> Callable[[], Row]:
-    """A function that gives the student's score on the held-out labelled images, by which the epoch is picked."""
+    """Returns a function that scores the student on the held-out labelled images; the best epoch by it is kept."""
     predictor = Predictor(student, settings.inference)
 
     def select() -> Row:
@@ -85,7 +74,7 @@ def judge_teachers(
     student: Segmenter, method: Method, clock: Clock, pack: Pack, images: Sequence[int], settings: Settings,
     device: torch.device,
 ) -> Row:  # fmt: skip
-    """Quality of the labels that the student learns, whoever makes them, and how far each teacher is from it."""
+    """Coverage and accuracy of the labels that the student learns from, and the distance of each teacher to it."""
     labeller, active = method.labeller(student, clock), method.active(clock)
     if labeller is None:
         return {}
@@ -97,24 +86,25 @@ def judge_teachers(
         row["distance_waiting"] = float(ema.distance(method.teachers[waiting], student))
     if not images:
         return row
-    training = labeller.training  # a partner's; teachers are not, and their normalisation may be set otherwise
+    training = labeller.training  # only a partner; a teacher's mode must stay as it is (normalisation by batch)
     if training:
         labeller.eval()
     tally = Tally(getattr(method.own, "threshold", 0.0), device)
-    labels, own = Predictor(labeller, settings.inference), Predictor(student, settings.inference)
-    others = Predictor(method.teachers[waiting], settings.inference) if waiting is not None else None
+    label_predictor = Predictor(labeller, settings.inference)
+    student_predictor = Predictor(student, settings.inference)
+    waiting_teacher = Predictor(method.teachers[waiting], settings.inference) if waiting is not None else None
     for run in same_size_runs(pack, images, settings.inference.batch):
         pixels = to_tensor([pack.image(i) for i in run], device)
         size = (pixels.shape[2], pixels.shape[3])
-        label, confidence = labels.sure(pixels)
-        students = own(pixels) if labeller is not student else label
-        other = others(pixels) if others is not None else None
+        label, confidence = label_predictor.sure(pixels)
+        students = student_predictor(pixels) if labeller is not student else label
+        other = waiting_teacher(pixels) if waiting_teacher is not None else None
         tally.add(label, confidence, students, other, held_back_masks(pack, run, size).to(device))
     if training:
         labeller.train()
     shares = tally.shares()
     if labeller is student:
-        shares["disagreement_active"] = math.nan  # with itself
+        shares["disagreement_active"] = math.nan  # the student with itself
     return row | shares
 
 
@@ -129,7 +119,7 @@ def held_back_masks(pack: Pack, run: Sequence[int], size: tuple[int, int]) -> Te
 
 
 class Tally:
-    """Pixel counts behind the probe's shares, summed on the device."""
+    """Pixel counts of the probe, summed on the device."""
 
     def __init__(self, threshold: float, device: torch.device) -> None:
         self.threshold = threshold
@@ -155,7 +145,7 @@ class Tally:
         self.counts += torch.stack([piece.sum(dtype=torch.float64) for piece in pieces])
 
     def shares(self) -> Row:
-        """The history's columns; NaN where nothing can be said."""
+        """The probe's columns of the history; NaN where there is nothing to count."""
         pixels, kept, known, right, kept_known, kept_right, apart, apart_waiting = self.counts.tolist()
         return {
             "probe_coverage": _share(kept, pixels),

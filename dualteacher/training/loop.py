@@ -21,12 +21,10 @@ from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Optimizer, Settings
 from dualteacher.system.console import logger
 from dualteacher.system.errors import Interrupted, UserError
-from dualteacher.training import alarms
+from dualteacher.training import alarms, history
 from dualteacher.training.checkpoint import Store
+from dualteacher.training.history import Row
 from dualteacher.training.watch import Watch
-
-Row = dict[str, Any]
-LOSSES = ("loss", "loss_supervised", "loss_mix", "loss_consistency", "kept", "skipped")
 
 
 @dataclass
@@ -132,7 +130,7 @@ def raised(job: Job, progress: Progress) -> list[alarms.Alarm]:
     """The alarms of the run so far."""
     threshold = getattr(job.method.own, "threshold", None)
     thresholded = threshold is not None and threshold > 1 / job.student.num_classes
-    return alarms.check(progress.history, alarms.Run(job.steps, thresholded))
+    return alarms.check(progress.history, alarms.Context(job.steps, thresholded))
 
 
 def step(
@@ -239,7 +237,7 @@ def finish_epoch(job: Job, progress: Progress, clock: Clock, rate: float, last: 
     means = progress.means()
     counted, progress.sums, progress.counted = progress.counted, {}, 0
     row: Row = {"epoch": clock.epoch, "step": progress.step, "learning_rate": rate}
-    row |= {name: means.get(name, math.nan) for name in LOSSES}
+    row |= {name: means.get(name, math.nan) for name in history.names("losses")}
     row["skipped"] = round(means.get("skipped", 0.0) * counted)
     row |= {"mix": job.method.mix(clock), "teacher": job.method.active(clock)}
     job.student.eval()

@@ -31,15 +31,8 @@ from dualteacher.settings import Length, Settings
 from dualteacher.system import files, paths, sealed
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
-from dualteacher.training import committee, loop
+from dualteacher.training import committee, history, loop
 from dualteacher.training.checkpoint import Store, fingerprint
-
-COLUMNS = (
-    "epoch", "step", "learning_rate", "loss", "loss_supervised", "loss_mix", "loss_consistency", "mix", "teacher",
-    "kept", "skipped", "val_miou", "val_pixel_accuracy", "val_swallowed", "held_out_miou",
-    "probe_coverage", "probe_accuracy", "probe_accuracy_all",
-    "distance_active", "distance_waiting", "disagreement_active", "disagreement_waiting",
-)  # fmt: skip
 
 Table = Callable[[loop.Progress], pd.DataFrame]
 
@@ -186,9 +179,7 @@ def scores(progress: loop.Progress) -> dict[str, Any] | None:
 
 def write(where: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data, parameters: dict[str, Any]) -> None:
     """Weights with their description, history, cost, alarms; the weights last, as the sign of completion."""
-    history = pd.DataFrame(progress.history, columns=list(COLUMNS))
-    history = history.astype({"mix": "string", "teacher": "Int64"})
-    sealed.write_table(where.history, pa.Table.from_pandas(history, preserve_index=False))
+    sealed.write_table(where.history, pa.Table.from_pandas(history.table(progress.history), preserve_index=False))
     student_images, teacher_images = job.method.images_seen()
     images = (student_images + teacher_images) * progress.step
     cost = {

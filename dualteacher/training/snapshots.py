@@ -1,6 +1,6 @@
-"""What the student predicts for a few fixed validation images at each validation: learning made visible.
+"""Snapshots: the student's predictions for a few fixed validation images at each validation.
 
-The class maps are small (at most SIDE pixels) and lie in the history's rows, so that a checkpoint holds them.
+The class maps are small (at most SIDE pixels a side) and kept in the history's rows, so a checkpoint has them too.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from dualteacher.settings import Inference
 
 COUNT = 2  # images
 SIDE = 128  # longest side of a stored class map, pixels
-KEY = "snapshots"  # of a row: a list of class maps (h, w) uint8
+KEY = "snapshots"  # in a row: a list of class maps (h, w) uint8
 COLUMNS = ("epoch", "step", "image_id", "prediction")
 
 
-def chosen(val: Pack) -> list[int]:
-    """Images spread evenly over those with a mask, so that nobody chose them."""
+def snapshot_images(val: Pack) -> list[int]:
+    """COUNT images, spread evenly over those with a mask."""
     with_mask = [i for i in range(len(val)) if val.has_mask(i)]
     places = {len(with_mask) * (2 * k + 1) // (2 * COUNT) for k in range(COUNT)} if with_mask else set()
     return [with_mask[place] for place in sorted(places)]
 
 
-def photographer(
+def recorder(
     student: Segmenter, val: Pack, inference: Inference, device: torch.device
 ) -> Callable[[], dict[str, list[Tensor]]]:
-    """A function that gives the column with the student's class maps as they are then."""
-    images, predictor = chosen(val), Predictor(student, inference)
+    """Returns a function that records the student's current class maps under KEY."""
+    images, predictor = snapshot_images(val), Predictor(student, inference)
 
-    def photograph() -> dict[str, list[Tensor]]:
-        return {KEY: [smaller(predictor(to_tensor([val.image(i)], device))[0]) for i in images]}
+    def record() -> dict[str, list[Tensor]]:
+        return {KEY: [thinned(predictor(to_tensor([val.image(i)], device))[0]) for i in images]}
 
-    return photograph
+    return record
 
 
-def smaller(labels: Tensor) -> Tensor:
-    """(H, W) classes → uint8 on the CPU with sides of at most SIDE, every k-th pixel; at least one."""
+def thinned(labels: Tensor) -> Tensor:
+    """(H, W) classes → uint8 on the CPU, every k-th pixel, so that no side exceeds SIDE."""
     return labels[thin(labels.shape, SIDE)].to("cpu", torch.uint8, copy=True)
 
 
 def table(history: Iterable[Mapping[str, Any]], ids: Sequence[str]) -> pd.DataFrame:
-    """COLUMNS, one row an image and validation; predictions as grey PNGs of class indices."""
+    """COLUMNS, one row for each image and validation; predictions as grey PNGs of class indices."""
     rows = [
         (row["epoch"], row["step"], name, _png(labels.numpy()))
         for row in history

@@ -1,7 +1,7 @@
-"""Watching a run: a line every ten seconds and at each validation, rows for `status`, DVCLive and TensorBoard.
+"""Progress of a run: a line every ten seconds and at each validation; rows for `status`, DVCLive and TensorBoard.
 
-Nothing here changes a number or can end a run: a part that fails says so once and is left out. The losses
-lie on the device; they are read only when something is told, so that steps need not wait.
+Watching never changes a number or ends a run: a writer that fails is reported once and dropped. The losses stay on
+the device and are read only when a line is due, so steps do not wait.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ Item = TypeVar("Item")
 
 
 class Rows(Protocol):
-    """Something that keeps rows of numbers by step."""
+    """A writer of rows of numbers by step."""
 
     def row(self, step: int, numbers: Mapping[str, float]) -> None: ...
     def close(self) -> None: ...
 
 
 class Watch:
-    """Tells how a run goes from step `first` on; `images` are those that a step shows to any network."""
+    """Reports a run from step `first` on; `images`: how many pass through any network in a step."""
 
     def __init__(self, name: str, first: int, steps: int, images: int, device: torch.device) -> None:
         self.name, self.first, self.steps, self.images, self.device = name, first, steps, images, device
         self.rows: list[Rows] = []
         self.warned: list[Alarm] = []
         self._began = time.monotonic()
-        self._told = -math.inf
+        self._reported = -math.inf
         self._bar: tqdm | None = None
 
     def over(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """Pass the batches through; what is open here closes when they end or their user fails."""
+        """Pass the batches through; writers and bar close at their end or on an error."""
         with ExitStack() as stack:
             if console.interactive():
                 stack.enter_context(logging_redirect_tqdm([logger]))
@@ -70,36 +70,36 @@ class Watch:
         """After every step; `losses` gives the means of the running epoch and is called when a line is due."""
         if self._bar is not None:
             self._bar.update()
-        if time.monotonic() - self._told >= EVERY:
+        if time.monotonic() - self._reported >= EVERY:
             means = losses()
-            if not means:  # the epoch has just ended, and its own line has been told
+            if not means:  # the epoch has just ended, and `epoch` has reported it
                 return
-            numbers = self._tell(step, {**means, "learning_rate": rate})
+            numbers = self._report(step, {**means, "learning_rate": rate})
             if self._bar is not None:
-                self._bar.set_postfix_str(words(numbers), refresh=False)
+                self._bar.set_postfix_str(progress_line(numbers), refresh=False)
             else:
-                logger.info("%s: step %d/%d, %s", self.name, step, self.steps, words(numbers))
+                logger.info("%s: step %d/%d, %s", self.name, step, self.steps, progress_line(numbers))
 
     def epoch(self, row: Numbers) -> None:
-        """After every epoch; `row` is its row of the history, told if it has a score or a line is due."""
-        if math.isnan(row["val_miou"]) and time.monotonic() - self._told < EVERY:
+        """After every epoch; logs its row of the history if it has a score or a line is due."""
+        if math.isnan(row["val_miou"]) and time.monotonic() - self._reported < EVERY:
             return
-        numbers = self._tell(row["step"], row)
+        numbers = self._report(row["step"], row)
         logger.info(
-            "%s: epoch %d, step %d/%d, %s", self.name, row["epoch"], row["step"], self.steps, words(numbers)
+            "%s: epoch %d, step %d/%d, %s", self.name, row["epoch"], row["step"], self.steps, progress_line(numbers)
         )  # fmt: skip
 
     def warn(self, alarms: Sequence[Alarm]) -> None:
-        """Log each alarm once; `status` shows them with the next line."""
+        """Log each alarm once; the next line passes them on to `status`."""
         for alarm in alarms:
             if alarm not in self.warned:
                 self.warned.append(alarm)
                 logger.warning("%s: alarm %s at epoch %d: %s", self.name, alarm.name, alarm.epoch, alarm.text)
 
-    def _tell(self, step: int, numbers: Numbers) -> dict[str, float]:
-        """Tell all but the console, and give back what there is to say."""
-        self._told = time.monotonic()
-        pace = (step - self.first) / max(self._told - self._began, 1e-9)  # steps a second, validation included
+    def _report(self, step: int, numbers: Numbers) -> dict[str, float]:
+        """Report to everything but the console; returns the known numbers."""
+        self._reported = time.monotonic()
+        pace = (step - self.first) / max(self._reported - self._began, 1e-9)  # steps a second, validation included
         left = (self.steps - step) / pace if pace else math.nan
         known = {key: float(value) for key, value in numbers.items() if isinstance(value, int | float)}
         known |= {"images_per_second": pace * self.images, "seconds_left": left, "memory": peak_memory(self.device)}
@@ -112,23 +112,23 @@ class Watch:
         return known
 
 
-def words(numbers: Mapping[str, float]) -> str:
+def progress_line(numbers: Mapping[str, float]) -> str:
     """«loss 1.204 (supervised 0.9, mix 0.31), kept 0.42, lr 0.0002, 96 images/s, 58 s left, 812 MB»."""
-    parts = [f"{key[5:]} {value:.3g}" for key, value in numbers.items() if key.startswith("loss_")]
-    said = [f"loss {numbers.get('loss', math.nan):.4f}" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")]
+    losses = [f"{key[5:]} {value:.3g}" for key, value in numbers.items() if key.startswith("loss_")]
+    parts = [f"loss {numbers.get('loss', math.nan):.4f}" + (f" ({', '.join(losses)})" if len(losses) > 1 else "")]
     for key, name in (("kept", "kept"), ("val_miou", "val mIoU")):
         if key in numbers:
-            said.append(f"{name} {numbers[key]:.4f}")
-    said.append(f"lr {numbers['learning_rate']:.3g}")
-    said.append(f"{numbers['images_per_second']:.3g} images/s")
+            parts.append(f"{name} {numbers[key]:.4f}")
+    parts.append(f"lr {numbers['learning_rate']:.3g}")
+    parts.append(f"{numbers['images_per_second']:.3g} images/s")
     if numbers.get("seconds_left"):
-        said.append(f"{console.duration(numbers['seconds_left'])} left")
-    said.append(f"{numbers['memory'] / 2**20:.0f} MB")
-    return ", ".join(said)
+        parts.append(f"{console.duration(numbers['seconds_left'])} left")
+    parts.append(f"{numbers['memory'] / 2**20:.0f} MB")
+    return ", ".join(parts)
 
 
 def _guarded(call: Callable[..., Any], *arguments: Any, otherwise: Any = None) -> Any:
-    """What the call returns; if it fails, a warning and `otherwise`."""
+    """The call's result; on an error logs a warning and returns `otherwise`."""
     try:
         return call(*arguments)
     except Exception as error:
@@ -137,10 +137,10 @@ def _guarded(call: Callable[..., Any], *arguments: Any, otherwise: Any = None) -
 
 
 class LiveRows:
-    """DVCLive's rows, which `dvc exp show` shows of a running experiment; gone when the run ends.
+    """DVCLive's rows, shown by `dvc exp show` while an experiment runs and removed at its end.
 
-    The history has them all anyway, and left behind they would be columns of zeros and dashes for ever. DVC
-    reads the numbers because of the dvc.yaml beside them, so .gitignore must not hide that file.
+    The history keeps all of them; left behind, they would add empty columns to later experiments. DVC finds the
+    numbers through the dvc.yaml beside them, so .gitignore must not hide that file.
     """
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class LiveRows:
 
 
 def live_rows(name: str, first: int) -> Rows | None:
-    """Only in a job that DVC started."""
+    """DVCLive, if DVC started this process."""
     return LiveRows() if "DVC_STAGE" in os.environ else None
 
 
@@ -184,6 +184,6 @@ class TensorBoardRows:
 
 
 def tensorboard_rows(name: str, first: int) -> Rows | None:
-    """Where DUALTEACHER_TENSORBOARD names a folder; the package tensorboard must be installed."""
+    """TensorBoard, if DUALTEACHER_TENSORBOARD names a folder; needs the package tensorboard."""
     folder = os.environ.get(TENSORBOARD)
     return TensorBoardRows(Path(folder, *name.split()), first) if folder else None

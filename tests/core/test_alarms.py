@@ -13,10 +13,10 @@ import pytest
 
 from dualteacher.commands import status
 from dualteacher.training import alarms, watch
-from dualteacher.training.alarms import Run, check
+from dualteacher.training.alarms import Context, check
 
 STEPS = 200  # 20 epochs of 10
-RUN = Run(STEPS, thresholded=True)
+RUN = Context(STEPS, thresholded=True)
 
 
 def history(**columns: list[Any]) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def history(**columns: list[Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def raised(run: Run = RUN, **columns: list[Any]) -> list[tuple[str, int]]:
+def raised(run: Context = RUN, **columns: list[Any]) -> list[tuple[str, int]]:
     return [(alarm.name, alarm.epoch) for alarm in check(history(**columns), run)]
 
 
@@ -93,7 +93,7 @@ def test_full_coverage_that_is_right_is_a_success() -> None:
 
 
 def test_a_method_without_a_threshold_is_not_judged_by_coverage() -> None:
-    assert raised(Run(STEPS, thresholded=False), kept=[1.0] * 20, probe_accuracy=[0.5] * 20) == []
+    assert raised(Context(STEPS, thresholded=False), kept=[1.0] * 20, probe_accuracy=[0.5] * 20) == []
 
 
 def test_methods_without_teacher_or_pseudo_labels_are_judged_by_the_rest() -> None:

@@ -296,6 +296,6 @@ def test_a_network_in_training_is_judged_in_evaluation_and_goes_on_training(proj
 
 def test_large_class_maps_are_thinned_out() -> None:
     labels = torch.arange(300)[:, None].expand(300, 200) % 200
-    small = snapshots.smaller(labels)
+    small = snapshots.thinned(labels)
     assert small.shape == (100, 67) and small.dtype == torch.uint8 and small[0, 0] == 1
-    assert snapshots.smaller(labels[:96, :96]).shape == (96, 96)
+    assert snapshots.thinned(labels[:96, :96]).shape == (96, 96)

@@ -18,8 +18,8 @@ from PIL import Image
 from dualteacher import settings
 from dualteacher.data.pack import ClassInfo, PackWriter, Sample, class_table
 from dualteacher.evaluation import gallery
-from dualteacher.reporting import results
 from dualteacher.system import paths
+from dualteacher.training import history
 
 CLASSES = [
     ClassInfo("water", (52, 101, 164)),
@@ -78,17 +78,17 @@ def _cell(root: Path, cell: paths.Cell, labelled: int) -> None:
     random = np.random.default_rng([cell.seed, len(cell.method), labelled])
     miou = 0.339 + LIFT[cell.method] + 0.012 * cell.seed + random.normal(0, 0.004) + (0.07 if labelled > 150 else 0)
     taught = cell.method != "supervised"
-    history = _history(random, cell.method, miou)
+    rows = _history(random, cell.method, miou)
     folder = root / cell.folder
     folder.mkdir(parents=True, exist_ok=True)
-    history.to_parquet(folder / "history.parquet", index=False)
+    rows.to_parquet(folder / "history.parquet", index=False)
     _json(
         folder / "metrics.json",
         {
             **{"dataset": cell.dataset, "partition": cell.partition, "method": cell.method, "seed": cell.seed},
-            **{"miou": miou, "pixel_accuracy": miou + 0.27, "mean_accuracy": miou + 0.11, "last_epoch": len(history)},
+            **{"miou": miou, "pixel_accuracy": miou + 0.27, "mean_accuracy": miou + 0.11, "last_epoch": len(rows)},
             **{"best_miou": miou + 0.006, "best_epoch": 9, "images": 254, "params_fingerprint": "f"},
-            **{"selected": "last", "selected_epoch": len(history)},
+            **{"selected": "last", "selected_epoch": len(rows)},
             **{"partition_sha256": f"{labelled}-{cell.seed}", "weights_sha256": "w"},
         },
     )
@@ -124,7 +124,7 @@ def _history(random: np.random.Generator, method: str, miou: float) -> pd.DataFr
     table = pd.DataFrame({"epoch": epoch, "step": 12 * epoch, "learning_rate": 2e-4 * (1 - epoch / (epochs + 1))})
     table["loss"] = table["loss_supervised"] = 0.9 * np.exp(-epoch / 6) + 0.3 + random.normal(0, 0.02, epochs)
     table["mix"] = None
-    table[[name for name in results.HISTORY if name not in table]] = np.nan
+    table[[name for name in history.NAMES if name not in table]] = np.nan
     checked = (epoch % 3 == 0) | (epoch == epochs)
     table["val_miou"] = np.where(checked, miou - 0.05 * np.exp(-epoch / 5), np.nan)
     table["val_pixel_accuracy"] = table["val_miou"] + 0.27

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from dualteacher.data import pack
 from dualteacher.models import tensors
 from dualteacher.system import paths
-from dualteacher.training import run
+from dualteacher.training import history
 
 DATASET = paths.Dataset("DATASET")
 SPLIT = paths.Split("DATASET", "PARTITION", 0)
@@ -54,30 +54,7 @@ PACK = {
     "block": "images of one block are neighbours and go to one side; null: no such thing",
     "sha256": "of all the above",
 }
-HISTORY = {
-    "epoch": ("int64", "from 0; an epoch is a pass over the labelled images"),
-    "step": ("int64", "optimiser steps until its end"),
-    "learning_rate": ("double", "the backbone's, at its end"),
-    "loss": ("double", "mean over the epoch, like the four below"),
-    "loss_supervised": ("double", "on the labelled images"),
-    "loss_mix": ("double", "on the mixed, or otherwise strongly augmented, images"),
-    "loss_consistency": ("double", "of the strong view"),
-    "mix": ("text", "cutmix or classmix; null: none"),
-    "teacher": ("int64", "which teacher labelled; null: none"),
-    "kept": ("double", "share of the unlabelled pixels whose pseudo-label passes the threshold"),
-    "skipped": ("int64", "batches left out, optimizer.bad_batch: skip"),
-    "val_miou": ("double", "of the student on the validation images; NaN where it was not measured, as below"),
-    "val_pixel_accuracy": ("double", ""),
-    "val_swallowed": ("double", "of the other classes' validation pixels, the share that the greediest class takes"),
-    "held_out_miou": ("double", "on held-out labelled images, partition.NAME.held_out"),
-    "probe_coverage": ("double", "share of the probe images' pixels that pass the threshold"),
-    "probe_accuracy": ("double", "share of these that are right"),
-    "probe_accuracy_all": ("double", "the same of all pixels"),
-    "distance_active": ("double", "‖teacher − student‖ / ‖student‖ over the parameters, of the teacher that labels"),
-    "distance_waiting": ("double", "of the one that waits"),
-    "disagreement_active": ("double", "share of the probe's pixels that teacher and student label differently"),
-    "disagreement_waiting": ("double", ""),
-}
+TYPES = {"float64": "double", "Int64": "int64", "string": "text"}  # pandas' names → ours
 SCORES = """
 iou | double | NaN where the class is absent
 accuracy | double | share of its pixels that are found
@@ -189,7 +166,7 @@ FORMATS = [
            f"the network. Its metadata has one entry, `{tensors.ENTRY}`: JSON with these keys"
            " ([export.md](../export.md))", DESCRIPTION),
     Format(_spelt(RUN.history), "warmup, train", "one row an epoch",
-           {name: HISTORY[name] for name in run.COLUMNS}),
+           {c.name: (TYPES.get(c.dtype, c.dtype), c.meaning) for c in history.COLUMNS}),
     Format(_spelt(RUN.cost), "warmup, train", "what it took; of a run's files only this does not repeat to the byte",
            COST),
     Format(_spelt(RUN.alarms), "warmup, train", "signs of collapse ([report.md](../report.md))",
