@@ -13,8 +13,8 @@ measured, so a rough start raises nothing. The rules and their thresholds:
   share does not matter, so a data set that is mostly background raises nothing.
 - teacher_is_student: the labelling teacher's parameters equal the student's to SAME, relative to their size. A
   temporary teacher starts its turn as a copy, so one such epoch is normal, and epochs of one step do not count. At
-  the end of the schedule both stand still, so epochs below MOVING of the peak learning rate do not count. Otherwise an EMA is
-  orders of magnitude farther away (default run: 1e-3 to 1e-2).
+  the end of the schedule both stand still, so epochs below MOVING of the peak learning rate do not count. Otherwise an
+  EMA is orders of magnitude farther away (default run: 1e-3 to 1e-2).
 
 An alarm never stops a run or changes a number.
 """
