@@ -1,6 +1,6 @@
-"""How fast a step is, against the plain formulation and against the bare network; `python -m dualteacher benchmark`.
+"""Speed and memory of a step against the plain formulation and the bare network: `python -m dualteacher benchmark`.
 
-Three programs do the same training step: `programs.Ours` is the training loop's own, `plain.Plain` writes the
-method down in the straightforward way, and `programs.Bare` runs only the network's passes, which no step can
-be faster than. They take turns in one run, so that whatever else the machine does meets them all.
+`programs.Ours` is the training loop's step, `programs.Plain` the method as `plain` writes it down, `programs.Bare` only
+the network's passes, the lower bound. They take turns in one run, so that other load on the machine hits all alike.
+`plain` is also the readable specification of the method.
 """

@@ -10,28 +10,28 @@ from typing import Any
 
 import torch
 
-from dualteacher.benchmark import plain, programs, throughput
+from dualteacher.benchmark import programs, throughput
 from dualteacher.benchmark.cases import Case
 from dualteacher.benchmark.measure import peak, prepare
 from dualteacher.data.pack import Pack
 
 PROGRAMS: dict[str, Any] = {
     "ours": programs.Ours,
-    "plain": plain.Plain,
-    "plain_same_network": partial(plain.Plain, same_network=True),
+    "plain": programs.Plain,
+    "plain_same_network": partial(programs.Plain, same_network=True),
     "bare": programs.Bare,
 }
 
 
 def run(program: str, case: dict[str, Any], device: str, threads: int, pack: str | None) -> int:
-    """Bytes; `pack` is for the program "evaluate"."""
-    prepare(torch.device(device), threads)
-    where, what = torch.device(device), Case(**case)
+    """Bytes; only the program "evaluate" needs `pack`."""
+    place, measured = torch.device(device), Case(**case)
+    prepare(place, threads)
     if program == "evaluate":
         assert pack is not None
-        score_pack, _ = throughput.evaluators(what, Pack(Path(pack)), where)
-        return peak(lambda step: score_pack(), where, 1)
-    return peak(PROGRAMS[program](what, where), where)
+        score_pack, _ = throughput.evaluators(measured, Pack(Path(pack)), place)
+        return peak(lambda step: score_pack(), place, 1)
+    return peak(PROGRAMS[program](measured, place), place)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""The yardstick: the same step, written down from the method's description in the straightforward way.
+"""Dual Teacher on one page, in the paper's order: the specification, and program (b) of the benchmark.
 
-Two teacher passes and two student passes; logits and softmax at full resolution; every image is jittered,
-mixed, blurred and flipped by itself, as a PIL image on the CPU; an average over the parameters one by one. The
-network is written as its papers write it. It computes what `programs.Ours` computes (tests/benchmark holds the
-two together), from the same draws.
+Na et al., "Switching Temporary Teachers for Semi-Supervised Semantic Segmentation", NeurIPS 2023. This is the step
+as one would write it from the paper: batched PyTorch on the device, logits and softmax at full resolution, nothing
+fused. tests/benchmark holds the fast implementation (core/, methods/) to it. Colour operations come from core/views.py
+and random numbers from core/mixing.draw, so that both see the same images.
+
+Images are (B, 3, H, W) floats in [0, 1], labels (B, H, W) int64 with 255 for "ignore", confidences (B, H, W), logits
+(B, C, h, w) at a quarter of the image's side.
 """
 
 from __future__ import annotations
@@ -11,222 +14,190 @@ from __future__ import annotations
 import copy
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.functional as TF
-from PIL import Image
-from timm.models.pvt_v2 import MlpWithDepthwiseConv
 from torch import Tensor, nn
 
-from dualteacher.benchmark.cases import Case
-from dualteacher.benchmark.programs import clock, networks
-from dualteacher.core import ema
-from dualteacher.core.losses import IGNORE
+from dualteacher.core import views
 from dualteacher.core.mixing import Draws
 from dualteacher.data.loader import Batch
-from dualteacher.methods.base import Clock
-from dualteacher.models.dense import restore_linear
-from dualteacher.models.heads import SegFormerHead
-from dualteacher.models.mix_transformer import MixTransformer
-from dualteacher.models.segmenter import Segmenter
+from dualteacher.settings import DualTeacher, Mixing
 
-JITTER = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
-IDENTITY = (1.0, 1.0, 1.0, 0.0)
+IGNORE = 255
+MIXES = ("cutmix", "classmix")
 
 
-class PlainNetwork(nn.Module):
-    """A copy of a SegFormer: softmax(Q Kᵀ) V with the matrix written out; the head upsamples, concatenates, fuses."""
-
-    def __init__(self, segmenter: Segmenter) -> None:
-        super().__init__()
-        self.own = copy.deepcopy(segmenter).to(memory_format=torch.contiguous_format)
-        restore_linear(self.own)
-        for module in self.own.modules():
-            if isinstance(module, MlpWithDepthwiseConv):
-                module.__class__ = MlpWithDepthwiseConv
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = False  # type: ignore[assignment]
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W) in [0, 1] → logits at a quarter of its side."""
-        own = self.own
-        return self.head(self.levels((image - own.mean) / own.std))
-
-    def levels(self, image: Tensor) -> list[Tensor]:
-        """The backbone's maps, finest first."""
-        backbone = self.own.backbone
-        if not isinstance(backbone, MixTransformer):
-            maps = backbone(image)
-            return [maps[level] for level in self.own.levels]
-        levels = [backbone.patch_embed(image)]
-        for stage in backbone.stages:
-            levels.append(stage(levels[-1]))
-        return levels[1:]
-
-    def head(self, levels: list[Tensor]) -> Tensor:
-        """SegFormer's head, layer by layer."""
-        head, size = self.own.head, levels[0].shape[2:]
-        assert isinstance(head, SegFormerHead)
-        wide = []
-        for level, linear in zip(levels, head.linear, strict=True):
-            mapped = linear(level.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, level.shape[2:])
-            wide.append(F.interpolate(mapped, size, mode="bilinear", align_corners=False))
-        fused = head.fuse(torch.cat(wide[::-1], 1))
-        return head.classifier(head.dropout(F.relu(head.norm(fused))))
-
-
-class Views(NamedTuple):
-    """Unlabelled images (U, 3, S, S) with labels and confidences (U, S, S)."""
+class View(NamedTuple):
+    """Unlabelled images with the active teacher's pseudo-labels and confidences."""
 
     image: Tensor
     label: Tensor
     confidence: Tensor
 
 
-class Plain:
-    """The plain step; with `same_network` around the network that `programs.Ours` trains."""
+# --- Data: a labelled batch, and the weak view of an unlabelled one
 
-    def __init__(self, case: Case, device: torch.device, same_network: bool = False) -> None:
-        self.settings, student, self.method = networks(case, device)
-        make = (lambda network: network) if same_network else PlainNetwork
-        self.device, self.batch = device, case.batch()
-        self.student: nn.Module = make(student)
-        self.teachers: list[nn.Module] = [make(teacher) for teacher in self.method.teachers]
-        optimizer = self.settings.optimizer
-        rates = (self.settings.train.learning_rate, optimizer.head_multiplier, optimizer.weight_decay)
-        groups = (student if same_network else self.student.own).parameter_groups(*rates)
-        self.optimizer = torch.optim.AdamW(groups, betas=(optimizer.betas[0], optimizer.betas[1]))
 
-    def __call__(self, step: int) -> dict[str, Tensor]:
-        now = clock(step)
-        draws = self.method.draw(now, self.batch, 0, self.device)
-        parts = self.losses(self.batch, draws, now)
-        self.optimizer.zero_grad()
-        parts["loss"].backward()
-        self.optimizer.step()
-        keep = ema.decay(now.step_in_epoch, self.method.own.ema_decay)
-        teacher = self.teachers[now.epoch % 2]
-        with torch.no_grad():
-            for old, new in zip(teacher.parameters(), self.student.parameters(), strict=True):
-                old.copy_(keep * old + (1 - keep) * new)
-        return {name: value.detach() for name, value in parts.items()}
+def labelled_batch(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The images x and their labels y; the loader has scaled, cropped and flipped them."""
+    return views.jitter(batch.labelled / 255, batch.labelled_factors), batch.label.long()
 
-    def losses(self, batch: Batch, draws: Draws, now: Clock) -> dict[str, Tensor]:
-        """The four losses, by the names of the history."""
-        own, teacher = self.method.own, self.teachers[now.epoch % 2]
-        size = tuple(batch.label.shape[1:])
-        labelled, unlabelled = (
-            [jitter(TF.to_pil_image(image), row.tolist()) for image, row in zip(images, factors, strict=True)]
-            for images, factors in (
-                (batch.labelled, batch.labelled_factors),
-                (batch.unlabelled, batch.unlabelled_factors),
-            )
-        )
-        weak = self.stack(unlabelled)
-        strong = [strong_view(image, draws, i) for i, image in enumerate(unlabelled)]
 
-        # --- the mix, from the first teacher pass
-        with torch.no_grad():
-            softmax = upsample(teacher(weak), size).softmax(1)
-        if self.method.mix(now) == "cutmix":
-            mixed = self.cutmix(unlabelled, softmax, draws)
-        else:
-            mixed = self.classmix(strong, softmax, draws)
+def weak_view(batch: Batch) -> Tensor:
+    """The unlabelled images u, augmented like the labelled ones."""
+    return views.jitter(batch.unlabelled / 255, batch.unlabelled_factors)
 
-        # --- supervised: the first student pass
-        target = batch.label.long().to(self.device)
-        logits = upsample(self.student(self.stack(labelled)), size)
-        supervised = F.cross_entropy(logits, target, ignore_index=IGNORE)
 
-        # --- mix and implicit consistency: the second teacher pass, the second student pass
-        with torch.no_grad():
-            confidence, label = upsample(teacher(weak), size).softmax(1).max(1)
-        views = torch.cat([mixed.image, self.stack(strong)])
-        logits = upsample(self.student(views), size)
-        entropy, consistent = F.cross_entropy(logits, torch.cat([mixed.label, label]), reduction="none").chunk(2)
-        sure = (mixed.confidence >= own.threshold).float()
-        if self.method.mix(now) == "cutmix":
-            mix = (sure.mean((1, 2), keepdim=True) * entropy)[entropy > 0].mean()
-        else:
-            mix = (sure.mean() * entropy).mean()
-        consistency = (consistent * (confidence >= own.threshold)).mean()
+# --- Section 3.1: pseudo-labels by the active one of two temporary teachers
 
-        total = supervised + own.unlabelled_weight * mix + own.consistency_weight * consistency
-        kept = (confidence >= own.threshold).float().mean()
-        named = {"loss_supervised": supervised, "loss_mix": mix, "loss_consistency": consistency}
-        return {"loss": total, **named, "kept": kept}
 
-    def cutmix(self, images: list[Image.Image], softmax: Tensor, draws: Draws) -> Views:
-        """Boxes from the partner, pasted image by image; then jitter, blur and flip."""
-        confidence, label = softmax.cpu().max(1)
-        sigma_largest = self.settings.mixing.blur_sigma[1]
-        done = []
-        for i, image in enumerate(images):
-            other = int(draws.partner[i])
-            top, bottom, left, right = draws.box[i].tolist()
-            trio = [image.copy(), Image.fromarray(label[i].numpy().astype(np.uint8)), _floats(confidence[i])]
-            partner = [
-                images[other],
-                Image.fromarray(label[other].numpy().astype(np.uint8)),
-                _floats(confidence[other]),
-            ]
-            for mine, theirs in zip(trio, partner, strict=True):
-                mine.paste(theirs.crop((left, top, right, bottom)), (left, top))
-            trio[0] = blur(
-                jitter(trio[0], draws.mix_jitter[i].tolist(), draws.order), float(draws.sigma[i]), sigma_largest
-            )
-            done.append([TF.hflip(part) for part in trio] if draws.flipped[i] else trio)
-        return Views(
-            self.stack([trio[0] for trio in done]),
-            torch.from_numpy(np.stack([np.asarray(trio[1]) for trio in done])).long().to(self.device),
-            torch.from_numpy(np.stack([np.asarray(trio[2]) for trio in done])).to(self.device),
-        )
+def active(epoch: int) -> int:
+    """The teachers take turns by epoch, and with them the mixes: CutMix on even epochs, ClassMix on odd ones."""
+    return epoch % 2
 
-    def classmix(self, images: list[Image.Image], softmax: Tensor, draws: Draws) -> Views:
-        """Half of an image's classes onto its partner; the softmax is mixed alike, and read off again."""
-        label = softmax.argmax(1).cpu().numpy()
-        mixed, probability = [], []
-        for i, image in enumerate(images):
-            other = int(draws.partner[i])
-            present = np.unique(label[i])
-            order = sorted(present.tolist(), key=lambda c: -float(draws.rank[i, c]))
-            mask = np.isin(label[i], order[: len(order) // 2])
-            mixed.append(Image.composite(image, images[other], Image.fromarray(mask)))
-            probability.append(torch.where(torch.from_numpy(mask).to(self.device), softmax[i], softmax[other]))
-        confidence, found = torch.stack(probability).max(1)
-        return Views(self.stack(mixed), found, confidence)
 
-    def stack(self, images: list[Image.Image]) -> Tensor:
-        """PIL images → (B, 3, H, W) in [0, 1] on the device."""
-        return torch.stack([TF.to_tensor(image) for image in images]).to(self.device)
+@torch.no_grad()
+def pseudo_label(teacher: nn.Module, image: Tensor, inside: Tensor) -> View:
+    """p = softmax(T(u)): label argmax p, confidence max p. Padding, where `inside` is False, is ignored."""
+    probability = upsample(teacher(image), image.shape[2:]).softmax(1)
+    confidence, label = probability.max(1)
+    return View(image, label.where(inside, IGNORE), confidence.where(inside, 0.0))
 
 
 def upsample(logits: Tensor, size: tuple[int, ...]) -> Tensor:
-    """To the labels' size, as a whole."""
+    """Bilinear, to the labels' size: (B, C, H, W)."""
     return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
-def jitter(image: Image.Image, factors: list[float], order: tuple[int, ...] = (0, 1, 2, 3)) -> Image.Image:
-    """Brightness, contrast, saturation and hue of one image; nothing where all are the identity."""
-    if tuple(factors) == IDENTITY:
-        return image
-    for index in order:
-        image = JITTER[index](image, factors[index])
-    return image
+# --- Section 3.2: a strong augmentation for each teacher
 
 
-def strong_view(image: Image.Image, draws: Draws, i: int) -> Image.Image:
-    """The view of implicit consistency."""
-    image = jitter(image, draws.strong_jitter[i].tolist(), draws.order)
-    return image.convert("L").convert("RGB") if draws.gray[i] else image
+def cutmix(weak: View, draws: Draws, mixing: Mixing) -> View:
+    """A box from the partner image, pasted over image, label and confidence; then jitter, blur and flip.
+
+    One λ ~ Beta(4, 4) a batch; the box's sides are the image's times √(1 - λ), its centre is uniform in [side/8, side)
+    along each axis; the box is clipped to the image. Partners are a random permutation.
+    """
+    height, width = weak.label.shape[1:]
+    row = torch.arange(height, device=weak.image.device)[:, None]
+    column = torch.arange(width, device=weak.image.device)
+    top, bottom, left, right = draws.box.T[:, :, None, None]
+    in_box = (top <= row) & (row < bottom) & (left <= column) & (column < right)
+    mixed = paste(weak, ~in_box, draws.partner)
+    image = views.jitter(mixed.image, draws.mix_jitter, draws.order)
+    image = views.blur(image, draws.sigma, mixing.blur_sigma[1])
+    return View(*(views.flip(part, draws.flipped) for part in (image, mixed.label, mixed.confidence)))
 
 
-def blur(image: Image.Image, sigma: float, largest: float) -> Image.Image:
-    """Gaussian blur; σ = 0 leaves the image sharp."""
-    side = 2 * int(np.ceil(3 * largest)) + 1
-    return TF.gaussian_blur(image, [side, side], [sigma, sigma]) if sigma > 0 else image
+def classmix(strong: View, draws: Draws) -> View:
+    """Half of the classes in each image, rounded down, pasted onto the partner image.
+
+    `draws.rank` (B, C) orders the classes at random. A mixed pixel belongs to one image, so the argmax of the mixed
+    softmax is that image's label: mixing labels and confidences is enough.
+    """
+    images, classes = draws.rank.shape
+    index = strong.label.where(strong.label != IGNORE, classes).flatten(1)  # (B, HW); ignored pixels are never pasted
+    present = index.new_zeros(images, classes + 1).scatter(1, index, 1)[:, :classes]
+    half = present.sum(1, keepdim=True) // 2
+    order = draws.rank.where(present > 0, -1).argsort(1, descending=True)
+    first = torch.arange(classes, device=order.device) < half
+    chosen = torch.zeros_like(index[:, :1], dtype=torch.bool).repeat(1, classes + 1).scatter(1, order, first)
+    return paste(strong, chosen.gather(1, index).view_as(strong.label), draws.partner)
 
 
-def _floats(values: Tensor) -> Image.Image:
-    return Image.fromarray(values.numpy().astype(np.float32), mode="F")
+def paste(view: View, own: Tensor, partner: Tensor) -> View:
+    """Each image's own pixels where `own` (B, H, W) is True, its partner's elsewhere."""
+    return View(
+        view.image.where(own[:, None], view.image[partner]),
+        view.label.where(own, view.label[partner]),
+        view.confidence.where(own, view.confidence[partner]),
+    )
+
+
+def strong_view(weak: View, draws: Draws) -> View:
+    """Strong colour jitter and random grayscale; no geometry, so labels and confidences stay."""
+    image = views.jitter(weak.image, draws.strong_jitter, draws.order)
+    return weak._replace(image=views.grayscale(image, draws.gray))
+
+
+# --- Section 3.3: the losses; the student learns with drop path and dropout, its teachers label without
+
+
+def supervised_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross entropy, mean over the labelled pixels."""
+    return F.cross_entropy(upsample(logits, label.shape[1:]), label, ignore_index=IGNORE)
+
+
+def mix_loss(logits: Tensor, mixed: View, mix: str, threshold: float) -> Tensor:
+    """CutMix: mean of w_i · CE over the pixels with CE > 0, w_i being image i's share of confident pixels.
+
+    ClassMix: mean of w · CE over all pixels, w being the whole batch's share.
+    """
+    entropy = cross_entropy(logits, mixed.label)
+    confident = (mixed.confidence >= threshold).float()
+    if mix == "cutmix":
+        return (confident.mean((1, 2), keepdim=True) * entropy).sum() / (entropy > 0).sum().clamp(min=1)
+    return (confident.mean() * entropy).mean()
+
+
+def consistency_loss(logits: Tensor, strong: View, threshold: float) -> Tensor:
+    """Implicit consistency: Σ CE · [confidence ≥ threshold] / number of valid pixels."""
+    entropy = cross_entropy(logits, strong.label)
+    return (entropy * (strong.confidence >= threshold)).sum() / (strong.label != IGNORE).sum().clamp(min=1)
+
+
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Of each pixel, (B, H, W); 0 where it is ignored."""
+    return F.cross_entropy(upsample(logits, label.shape[1:]), label, ignore_index=IGNORE, reduction="none")
+
+
+def losses(
+    student: nn.Module, teacher: nn.Module, batch: Batch, draws: Draws, mix: str, options: DualTeacher, mixing: Mixing
+) -> dict[str, Tensor]:
+    """total = supervised + mix + 0.2 · consistency, and its parts; one pass of teacher and student each."""
+    image, label = labelled_batch(batch)
+    weak = pseudo_label(teacher, weak_view(batch), batch.inside)
+    strong = strong_view(weak, draws)
+    mixed = cutmix(weak, draws, mixing) if mix == "cutmix" else classmix(strong, draws)
+
+    sizes = [len(image), len(mixed.image), len(strong.image)]
+    on_labelled, on_mixed, on_strong = student(torch.cat([image, mixed.image, strong.image])).split(sizes)
+    parts = {
+        "loss_supervised": supervised_loss(on_labelled, label),
+        "loss_mix": mix_loss(on_mixed, mixed, mix, options.threshold),
+        "loss_consistency": consistency_loss(on_strong, strong, options.threshold),
+        "kept": (weak.confidence >= options.threshold).float().mean(),
+    }
+    weighted = options.unlabelled_weight * parts["loss_mix"] + options.consistency_weight * parts["loss_consistency"]
+    return {"loss": parts["loss_supervised"] + weighted} | parts
+
+
+# --- The step: optimiser, then the active teacher follows (section 3.1)
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, step_in_epoch: int, maximum: float) -> None:
+    """T ← a T + (1 - a) S with a = min(1 - 1/(i + 1), maximum); i = 0 at the epoch's first step: T becomes S."""
+    keep = min(1 - 1 / (step_in_epoch + 1), maximum)
+    for old, new in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True):
+        old.copy_(keep * old + (1 - keep) * new if old.is_floating_point() else new)
+
+
+class Training:
+    """A student, two teachers that start as copies of it, and the steps of their training."""
+
+    def __init__(
+        self, student: nn.Module, optimizer: torch.optim.Optimizer, options: DualTeacher, mixing: Mixing
+    ) -> None:
+        self.student, self.optimizer, self.options, self.mixing = student, optimizer, options, mixing
+        self.teachers = [copy.deepcopy(student).eval().requires_grad_(False) for _ in range(2)]
+
+    def step(self, batch: Batch, draws: Draws, epoch: int, step_in_epoch: int) -> dict[str, Tensor]:
+        """One optimiser step; only the active teacher labels, and only it moves. Returns the losses."""
+        teacher, mix = self.teachers[active(epoch)], MIXES[active(epoch)]
+        parts = losses(self.student, teacher, batch, draws, mix, self.options, self.mixing)
+        self.optimizer.zero_grad()
+        parts["loss"].backward()
+        self.optimizer.step()
+        follow(teacher, self.student, step_in_epoch, self.options.ema_decay)
+        return {name: value.detach() for name, value in parts.items()}

@@ -1,4 +1,4 @@
-"""Our step, exactly as training runs it, and the network's passes alone."""
+"""The programs that the benchmark times: our step, the plain step, and the network's passes alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from dualteacher import methods
+from dualteacher.benchmark import plain
 from dualteacher.benchmark.cases import Case
+from dualteacher.benchmark.plain_network import PlainNetwork
+from dualteacher.core import seeds
 from dualteacher.data.loader import finish
 from dualteacher.machine.distributed import World
 from dualteacher.methods.base import Clock, Method
@@ -22,12 +25,12 @@ Program = Callable[[int], Any]  # runs step number `step`
 
 
 def clock(step: int) -> Clock:
-    """The two mixes and the two teachers take turns at every step; a teacher that wakes would only be copied to."""
+    """The two teachers and mixes take turns at every step. Each is in its second step: in the first, EMA is a copy."""
     return Clock(4 * step + 1, step, 1)
 
 
 def networks(case: Case, device: torch.device) -> tuple[Settings, Segmenter, Method]:
-    """An untrained student in train mode and its method with the teachers; always the same ones."""
+    """An untrained student in train mode, and the method with its teachers; the same ones at every call."""
     settings = case.settings()
     student = segmenter.build(settings.model, case.classes, None, drop_path=settings.model.drop_path, seed=0)
     student.to(device).train()
@@ -35,14 +38,14 @@ def networks(case: Case, device: torch.device) -> tuple[Settings, Segmenter, Met
 
 
 class Ours:
-    """The training loop's step."""
+    """(a) The training loop's step."""
 
     def __init__(self, case: Case, device: torch.device) -> None:
         settings, student, method = networks(case, device)
         self.batch = case.batch()
         self.networks = [student]
         self.optimizer = loop.make_optimizer(self.networks, settings.optimizer, settings.train.learning_rate)
-        unused: Any = None  # what a run reads and writes; a step does not
+        unused: Any = None  # what a run needs and a step does not
         self.job = loop.Job(
             name="benchmark", settings=settings, student=student, method=method, dataset=unused, labelled=unused,
             unlabelled=unused, steps=0, learning_rate=settings.train.learning_rate, seed=0, device=device,
@@ -53,10 +56,28 @@ class Ours:
         return loop.step(self.job, self.networks, self.optimizer, self.batch, clock(step))
 
 
-class Bare:
-    """One teacher pass and one student pass, forward and backward, over as many images: the limit.
+class Plain:
+    """(b) The plain step on the network as its papers write it; with `same_network`, (b′) on ours."""
 
-    No upsampling, no loss (the gradient given to the logits is made beforehand), no views, no optimiser.
+    def __init__(self, case: Case, device: torch.device, same_network: bool = False) -> None:
+        settings, segmenter, self.method = networks(case, device)
+        self.device, self.batch = device, case.batch()
+        network = segmenter if same_network else PlainNetwork(segmenter)
+        trained = network if isinstance(network, Segmenter) else network.copied
+        optimizer = loop.make_optimizer([trained], settings.optimizer, settings.train.learning_rate)
+        self.training = plain.Training(network, optimizer, self.method.own, settings.mixing)
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        now = clock(step)
+        torch.manual_seed(seeds.derive(0, "dropout", now.step, 0))  # as the training loop does
+        draws = self.method.draw(now, self.batch, 0, self.device)
+        return self.training.step(self.batch.to(self.device), draws, now.epoch, now.step_in_epoch)
+
+
+class Bare:
+    """(c) One teacher pass and one student pass, forward and backward, over as many images: the lower bound.
+
+    No views, upsampling, losses or optimiser; the logits' gradient is made beforehand.
     """
 
     def __init__(self, case: Case, device: torch.device) -> None:

@@ -1,0 +1,53 @@
+"""SegFormer as its papers write it: the network of program (b)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from timm.models.pvt_v2 import MlpWithDepthwiseConv
+from torch import Tensor, nn
+
+from dualteacher.models.dense import restore_linear
+from dualteacher.models.heads import SegFormerHead
+from dualteacher.models.mix_transformer import MixTransformer
+from dualteacher.models.segmenter import Segmenter
+
+
+class PlainNetwork(nn.Module):
+    """A copy of a SegFormer with timm's own blocks; the head upsamples, concatenates and fuses."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.copied = copy.deepcopy(segmenter).to(memory_format=torch.contiguous_format)
+        restore_linear(self.copied)
+        for module in self.copied.modules():
+            if isinstance(module, MlpWithDepthwiseConv):
+                module.__class__ = MlpWithDepthwiseConv
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (B, 3, H, W) in [0, 1] → logits (B, C, ~H/4, ~W/4)."""
+        return self.head(self.levels((image - self.copied.mean) / self.copied.std))
+
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """The backbone's maps, finest first."""
+        backbone = self.copied.backbone
+        if not isinstance(backbone, MixTransformer):
+            maps = backbone(image)
+            return [maps[level] for level in self.copied.levels]
+        levels = [backbone.patch_embed(image)]
+        for stage in backbone.stages:
+            levels.append(stage(levels[-1]))
+        return levels[1:]
+
+    def head(self, levels: list[Tensor]) -> Tensor:
+        """SegFormer's head, layer by layer."""
+        head, size = self.copied.head, levels[0].shape[2:]
+        assert isinstance(head, SegFormerHead)
+        wide = []
+        for level, linear in zip(levels, head.linear, strict=True):
+            mapped = linear(level.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, level.shape[2:])
+            wide.append(F.interpolate(mapped, size, mode="bilinear", align_corners=False))
+        fused = head.fuse(torch.cat(wide[::-1], 1))
+        return head.classifier(head.dropout(F.relu(head.norm(fused))))
