@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dualteacher.core import views
+from dualteacher.core.labels import IGNORE
 from dualteacher.core.mixing import Draws
 from dualteacher.data.loader import Batch
 from dualteacher.settings import DualTeacher, Mixing
 
-IGNORE = 255
 MIXES = ("cutmix", "classmix")
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from dualteacher import settings as typed
 from dualteacher.commands.suggest import RECORD, TABLE, mask_hash
+from dualteacher.core.labels import IGNORE
 from dualteacher.data.formats import images
-from dualteacher.data.pack import IGNORE
 from dualteacher.data.sources import folder as source
 from dualteacher.labelling import coco
 from dualteacher.settings import Settings

@@ -15,8 +15,9 @@ from PIL import Image
 
 from dualteacher import settings as typed
 from dualteacher.core import seeds
+from dualteacher.core.labels import IGNORE
 from dualteacher.data import partition as rules
-from dualteacher.data.pack import IGNORE, ClassInfo, Pack, class_table
+from dualteacher.data.pack import ClassInfo, Pack, class_table
 from dualteacher.labelling import choice, coco
 from dualteacher.labelling.observe import VIEWS, Observer
 from dualteacher.machine.device import setup

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from dualteacher.core import upsampling
+from dualteacher.core.labels import IGNORE
 from dualteacher.settings import Loss
-
-IGNORE = 255
 
 
 def supervised_loss(logits: Tensor, label: Tensor) -> Tensor:

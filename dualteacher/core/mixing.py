@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dualteacher.core import seeds, views
-from dualteacher.core.losses import IGNORE
+from dualteacher.core.labels import IGNORE
 from dualteacher.settings import Mixing
 
 

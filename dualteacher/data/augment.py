@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dualteacher.core import views
-from dualteacher.core.losses import IGNORE
+from dualteacher.core.labels import IGNORE
 from dualteacher.settings import Augment
 
 TRIES = 10  # crops drawn before one class may fill more than `class_share` of it

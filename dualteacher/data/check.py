@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from dualteacher.data.pack import IGNORE, ClassInfo, Sample, decode_image, decode_mask
+from dualteacher.core.labels import IGNORE
+from dualteacher.data.pack import ClassInfo, Sample, decode_image, decode_mask
 from dualteacher.system import console, parallel
 
 SPLITS = ("train", "val")

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
-from dualteacher.data.pack import IGNORE, Pack
+from dualteacher.core.labels import IGNORE
+from dualteacher.data.pack import Pack
 from dualteacher.system import files
 
 SHOWN = {"train": 9, "val": 3}  # image pairs

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dualteacher.core import seeds, views
-from dualteacher.core.losses import IGNORE
+from dualteacher.core.labels import IGNORE
 from dualteacher.data import augment
 from dualteacher.data.pack import Pack
 from dualteacher.settings import Augment

@@ -25,7 +25,6 @@ from dualteacher.system import files
 from dualteacher.system.errors import UserError
 
 FORMAT = "2"
-IGNORE = 255
 LARGEST = 1 << 28  # pixels of an image; 16,384² is no trap, and Pillow's own limit is too low for some
 Image.MAX_IMAGE_PIXELS = LARGEST
 BATCH_BYTES = 8 << 20  # a record batch is written when it holds this much …

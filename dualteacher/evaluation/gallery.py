@@ -18,10 +18,10 @@ from skimage.color import label2rgb, rgb2gray
 from skimage.segmentation import find_boundaries
 from skimage.util import montage
 
+from dualteacher.core.labels import IGNORE
 from dualteacher.data.pack import ClassInfo
 from dualteacher.system import files, sealed
 
-IGNORE = 255
 SIDE = 384  # longest side of a picture in the table, pixels; smaller ones keep their size
 CELL = 216  # longest side of a picture on the sheet, pixels
 GAP, MARGIN, HEADER = 10, 20, 30

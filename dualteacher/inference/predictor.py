@@ -1,4 +1,4 @@
-"""Predicting whole images: resizing, sliding windows, scales and flips; memory bounded by one batch."""
+"""Predictions for whole images: resizing, sliding windows, scales and flips; memory bounded by one batch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import Tensor
 from dualteacher.core import upsampling
 from dualteacher.data.augment import scaled_size
 from dualteacher.data.pack import Pack
+from dualteacher.inference.windows import Grid, mean_scores
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Inference
 
 
 def network_size(size: tuple[int, int], inference: Inference, scale: float = 1.0) -> tuple[int, int]:
-    """Size (H, W) at which an image of `size` is shown to the network."""
+    """Size (H, W) at which the network sees an image of `size`."""
     height, width = scaled_size(size, inference.resize, scale)
     m = inference.multiple
     return max(m, round(height / m) * m), max(m, round(width / m) * m)
@@ -41,8 +42,8 @@ def to_tensor(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
 class Predictor:
     """Predicts class maps at the images' own size.
 
-    One scale without flip never makes full-resolution logits (see upsampling.argmax); several views are
-    averaged as probabilities at full resolution, one image at a time.
+    A single view (one scale, no flip) of whole images never makes full-resolution logits (see core/upsampling).
+    Several views are averaged as probabilities at full resolution, one image at a time.
     """
 
     def __init__(
@@ -50,28 +51,43 @@ class Predictor:
     ) -> None:
         self.model, self.inference, self.scales, self.flip = model, inference, list(scales), flip
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.mean.device
+
+    @property
+    def single_pass(self) -> bool:
+        """Whether one pass over the whole image gives its labels."""
+        return len(self.scales) == 1 and not self.flip and self.inference.mode == "whole"
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [0, 1] → classes (B, H, W) int64."""
-        size = (images.shape[2], images.shape[3])
-        if len(self.scales) == 1 and not self.flip and self.inference.mode == "whole":
-            return upsampling.argmax(self.logits(images, self.scales[0]), size)
+        if self.single_pass:
+            return upsampling.argmax(self.logits(images, self.scales[0]), _size(images))
         return torch.cat([self.probabilities(image[None]).argmax(1) for image in images])
 
     @torch.no_grad()
-    def sure(self, images: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        """At one scale, classes (B, H, W) int64 and the probability (B, H, W) of each."""
-        return upsampling.label_and_confidence(self.logits(images, scale), (images.shape[2], images.shape[3]))
+    def with_confidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Classes (B, H, W) int64 and the probability (B, H, W) of each."""
+        if self.single_pass:
+            return self.one_scale(images, self.scales[0])
+        found = [self.probabilities(image[None]).max(1) for image in images]
+        return torch.cat([one.indices for one in found]), torch.cat([one.values for one in found])
+
+    @torch.no_grad()
+    def one_scale(self, images: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Classes (B, H, W) int64 at one scale, without flip, and the probability (B, H, W) of each."""
+        return upsampling.label_and_confidence(self.logits(images, scale), _size(images))
 
     @torch.no_grad()
     def probabilities(self, image: Tensor) -> Tensor:
         """Mean softmax over scales and flips, (1, C, H, W) for one image (1, 3, H, W)."""
-        size = (image.shape[2], image.shape[3])
+        size = _size(image)
         total = image.new_zeros((1, self.model.num_classes, *size))
         for scale in self.scales:
             for mirrored in (False, True) if self.flip else (False,):
-                logits = self.logits(image.flip(-1) if mirrored else image, scale)
-                logits = F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
+                logits = upsampled(self.logits(image.flip(-1) if mirrored else image, scale), size)
                 logits = logits.flip(-1) if mirrored else logits
                 total += logits.softmax(1)
         return total / (len(self.scales) * (2 if self.flip else 1))
@@ -79,33 +95,35 @@ class Predictor:
     @torch.no_grad()
     def logits(self, images: Tensor, scale: float = 1.0) -> Tensor:
         """Logits of the resized images at the network's stride (whole) or at their size (slide)."""
-        size = network_size((images.shape[2], images.shape[3]), self.inference, scale)
-        if size != tuple(images.shape[2:]):
+        size = network_size(_size(images), self.inference, scale)
+        if size != _size(images):
             if size[0] < images.shape[2] or size[1] < images.shape[3]:
                 images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-            else:  # there is nothing to smooth, and asking for it costs time
+            else:  # nothing to smooth, and antialiasing costs time
                 images = upsampling.enlarge(images, size)
         if self.inference.mode == "whole":
             return self.model(images)
         return self._slide(images)
 
     def _slide(self, images: Tensor) -> Tensor:
-        """Mean logits over overlapping windows."""
-        window, stride = self.inference.window, self.inference.stride
-        height, width = images.shape[2], images.shape[3]
-        total = images.new_zeros((len(images), self.model.num_classes, height, width))
-        count = images.new_zeros((1, 1, height, width))
-        for top in window_starts(height, window, stride):
-            for left in window_starts(width, window, stride):
-                part = images[:, :, top : top + window, left : left + window]
-                logits = self.model(part).float()
-                logits = F.interpolate(logits, part.shape[2:], mode="bilinear", align_corners=False)
-                total[:, :, top : top + window, left : left + window] += logits
-                count[:, :, top : top + window, left : left + window] += 1
-        return total / count
+        """Mean logits (B, C, H, W) over overlapping windows."""
+        grid = Grid(*_size(images), self.inference.window, self.inference.stride)
+
+        def score(rows: Tensor, lefts: Sequence[int]) -> Iterator[Tensor]:
+            for left in lefts:
+                part = rows[..., left : left + grid.window[1]]
+                yield upsampled(self.model(part), _size(part))
+
+        mean = images.new_empty((len(images), self.model.num_classes, *_size(images)))
+        for top, left, scores in mean_scores(grid, lambda top, bottom: images[:, :, top:bottom], score):
+            mean[..., top : top + scores.shape[-2], left : left + scores.shape[-1]] = scores
+        return mean
 
 
-def window_starts(side: int, window: int, stride: int) -> list[int]:
-    """Where windows start so that they cover `side`; the last one ends at the border."""
-    last = max(0, side - window)
-    return sorted({*range(0, last, stride), last})
+def upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits (B, C, h, w) at full resolution, float32."""
+    return F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from skimage import measure
 
-from dualteacher.data.pack import IGNORE, ClassInfo
+from dualteacher.core.labels import IGNORE
+from dualteacher.data.pack import ClassInfo
 
 # Contours pass pixels' centres at 1/√8 or more; a simplified one that stays nearer than that to it holds the same.
 TOLERANCE = 0.35

@@ -30,12 +30,12 @@ class Observer:
     def labels(self, images: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(class (H, W) uint8, confidence (H, W) float32: the largest softmax probability) of each image."""
         for pixels in self._batches(images, "label"):
-            label, confidence = self.predictor.sure(pixels)
+            label, confidence = self.predictor.one_scale(pixels)
             yield from zip(label.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy(), strict=True)
 
     def uncertainty(self, images: Sequence[int]) -> np.ndarray:
         """Mean over an image's pixels of 1 - confidence, (n,)."""
-        return self._each(images, "uncertainty", lambda pixels: uncertainty(self.predictor.sure(pixels)[1]))
+        return self._each(images, "uncertainty", lambda pixels: uncertainty(self.predictor.one_scale(pixels)[1]))
 
     def disagreement(self, images: Sequence[int], networks: Sequence[Segmenter]) -> np.ndarray:
         """Share of an image's pixels that two networks label differently, mean over all pairs, (n,).

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dualteacher.inference.windows import Band
+from dualteacher.prediction.large import Band
 from dualteacher.prediction.tiff import Directory, Writer
 from dualteacher.system import files
 

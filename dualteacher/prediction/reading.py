@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from dualteacher.data.formats import images
-from dualteacher.inference.windows import Source
 from dualteacher.prediction import tiff
 from dualteacher.prediction.inputs import Job
+from dualteacher.prediction.large import Source
 from dualteacher.prediction.record import stamp
 from dualteacher.system import parallel
 

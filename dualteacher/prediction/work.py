@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dualteacher.data.formats.images import Unreadable
 from dualteacher.inference.predictor import Predictor, to_tensor
-from dualteacher.inference.windows import Band, Sweep, to_bytes
 from dualteacher.machine.interrupt import Request
+from dualteacher.machine.precision import autocast
 from dualteacher.prediction import reading, video
 from dualteacher.prediction.inputs import Job
+from dualteacher.prediction.large import Band, Sweep, to_bytes
 from dualteacher.prediction.options import Options, largest
 from dualteacher.prediction.outputs import Files, Look
 from dualteacher.prediction.reading import Decoded, Failure, Opened
@@ -30,7 +30,6 @@ from dualteacher.system.errors import UserError
 
 WRITERS = 4  # threads
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # as true for the next image
-HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Work:
     def __init__(self, predictor: Predictor, record: Record, look: Look, options: Options, stop: Request) -> None:
         self.predictor, self.record, self.look, self.options, self.stop = predictor, record, look, options, stop
         self.inference = predictor.inference
-        self.device = predictor.model.mean.device
+        self.device = predictor.device
         self.large = round(largest(options, predictor.inference) * 1e6)
         self.finished = self.before = 0
 
@@ -119,11 +118,15 @@ class Work:
         """Predict images of one size, a band each."""
         pixels = [image.source.rows(0, image.source.height) for image in batch]
         with self._running():
-            labels, sure = views(self.predictor, to_tensor(pixels, self.device), self.look.confidence)
+            images = to_tensor(pixels, self.device)
+            if self.look.confidence:
+                labels, confidence = self.predictor.with_confidence(images)
+            else:
+                labels, confidence = self.predictor(images), None
         masks = labels.to("cpu", torch.uint8).numpy()
-        maps: Sequence[np.ndarray | None] = [None] * len(batch) if sure is None else list(to_bytes(sure))
-        for picture, mask, confidence in zip(pixels, masks, maps, strict=True):
-            yield Band(0, picture, mask, confidence)
+        maps: Sequence[np.ndarray | None] = [None] * len(batch) if confidence is None else list(to_bytes(confidence))
+        for picture, mask, shades in zip(pixels, masks, maps, strict=True):
+            yield Band(0, picture, mask, shades)
 
     def _sweep(self, image: Opened) -> Iterator[Band]:
         """Predict a large image window by window."""
@@ -136,7 +139,7 @@ class Work:
                 image.name, image.pixels / 1e6, np.ceil(image.pixels / 1e6),
             )  # fmt: skip
         sweep = Sweep(self.predictor, image.source, how.window, how.stride, how.batch, self.look.confidence)
-        bands = console.progress(sweep.bands(), image.name, total=len(sweep.tops), unit="row of windows")
+        bands = console.progress(sweep.bands(), image.name, total=len(sweep.grid.tops), unit="row of windows")
         while True:
             with self._running():  # around the network only: the files are written outside
                 band = next(bands, None)
@@ -166,25 +169,14 @@ class Work:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """The network's numbers, and what to do where they do not fit."""
-        half = HALF.get(self.options.precision)
         try:
-            with torch.autocast(self.device.type, dtype=half, enabled=half is not None):
+            with autocast(self.device, self.options.precision):
                 yield
         except torch.OutOfMemoryError:
             raise UserError(
                 f"{self.device}: out of memory; lower --batch (now {self.inference.batch}), --large (now"
                 f" {self.large / 1e6:g}) or --window (now {self.inference.window}), and run the same command again"
             ) from None
-
-
-def views(predictor: Predictor, images: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
-    """Classes (B, H, W) as `predictor` gives them, and with `confidence` the probability (B, H, W) of each."""
-    if not confidence:
-        return predictor(images), None
-    if len(predictor.scales) == 1 and not predictor.flip and predictor.inference.mode == "whole":
-        return predictor.sure(images, predictor.scales[0])
-    found = [predictor.probabilities(image[None]).max(1) for image in images]
-    return torch.cat([one.indices for one in found]), torch.cat([one.values for one in found])
 
 
 def _itself(result: Result | Failure) -> Result | Failure:

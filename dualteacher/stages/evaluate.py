@@ -17,6 +17,7 @@ from dualteacher.evaluation.scoring import PerImage, score
 from dualteacher.inference.predictor import Predictor, to_tensor
 from dualteacher.machine import distributed
 from dualteacher.machine.device import setup
+from dualteacher.machine.precision import autocast
 from dualteacher.models import saved
 from dualteacher.settings import Settings
 from dualteacher.system import files, paths, sealed
@@ -38,8 +39,7 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
         raise UserError(f"{where.student}: trained on other classes than {val.path} has; train it again")
     model.to(device)
     predictor = Predictor(model, settings.inference, settings.evaluate.scales, settings.evaluate.flip)
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.runtime.precision == "bfloat16")
-    with autocast:
+    with autocast(device, settings.runtime.precision):
         images = PerImage(len(val), len(val.classes), device)
         matrix = score(predictor, val, device, settings.inference.batch, world, world.leads, per_image=images)
         if world.leads:

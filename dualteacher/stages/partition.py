@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dualteacher.core.labels import IGNORE
 from dualteacher.data import lists
 from dualteacher.data import partition as rules
-from dualteacher.data.pack import IGNORE, Pack
+from dualteacher.data.pack import Pack
 from dualteacher.settings import Settings
 from dualteacher.system import files, paths, sealed
 from dualteacher.system.errors import UserError

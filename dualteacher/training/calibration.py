@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dualteacher.core.losses import IGNORE
+from dualteacher.core.labels import IGNORE
 from dualteacher.data.pack import Pack
 from dualteacher.inference.predictor import Predictor, same_size_runs, to_tensor
 from dualteacher.models.segmenter import Segmenter
@@ -59,7 +59,7 @@ def measure(
     for run in same_size_runs(pack, images, inference.batch):
         pixels = to_tensor([pack.image(i) for i in run], device)
         size = (pixels.shape[2], pixels.shape[3])
-        label, confidence = predictor.sure(pixels)
+        label, confidence = predictor.one_scale(pixels)
         bins.add(label, confidence, held_back_masks(pack, run, size).to(device))
     if training:
         network.train()

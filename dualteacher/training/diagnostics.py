@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dualteacher.core import ema, seeds
-from dualteacher.core.losses import IGNORE
+from dualteacher.core.labels import IGNORE
 from dualteacher.data.pack import Pack
 from dualteacher.evaluation.scoring import score
 from dualteacher.inference.predictor import Predictor, same_size_runs, to_tensor
@@ -96,7 +96,7 @@ def judge_teachers(
     for run in same_size_runs(pack, images, settings.inference.batch):
         pixels = to_tensor([pack.image(i) for i in run], device)
         size = (pixels.shape[2], pixels.shape[3])
-        label, confidence = label_predictor.sure(pixels)
+        label, confidence = label_predictor.one_scale(pixels)
         students = student_predictor(pixels) if labeller is not student else label
         other = waiting_teacher(pixels) if waiting_teacher is not None else None
         tally.add(label, confidence, students, other, held_back_masks(pack, run, size).to(device))

@@ -16,6 +16,7 @@ from dualteacher.data import loader
 from dualteacher.data.loader import Augmented, Stream, Take
 from dualteacher.machine import distributed, interrupt
 from dualteacher.machine.distributed import World
+from dualteacher.machine.precision import autocast
 from dualteacher.methods.base import Clock, Method, Piece
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Optimizer, Settings
@@ -139,7 +140,6 @@ def step(
     """One optimiser step on this process's share of the batch; returns the losses' parts, on the device."""
     settings, method, world = job.settings, job.method, job.world
     accumulate = settings.batch.accumulate
-    autocast = torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=settings.runtime.precision == "bfloat16")
     parts: dict[str, Tensor] = {}
     optimizer.zero_grad(set_to_none=True)
     for number, piece in enumerate(batch.pieces(accumulate)):
@@ -150,7 +150,7 @@ def step(
         # --- losses
         draws = method.draw(clock, piece, job.seed, job.device, where)
         images = loader.finish(piece.to(job.device))
-        with autocast:
+        with autocast(job.device, settings.runtime.precision):
             losses = method.loss(job.student, images, draws, clock, where)
 
         # --- backward

@@ -202,7 +202,7 @@ from torch import nn
 from dualteacher.inference.predictor import Predictor
 from dualteacher.prediction import tiff
 from dualteacher.prediction.outputs import Files, Look
-from dualteacher.inference.windows import Sweep
+from dualteacher.prediction.large import Sweep
 from dualteacher.settings import Inference
 import numpy as np
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from dualteacher import settings
+from dualteacher.core.labels import IGNORE
 from dualteacher.data import check
 from dualteacher.data.formats import images
-from dualteacher.data.pack import IGNORE
 
 
 class MaskTable:

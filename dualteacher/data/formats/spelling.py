@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dualteacher.core.labels import IGNORE
 from dualteacher.data import check
 from dualteacher.data.formats import images
-from dualteacher.data.pack import IGNORE
 from dualteacher.data.sources.published import voc_color
 from dualteacher.system import console, parallel
 from dualteacher.system.errors import UserError

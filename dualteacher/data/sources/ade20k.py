@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dualteacher import settings
+from dualteacher.core.labels import IGNORE
 from dualteacher.data.fetch import archives, download
 from dualteacher.data.fetch.http import Download
-from dualteacher.data.pack import IGNORE, ClassInfo, Sample
+from dualteacher.data.pack import ClassInfo, Sample
 from dualteacher.data.sources import Split, published
 
 ARCHIVE = Download(

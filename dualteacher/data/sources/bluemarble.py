@@ -19,8 +19,9 @@ from PIL import Image
 
 from dualteacher import settings
 from dualteacher.core import seeds
+from dualteacher.core.labels import IGNORE
 from dualteacher.data.fetch.download import Archive, Wheel, read_member
-from dualteacher.data.pack import IGNORE, ClassInfo, Sample
+from dualteacher.data.pack import ClassInfo, Sample
 from dualteacher.data.sources import Split
 from dualteacher.system.errors import UserError
 

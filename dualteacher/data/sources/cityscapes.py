@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dualteacher import settings
+from dualteacher.core.labels import IGNORE
 from dualteacher.data.fetch import archives, download
-from dualteacher.data.pack import IGNORE, ClassInfo, Sample
+from dualteacher.data.pack import ClassInfo, Sample
 from dualteacher.data.sources import SPLITS, Split, published
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError

@@ -1,0 +1,89 @@
+"""Images too large for one pass, predicted window by window; see inference/windows.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dualteacher.inference.predictor import Predictor, to_tensor, upsampled
+from dualteacher.inference.windows import Grid, mean_scores
+
+
+class Source(Protocol):
+    """An image that is read by rows."""
+
+    height: int
+    width: int
+
+    def rows(self, top: int, bottom: int) -> np.ndarray:
+        """Pixels (bottom - top, W, 3) uint8; rows above `top` are not asked for again."""
+
+
+class Band(NamedTuple):
+    """Finished rows of the image, from `top` on."""
+
+    top: int
+    pixels: np.ndarray  # (n, W, 3) uint8
+    labels: np.ndarray  # (n, W) uint8
+    confidence: np.ndarray | None  # (n, W) uint8, 255 = probability 1
+
+
+class Sweep:
+    """Predicts an image band by band.
+
+    A single view's logits are averaged over the windows, as in `Predictor`. Several views (scales, flips) of a window
+    are averaged as probabilities, and then the windows are too.
+    """
+
+    def __init__(
+        self, predictor: Predictor, source: Source, window: int, stride: int, batch: int, confidence: bool
+    ) -> None:
+        self.source, self.batch, self.confidence = source, batch, confidence
+        self.grid = Grid(source.height, source.width, window, stride)
+        self.several = len(predictor.scales) > 1 or predictor.flip or predictor.scales[0] != 1
+        # A whole window is shown as it is; a shorter side is rounded, as a small image's is.
+        multiple = 1 if self.grid.window == (window, window) and not self.several else predictor.inference.multiple
+        alone = predictor.inference.model_copy(update={"mode": "whole", "resize": None, "multiple": multiple})
+        self.predictor = Predictor(predictor.model, alone, predictor.scales, predictor.flip)
+
+    @torch.no_grad()
+    def bands(self) -> Iterator[Band]:
+        """The image from top to bottom, a band for each row of windows."""
+        width = self.source.width
+        pixels = np.empty((0, width, 3), np.uint8)
+
+        def rows(top: int, bottom: int) -> np.ndarray:
+            nonlocal pixels
+            pixels = self.source.rows(top, bottom)
+            return pixels
+
+        labels, confidence = np.empty((0, width), np.uint8), None
+        for top, left, mean in mean_scores(self.grid, rows, self._scores):
+            height, stop = mean.shape[-2], left + mean.shape[-1]
+            if left == 0:
+                labels = np.empty((height, width), np.uint8)
+                confidence = np.empty((height, width), np.uint8) if self.confidence else None
+            labels[:, left:stop] = mean.argmax(0).to("cpu", torch.uint8).numpy()
+            if confidence is not None:
+                confidence[:, left:stop] = to_bytes((mean if self.several else mean.softmax(0)).amax(0))
+            if stop == width:
+                yield Band(top, pixels[:height], labels, confidence)
+
+    def _scores(self, pixels: np.ndarray, lefts: Sequence[int]) -> Iterator[Tensor]:
+        """(C, h, w) of each window of the row, at the window's size."""
+        for first in range(0, len(lefts), self.batch):
+            starts = lefts[first : first + self.batch]
+            parts = to_tensor([pixels[:, left : left + self.grid.window[1]] for left in starts], self.predictor.device)
+            if self.several:
+                yield from (self.predictor.probabilities(part[None])[0] for part in parts)
+            else:
+                yield from (upsampled(one[None], self.grid.window)[0] for one in self.predictor.logits(parts))
+
+
+def to_bytes(confidence: Tensor) -> np.ndarray:
+    """Probabilities → uint8, 255 · p rounded."""
+    return (confidence * 255).round().to("cpu", torch.uint8).numpy()
