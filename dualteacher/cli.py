@@ -83,7 +83,7 @@ def _check(loaded: settings.Settings, known: dict[str, str]) -> None:
     described: dict[str, list[str]] = {
         "dataset": list(loaded.datasets),
         "partition": list(loaded.partition),
-        "method": [name for name, value in loaded.methods if value is not None],
+        "method": list(loaded.methods),
     }
     for kind, value in known.items():
         if value not in described[kind]:

@@ -26,7 +26,7 @@ Program = Callable[[int], Any]  # runs step number `step`
 
 def clock(step: int) -> Clock:
     """The two teachers and mixes take turns at every step. Each is in its second step: in the first, EMA is a copy."""
-    return Clock(4 * step + 1, step, 1)
+    return Clock(4 * step + 1, 4)
 
 
 def networks(case: Case, device: torch.device) -> tuple[Settings, Segmenter, Method]:
@@ -65,7 +65,7 @@ class Plain:
         network = segmenter if same_network else PlainNetwork(segmenter)
         trained = network if isinstance(network, Segmenter) else network.copied
         optimizer = loop.make_optimizer([trained], settings.optimizer, settings.train.learning_rate)
-        self.training = plain.Training(network, optimizer, self.method.own, settings.mixing)
+        self.training = plain.Training(network, optimizer, self.method.options, settings.mixing)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         now = clock(step)

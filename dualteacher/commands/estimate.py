@@ -135,7 +135,8 @@ def _cells(
         runs: list[tuple[str, Length]] = [("warmup", loaded.warmup)]
         runs += [(method, loaded.train) for method in loaded.grid.methods_on(name)]
         for method, length in runs:
-            built = methods.build("supervised" if method == "warmup" else method, loaded, student)
+            warmup = method == "warmup"
+            built = Supervised(None, loaded, student) if warmup else methods.build(method, loaded, student)
             gradient, labelling = built.images_seen()
             steps = _steps(length, labelled, loaded.batch.labelled)
             work = steps * network.flops * (PASSES * gradient + labelling)

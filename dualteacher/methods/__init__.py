@@ -1,7 +1,6 @@
-"""Methods: a method is its teachers, its mixes and its loss; nothing else differs between them.
+"""Semi-supervised methods, one file for each kind.
 
-Each is one file of its own name with a class `METHOD`; `build` finds it by that name, so that an engine
-can tell which file a cell depends on.
+`methods/<kind>.py` holds a class `METHOD`. `build` imports it by the kind, so the engines know which file a cell depends on.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from dualteacher.settings import Settings
 
 
 def build(name: str, settings: Settings, student: Segmenter) -> Method:
-    """The method `name` with its teachers made from the student; settings.Methods has checked the name."""
-    module = importlib.import_module(f"dualteacher.methods.{name}")
-    method: Method = module.METHOD(getattr(settings.methods, name), settings, student)
+    """The entry `name` of `methods` in params.yaml, its teachers copied from the student."""
+    options = settings.methods[name]
+    module = importlib.import_module(f"dualteacher.methods.{options.kind}")
+    method: Method = module.METHOD(options, settings, student)
     return method

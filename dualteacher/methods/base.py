@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,18 +16,25 @@ from dualteacher.settings import Settings
 
 
 class Clock(NamedTuple):
-    """Where training stands: optimiser step, epoch (pass over the labelled images), step within it."""
+    """The current optimiser step, and the steps of an epoch (a pass over the labelled images)."""
 
     step: int
-    epoch: int
-    step_in_epoch: int
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> int:
+        return self.step // self.steps_per_epoch
+
+    @property
+    def step_in_epoch(self) -> int:
+        return self.step % self.steps_per_epoch
 
 
 class Piece(NamedTuple):
-    """Which part of a step's global batch is at hand: its first unlabelled image, and how many groups it is.
+    """A part of a step's global batch: the index of its first unlabelled image, and its number of groups.
 
-    A group is what the release had on one GPU: its images mix among themselves and its losses have their own
-    denominators. A step's loss is the mean over its groups, however they are spread over pieces and processes.
+    A group is the batch of one GPU in the release: its images mix among themselves, and its losses have their own
+    denominators. A step's loss is the mean over its groups, however they are split into pieces and processes.
     """
 
     first: int = 0
@@ -34,7 +42,7 @@ class Piece(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The loss to descend, and its parts as detached scalars on the device, for the history."""
+    """The loss to minimise, and its parts for the history: detached scalars on the device."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -44,54 +52,58 @@ ALL = Piece()
 
 
 def by_group(groups: int, loss: Callable[..., Tensor], *batches: Tensor) -> Tensor:
-    """Mean over the groups of loss(*the group's part of each batch)."""
+    """The mean over the groups of `loss` on each group's part of the batches."""
     if groups == 1:
         return loss(*batches)
     return torch.stack([loss(*parts) for parts in zip(*(b.chunk(groups) for b in batches), strict=True)]).mean()
 
 
-class Method:
-    """A semi-supervised method; this base is the supervised one.
+class Method(ABC):
+    """A semi-supervised method.
 
-    The loop calls, for each step, `draw` (the method's random numbers, on the host), `loss` (one student
-    pass, at most one teacher pass), steps the optimiser, then calls `after_step`. `teachers` (no gradient)
-    and `partners` (trained beside the student) are saved and restored by the checkpoint.
+    For each step the loop calls `draw` (random numbers, on the host) and `loss` (one student pass, at most one
+    teacher pass), steps the optimiser, and calls `after_step`. The checkpoint saves and restores `teachers` (no
+    gradient) and `partners` (trained beside the student).
     """
 
     uses_unlabelled = False
 
-    def __init__(self, own: Any, settings: Settings, student: Segmenter) -> None:
-        self.own = own
+    def __init__(self, options: Any, settings: Settings, student: Segmenter) -> None:
+        self.options = options  # the method's entry in params.yaml
         self.settings = settings
         self.supervised_loss = losses.on_labelled(settings.loss)
         self.teachers: list[Segmenter] = []
         self.partners: list[Segmenter] = []
 
+    @property
+    def threshold(self) -> float | None:
+        """The confidence from which a pseudo-label counts; None: the method has no threshold."""
+        return None
+
     def active(self, clock: Clock) -> int | None:
-        """Index of the teacher that labels at this time."""
+        """The index of the teacher that labels at this step; None: no teacher does."""
         return None
 
     def labeller(self, student: Segmenter, clock: Clock) -> Segmenter | None:
-        """The network whose labels the student learns on unlabelled images at this time; None: it learns none."""
+        """The network that labels the unlabelled images at this step; None: none does."""
         index = self.active(clock)
         return None if index is None else self.teachers[index]
 
     def mix(self, clock: Clock) -> str | None:
-        """Name of the mix applied at this time."""
+        """The name of the mix at this step, for the history."""
         return None
 
     def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device, piece: Piece = ALL) -> Any:
-        """The random numbers of one step, functions of (seed, step), on their way to the device."""
+        """The random numbers of one step, functions of (seed, step), copied to the device."""
         return None
 
+    @abstractmethod
     def loss(self, student: Segmenter, images: Images, draws: Any, clock: Clock, piece: Piece = ALL) -> Losses:
-        """Losses of one piece of a batch; `student` is in train mode, and perhaps compiled."""
-        supervised = by_group(piece.groups, self.supervised_loss, student(images.labelled), images.label)
-        return Losses(supervised, {"loss": supervised.detach(), "loss_supervised": supervised.detach()})
+        """The losses of one piece of a batch; `student` is in train mode, and may be compiled."""
 
-    def after_step(self, student: Segmenter, clock: Clock) -> None:
-        """Called after the optimiser's step: teachers follow here."""
+    def after_step(self, student: Segmenter, clock: Clock) -> None:  # noqa: B027
+        """Called after the optimiser's step: update the teachers here."""
 
+    @abstractmethod
     def images_seen(self) -> tuple[int, int]:
-        """(images through the student with gradient, images through teachers) a step, for the cost table."""
-        return self.settings.batch.labelled, 0
+        """Images a step through networks (with gradient, without), for the cost table."""

@@ -1,12 +1,12 @@
 """Cross pseudo supervision (Chen et al., CVPR 2021), with CutMix: two networks teach each other.
 
-The second network shares the warm-up's backbone but its head is drawn anew, since two equal networks have
-nothing to teach each other. Each learns the other's hard labels on the CutMix view, without a threshold. The
-student is the first network; both are trained, so a step costs about twice as much.
+The student is the first network. The second, its partner, starts from the warm-up's backbone with a new random head:
+two equal networks would learn nothing from each other. Each learns the other's hard labels on the CutMix view, without
+a threshold. Both are trained, so a step costs about twice as much.
 
-In the paper both networks start untrained and the weight is constant. Here the student comes warmed up, and a head
-that knows nothing yet would undo it: while the labelled images teach the new head, over the first `ramp_steps`,
-the weight rises from 0.
+In the paper both networks start untrained and the weight is constant. Here the student is warmed up, and labels from
+an untrained head would undo that. So the weight rises from 0 over the first `ramp_steps`, while the labelled images
+train the new head.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from dualteacher.methods.base import ALL, Clock, Losses, Method, Piece, by_group
 from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models import segmenter
 from dualteacher.models.segmenter import Segmenter
-from dualteacher.settings import CPS as Own
+from dualteacher.settings import CPS as Options
 from dualteacher.settings import Settings
 
 
 class CPS(Method):
-    """One partner, trained beside the student on the same batches."""
+    """One partner, trained on the same batches as the student."""
 
-    own: Own
+    options: Options
     uses_unlabelled = True
 
-    def __init__(self, own: Own, settings: Settings, student: Segmenter) -> None:
-        super().__init__(own, settings, student)
+    def __init__(self, options: Options, settings: Settings, student: Segmenter) -> None:
+        super().__init__(options, settings, student)
         device = next(student.parameters()).device
         drop_path = settings.model.drop_path
-        seed = seeds.derive(own.partner_seed, "cps partner")
+        seed = seeds.derive(options.partner_seed, "cps partner")
         partner = segmenter.build(settings.model, student.num_classes, None, drop_path=drop_path, seed=seed)
         partner.backbone.load_state_dict(student.backbone.state_dict())
         self.partners = [partner.to(device).train()]
@@ -54,12 +54,12 @@ class CPS(Method):
         pair = (student, self.partners[0])
         labels = [self_label(network, images) for network in pair]
         mixed = [mixing.strong_cutmix(one, draws, self.settings.mixing) for one in labels]
-        batch = torch.cat([images.labelled, mixed[0].image])  # both labels belong to the same mixed image
+        batch = torch.cat([images.labelled, mixed[0].image])  # the same mixed images for both, with different labels
         supervised, crossed = [], []
         for network, target in zip(pair, reversed(mixed), strict=True):
             known, unknown = network(batch).split([len(images.labelled), len(images.unlabelled)])
             supervised.append(by_group(piece.groups, self.supervised_loss, known, images.label))
-            # hard labels of the other network, mean over the valid pixels
+            # cross entropy with the other network's hard labels, mean over the valid pixels
             crossed.append(by_group(piece.groups, losses.supervised_loss, unknown, target.label))
         first, second = torch.stack(supervised).sum(), torch.stack(crossed).sum()
         total = first + self.weight(clock) * second
@@ -68,9 +68,9 @@ class CPS(Method):
         return Losses(total, detached | {"kept": torch.ones_like(detached["loss"])})
 
     def weight(self, clock: Clock) -> float:
-        """Weight of the unlabelled loss: a linear rise over `ramp_steps`, then `unlabelled_weight`."""
-        risen = min(1.0, clock.step / self.own.ramp_steps) if self.own.ramp_steps else 1.0
-        return risen * self.own.unlabelled_weight
+        """The weight of the unlabelled loss: rises linearly over `ramp_steps` to `unlabelled_weight`."""
+        risen = min(1.0, clock.step / self.options.ramp_steps) if self.options.ramp_steps else 1.0
+        return risen * self.options.unlabelled_weight
 
     def images_seen(self) -> tuple[int, int]:
         batch = self.settings.batch

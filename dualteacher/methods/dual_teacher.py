@@ -1,5 +1,44 @@
-"""Dual Teacher (Na et al., NeurIPS 2023): two temporary teachers that take turns by epoch."""
+"""Dual Teacher (Na et al., NeurIPS 2023): temporary teachers that take turns. Ablations differ in their options only.
 
-from dualteacher.methods.switching import Switching
+A turn lasts `period` epochs or steps; the paper has two teachers and turns of one epoch. Only the active teacher
+labels, and only it follows the student. The others keep the weights of their last turn, so the student's labels come
+from a teacher that differs from its own recent past (section 3.1). The mix changes with the turn (section 3.2).
+"""
 
-METHOD = Switching
+from __future__ import annotations
+
+from dualteacher.core import ema
+from dualteacher.methods.base import Clock
+from dualteacher.methods.teaching import Teaching
+from dualteacher.models.segmenter import Segmenter
+from dualteacher.settings import DualTeacher as Options
+from dualteacher.settings import Settings
+
+
+class DualTeacher(Teaching):
+    """Teacher `turn mod teachers` is active. While teachers are temporary, the decay ramps up from 0 in every turn."""
+
+    options: Options
+
+    def __init__(self, options: Options, settings: Settings, student: Segmenter) -> None:
+        self.number = options.teachers
+        super().__init__(options, settings, student)
+
+    def turn(self, clock: Clock) -> tuple[int, int]:
+        """(number of the turn, step within it), both from 0."""
+        if self.options.period_unit == "step":
+            return divmod(clock.step, self.options.period)
+        return divmod(clock.step, self.options.period * clock.steps_per_epoch)
+
+    def active(self, clock: Clock) -> int:
+        return self.turn(clock)[0] % self.number
+
+    def mix(self, clock: Clock) -> str:
+        return self.options.mixes[self.turn(clock)[0] % len(self.options.mixes)]
+
+    def decay(self, clock: Clock) -> float:
+        step = self.turn(clock)[1] if self.options.temporary else clock.step
+        return ema.decay(step, self.options.ema_decay)
+
+
+METHOD = DualTeacher

@@ -2,4 +2,11 @@
 
 from dualteacher.methods.matching import Matching
 
-METHOD = Matching
+
+class FixMatch(Matching):
+    """One strong view, in one student pass."""
+
+    views = 1
+
+
+METHOD = FixMatch

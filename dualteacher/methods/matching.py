@@ -1,7 +1,7 @@
-"""What FixMatch and UniMatch share (Sohn et al., NeurIPS 2020; Yang et al., CVPR 2023).
+"""The base of FixMatch and UniMatch (Sohn et al., NeurIPS 2020; Yang et al., CVPR 2023).
 
-The student labels the weak view itself, without a teacher, and learns those labels on a strong view of the
-same image: jitter, grayscale, blur and CutMix. Loss: mean over the valid pixels of CE · [c ≥ τ].
+The student labels the weak view itself, without a teacher, and learns those labels on strong views of the same
+image: jitter, grayscale, blur and CutMix. Loss of a view: mean over the valid pixels of CE · [c ≥ τ].
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ from dualteacher.data.loader import Batch, Images
 from dualteacher.methods.base import ALL, Clock, Losses, Method, Piece, by_group
 from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models.segmenter import Segmenter
-from dualteacher.settings import FixMatch as Own
+from dualteacher.settings import Matching as Options
 
 
 class Matching(Method):
-    """No teacher; `views` strong views."""
+    """No teacher; `views` strong views a step."""
 
-    own: Own
+    options: Options
     uses_unlabelled = True
-    views = 1
+    views: int
+
+    @property
+    def threshold(self) -> float:
+        return self.options.threshold
 
     def labeller(self, student: Segmenter, clock: Clock) -> Segmenter:
         return student
@@ -49,19 +53,19 @@ class Matching(Method):
         return self.sum_up(supervised, unlabelled, weak.confidence)
 
     def view_loss(self, logits: tuple[Tensor, ...], strong: list[Labelled], groups: int) -> Tensor:
-        """Mean over the strong views of their thresholded cross entropy."""
-        loss = partial(losses.consistency_loss, threshold=self.own.threshold)
+        """The thresholded cross entropy, mean over the views."""
+        loss = partial(losses.consistency_loss, threshold=self.options.threshold)
         each = [
             by_group(groups, loss, one, view.label, view.confidence) for one, view in zip(logits, strong, strict=True)
         ]
         return torch.stack(each).mean()
 
     def sum_up(self, supervised: Tensor, unlabelled: Tensor, confidence: Tensor) -> Losses:
-        """Total loss, and its parts for the history."""
-        total = supervised + self.own.unlabelled_weight * unlabelled
+        """The total loss, and its parts for the history."""
+        total = supervised + self.options.unlabelled_weight * unlabelled
         parts = {"loss": total, "loss_supervised": supervised, "loss_mix": unlabelled}
         detached: dict[str, Any] = {name: value.detach() for name, value in parts.items()}
-        return Losses(total, detached | {"kept": losses.kept_share(confidence, self.own.threshold)})
+        return Losses(total, detached | {"kept": losses.kept_share(confidence, self.options.threshold)})
 
     def images_seen(self) -> tuple[int, int]:
         batch = self.settings.batch

@@ -8,15 +8,13 @@ from dualteacher.methods.teaching import Teaching
 
 
 class MeanTeacher(Teaching):
-    """The teacher follows the student at every step; its decay ramps up once, over the whole run."""
-
-    number = 1
+    """The teacher follows the student at every step. Its decay ramps up once, at the start of the run."""
 
     def active(self, clock: Clock) -> int:
         return 0
 
     def decay(self, clock: Clock) -> float:
-        return ema.decay(clock.step, self.own.ema_decay)
+        return ema.decay(clock.step, self.options.ema_decay)
 
 
 METHOD = MeanTeacher

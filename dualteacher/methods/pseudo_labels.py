@@ -1,4 +1,4 @@
-"""Pseudo-labels for weak views, whoever makes them."""
+"""Pseudo-labels for weak views, by a teacher or by the student itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dualteacher.models.segmenter import Segmenter
 
 @torch.no_grad()
 def label(network: Segmenter, images: Images) -> Labelled:
-    """The network's labels and confidences for the weak views; padding is ignored and has no confidence."""
+    """The network's labels and confidences for the weak views; padding is ignored and has confidence 0."""
     size = (images.unlabelled.shape[2], images.unlabelled.shape[3])
     found, confidence = losses.pseudo_label(network(images.unlabelled), size)
     found = torch.where(images.inside, found, losses.IGNORE)
@@ -20,7 +20,7 @@ def label(network: Segmenter, images: Images) -> Labelled:
 
 
 def self_label(network: Segmenter, images: Images) -> Labelled:
-    """The same by a network in training: at full depth, without dropout, then back to train mode."""
+    """`label` by a network in training: in eval mode (full depth, no dropout), then back to train mode."""
     network.eval()
     found = label(network, images)
     network.train()

@@ -1,5 +1,23 @@
-"""The control: goes on with the labelled images alone, for as many student steps as the others."""
+"""The control: trains on the labelled images alone, for as many student steps as the other methods."""
 
-from dualteacher.methods.base import Method
+from __future__ import annotations
 
-METHOD = Method
+from typing import Any
+
+from dualteacher.data.loader import Images
+from dualteacher.methods.base import ALL, Clock, Losses, Method, Piece, by_group
+from dualteacher.models.segmenter import Segmenter
+
+
+class Supervised(Method):
+    """No unlabelled images. Also trains the warm-up."""
+
+    def loss(self, student: Segmenter, images: Images, draws: Any, clock: Clock, piece: Piece = ALL) -> Losses:
+        supervised = by_group(piece.groups, self.supervised_loss, student(images.labelled), images.label)
+        return Losses(supervised, {"loss": supervised.detach(), "loss_supervised": supervised.detach()})
+
+    def images_seen(self) -> tuple[int, int]:
+        return self.settings.batch.labelled, 0
+
+
+METHOD = Supervised

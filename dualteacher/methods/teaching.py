@@ -1,12 +1,13 @@
-"""What methods with EMA teachers share: pseudo-labels, a mix taken in turn, implicit consistency.
+"""The base of methods with EMA teachers: pseudo-labels, alternating mixes, implicit consistency.
 
-One teacher pass and one student pass a step: the student sees labelled, mixed and strong images as one
-batch (the released code runs two of each).
+A step takes one teacher pass and one student pass: labelled, mixed and strong images are one batch (the released code
+runs two passes of each).
 """
 
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from functools import partial
 
 import torch
@@ -26,18 +27,32 @@ MIX_LOSS = {"cutmix": losses.cutmix_loss, "classmix": losses.classmix_loss}
 
 
 class Teaching(Method):
-    """`number` EMA teachers; subclasses say who is active when, and how the average decays."""
+    """`number` EMA teachers; a subclass defines which one is active, and how its average decays."""
 
     uses_unlabelled = True
     number = 1
 
-    def __init__(self, own: TeacherSettings, settings: Settings, student: Segmenter) -> None:
-        super().__init__(own, settings, student)
-        self.own: TeacherSettings = own
-        self.teachers = [make_teacher(student, own.normalisation) for _ in range(self.number)]
+    def __init__(self, options: TeacherSettings, settings: Settings, student: Segmenter) -> None:
+        super().__init__(options, settings, student)
+        self.options: TeacherSettings = options
+        self.teachers = [make_teacher(student, options.normalisation) for _ in range(self.number)]
+
+    @property
+    def threshold(self) -> float:
+        return self.options.threshold
+
+    @abstractmethod
+    def active(self, clock: Clock) -> int: ...
+
+    @abstractmethod
+    def decay(self, clock: Clock) -> float:
+        """The share of its weights that the active teacher keeps after this step."""
+
+    def labeller(self, student: Segmenter, clock: Clock) -> Segmenter:
+        return self.teachers[self.active(clock)]
 
     def mix(self, clock: Clock) -> str:
-        return self.own.mixes[clock.epoch % len(self.own.mixes)]
+        return self.options.mixes[clock.epoch % len(self.options.mixes)]
 
     def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device, piece: Piece = ALL) -> Draws:
         count, _, height, width = batch.unlabelled.shape
@@ -46,13 +61,11 @@ class Teaching(Method):
         return draws.to(device)
 
     def pseudo_label(self, images: Images, clock: Clock) -> Labelled:
-        """The active teacher's labels for the weak views; padding is ignored and has no confidence."""
-        index = self.active(clock)
-        assert index is not None
-        return pseudo_labels.label(self.teachers[index], images)
+        """The active teacher's labels for the weak views; padding is ignored and has confidence 0."""
+        return pseudo_labels.label(self.teachers[self.active(clock)], images)
 
     def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock, piece: Piece = ALL) -> Losses:
-        own = self.own
+        options = self.options
         weak = self.pseudo_label(images, clock)
         strong = weak._replace(image=mixing.strong_view(weak.image, draws))
         name = self.mix(clock)
@@ -60,19 +73,19 @@ class Teaching(Method):
         mixed = mixing.cutmix(weak, draws, self.settings.mixing) if cutmix else mixing.classmix(strong, draws)
 
         parts = [images.labelled, mixed.image]
-        if own.consistency_weight > 0:
+        if options.consistency_weight > 0:
             parts.append(strong.image)
         logits = student(torch.cat(parts)).split([len(part) for part in parts])
 
-        groups, threshold = piece.groups, own.threshold
+        groups, threshold = piece.groups, options.threshold
         supervised = by_group(groups, self.supervised_loss, logits[0], images.label)
         mix_loss = partial(MIX_LOSS[name], threshold=threshold)
         mix = by_group(groups, mix_loss, logits[1], mixed.label, mixed.confidence)
         consistency = logits[0].new_zeros(())
-        if own.consistency_weight > 0:
+        if options.consistency_weight > 0:
             consistent = partial(losses.consistency_loss, threshold=threshold)
             consistency = by_group(groups, consistent, logits[2], weak.label, weak.confidence)
-        total = supervised + own.unlabelled_weight * mix + own.consistency_weight * consistency
+        total = supervised + options.unlabelled_weight * mix + options.consistency_weight * consistency
         return Losses(total, self._parts(total, supervised, mix, consistency, weak.confidence))
 
     def _parts(
@@ -83,30 +96,24 @@ class Teaching(Method):
             "loss_supervised": supervised.detach(),
             "loss_mix": mix.detach(),
             "loss_consistency": consistency.detach(),
-            "kept": losses.kept_share(confidence, self.own.threshold),
+            "kept": losses.kept_share(confidence, self.options.threshold),
         }
 
-    def decay(self, clock: Clock) -> float:
-        """How much of itself the active teacher keeps after this step."""
-        raise NotImplementedError
-
     def after_step(self, student: Segmenter, clock: Clock) -> None:
-        """Only the active teacher moves."""
-        index = self.active(clock)
-        assert index is not None
-        ema.update(self.teachers[index], student, self.decay(clock))
+        """Updates the active teacher only."""
+        ema.update(self.teachers[self.active(clock)], student, self.decay(clock))
 
     def images_seen(self) -> tuple[int, int]:
-        views = 2 if self.own.consistency_weight > 0 else 1
+        views = 2 if self.options.consistency_weight > 0 else 1
         batch = self.settings.batch
         return batch.labelled + views * batch.unlabelled, batch.unlabelled
 
 
 def make_teacher(student: Segmenter, normalisation: str) -> Segmenter:
-    """A copy of the student that labels: no gradient, no dropout, full depth.
+    """A copy of the student for labelling: no gradient, no dropout, full depth.
 
-    normalisation 'running' uses the running statistics (which the average carries along), 'batch' those
-    of the images at hand, as released; the buffers are then left alone.
+    `normalisation`: "running" takes the running statistics, which the EMA averages too; "batch" takes those of the
+    current batch, as in the release, and leaves the buffers unchanged.
     """
     teacher = copy.deepcopy(student).requires_grad_(False).eval()
     if normalisation == "batch":

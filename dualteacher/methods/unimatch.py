@@ -1,7 +1,7 @@
-"""UniMatch (Yang et al., CVPR 2023): FixMatch with two strong views and a stream of dropped-out features.
+"""UniMatch (Yang et al., CVPR 2023): FixMatch with two strong views and perturbed features of the weak view.
 
-The unlabelled loss is half the mean of the two strong views' losses and half the loss of the weak view whose
-features lost half of their channels, each mean CE · [c ≥ τ] over the valid pixels.
+The unlabelled loss is half the mean loss of the two strong views plus half the loss of the weak view with channels of
+its features dropped. Each is the mean of CE · [c ≥ τ] over the valid pixels.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from dualteacher.methods.base import ALL, Clock, Losses, Piece, by_group
 from dualteacher.methods.matching import Matching
 from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models.segmenter import Segmenter
-from dualteacher.settings import UniMatch as Own
+from dualteacher.settings import UniMatch as Options
 
 
 class UniMatch(Matching):
     """Two strong views and feature perturbation, in one student pass."""
 
-    own: Own
+    options: Options
     views = 2
 
     def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock, piece: Piece = ALL) -> Losses:
@@ -40,7 +40,7 @@ class UniMatch(Matching):
     def perturb(self, level: torch.Tensor, last: int) -> torch.Tensor:
         """Drop channels of the last `last` images of a feature map (B, C, h, w)."""
         kept, weak = level[:-last], level[-last:]
-        return torch.cat([kept, F.dropout2d(weak, self.own.feature_dropout)])
+        return torch.cat([kept, F.dropout2d(weak, self.options.feature_dropout)])
 
     def images_seen(self) -> tuple[int, int]:
         batch = self.settings.batch

@@ -32,15 +32,26 @@ from dualteacher.settings.datasets import (
     Textures,
 )
 from dualteacher.settings.grid import Also, Extra, Grid, Partition
-from dualteacher.settings.methods import CPS, DualTeacher, FixMatch, Methods, Supervised, Teacher, UniMatch
+from dualteacher.settings.methods import (
+    CPS,
+    KINDS,
+    AnyMethod,
+    DualTeacher,
+    FixMatch,
+    Matching,
+    MeanTeacher,
+    Supervised,
+    Teacher,
+    UniMatch,
+)
 from dualteacher.settings.reader import Settings, load, parse
 from dualteacher.settings.results import Evaluate, Inference, Report, Runtime
 from dualteacher.settings.training import Augment, Batch, Jitter, Length, Loss, Mixing, Model, Optimizer, Train, Warmup
 
 __all__ = [
-    "ADE20K", "CPS", "SOURCES", "VOC", "Also", "AnyDataset", "AtLeastOne", "Augment", "Batch", "BlueMarble", "Byte",
+    "ADE20K", "CPS", "KINDS", "SOURCES", "VOC", "Also", "AnyDataset", "AnyMethod", "AtLeastOne", "Augment", "Batch", "BlueMarble", "Byte",
     "Cityscapes", "Color", "Count", "DualTeacher", "Evaluate", "Extra", "FixMatch", "Folder", "FolderClass",
-    "FolderValidation", "Grid", "Inference", "Inside", "Jitter", "Length", "Loss", "MaskValue", "Methods", "Mixing",
+    "FolderValidation", "Grid", "Inference", "Inside", "Jitter", "Length", "Loss", "MaskValue", "Matching", "MeanTeacher", "Mixing",
     "Model", "Name", "NotNegative", "Optimizer", "Partition", "Place", "Positive", "Report", "Runtime", "Section",
     "Settings", "Share", "Supervised", "Teacher", "Textures", "Train", "UniMatch", "Warmup", "load", "parse",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -30,4 +30,10 @@ Place = Annotated[str, Field(min_length=1, description="a file's or folder's pat
 class Section(BaseModel):
     """A mapping of params.yaml: no unknown keys, no silent conversions, nothing changed afterwards."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def by_tag(union: Any, tag: str) -> dict[str, type[Section]]:
+    """The sections of a discriminated union by their value of `tag`."""
+    sections = get_args(get_args(union)[0])
+    return {value: section for section in sections for value in get_args(section.model_fields[tag].annotation)}

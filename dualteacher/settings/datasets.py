@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dualteacher.settings.base import AtLeastOne, Color, Inside, MaskValue, NotNegative, Place, Section, Share
+from dualteacher.settings.base import AtLeastOne, Color, Inside, MaskValue, NotNegative, Place, Section, Share, by_tag
 
 
 class BlueMarble(Section):
@@ -134,12 +134,5 @@ class Folder(Section):
         return self
 
 
-SOURCES: dict[str, type[Section]] = {
-    "bluemarble": BlueMarble,
-    "textures": Textures,
-    "ade20k": ADE20K,
-    "voc": VOC,
-    "cityscapes": Cityscapes,
-    "folder": Folder,
-}
 AnyDataset = Annotated[BlueMarble | Textures | ADE20K | VOC | Cityscapes | Folder, Field(discriminator="source")]
+SOURCES = by_tag(AnyDataset, "source")

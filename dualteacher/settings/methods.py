@@ -1,4 +1,4 @@
-"""Each method's own settings."""
+"""Methods and their options: one section for each kind."""
 
 from __future__ import annotations
 
@@ -6,68 +6,80 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dualteacher.settings.base import AtLeastOne, Count, NotNegative, Section, Share
-
-
-class Teacher(Section):
-    """What the teacher-based methods share."""
-
-    threshold: Share  # confidence from which a pseudo-label counts
-    ema_decay: Share  # at most
-    unlabelled_weight: NotNegative  # of the mixed images' loss
-    consistency_weight: NotNegative  # of the strong view's loss
-    mixes: Annotated[list[Literal["cutmix", "classmix"]], Field(min_length=1)]  # taken in turn by epoch
-    normalisation: Literal["running", "batch"]  # statistics the teachers label with
-
-
-class DualTeacher(Teacher):
-    """Temporary teachers that take turns; the paper has two that switch after each epoch."""
-
-    teachers: AtLeastOne  # that take turns
-    period: AtLeastOne  # length of a turn
-    period_unit: Literal["epoch", "step"]  # of `period`
-    temporary: bool  # each turn starts from a copy of the student
-
-
-class FixMatch(Section):
-    """The student labels weak views for its own strong views."""
-
-    threshold: Share  # confidence from which a pseudo-label counts
-    unlabelled_weight: NotNegative  # of the loss on unlabelled images
-
-
-class UniMatch(FixMatch):
-    """Two strong views and dropped-out features."""
-
-    feature_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]  # share of the channels
-
-
-class CPS(Section):
-    """Two networks teach each other."""
-
-    unlabelled_weight: NotNegative  # of the loss on unlabelled images
-    partner_seed: Count  # draws the second network's head
-    ramp_steps: Count  # over which the weight rises from 0 while the labelled images teach that head; 0: as published
+from dualteacher.settings.base import AtLeastOne, Count, NotNegative, Section, Share, by_tag
 
 
 class Supervised(Section):
-    """Goes on with the labelled images alone; nothing to set."""
+    """Continues on the labelled images alone; no options."""
+
+    kind: Literal["supervised"]
 
 
-class Methods(Section):
-    """Each method's own settings; a method's name is its file's name in dualteacher/methods/."""
+class Teacher(Section):
+    """The options of all methods with teachers."""
 
-    supervised: Supervised | None = None
-    mean_teacher: Teacher | None = None
-    fixmatch: FixMatch | None = None
-    unimatch: UniMatch | None = None
-    cps: CPS | None = None
-    dual_teacher: DualTeacher | None = None
-    # ablations of Dual Teacher: the same code, other settings
-    dual_teacher_single: DualTeacher | None = None
-    dual_teacher_triple: DualTeacher | None = None
-    dual_teacher_steps: DualTeacher | None = None
-    dual_teacher_cutmix: DualTeacher | None = None
-    dual_teacher_plain: DualTeacher | None = None
-    dual_teacher_permanent: DualTeacher | None = None
-    dual_teacher_slow: DualTeacher | None = None
+    kind: str
+    threshold: Share  # confidence from which a pseudo-label counts
+    ema_decay: Share  # upper limit
+    unlabelled_weight: NotNegative  # of the mixed images' loss
+    consistency_weight: NotNegative  # of the strong view's loss
+    mixes: Annotated[list[Literal["cutmix", "classmix"]], Field(min_length=1)]  # used in turn
+    normalisation: Literal["running", "batch"]  # batch-norm statistics of the teachers
+
+
+class MeanTeacher(Teacher):
+    """One permanent teacher; the mix changes with the epoch."""
+
+    kind: Literal["mean_teacher"]
+
+
+class DualTeacher(Teacher):
+    """Temporary teachers that take turns, each with a mix; the paper has two that switch after each epoch."""
+
+    kind: Literal["dual_teacher"]
+    teachers: AtLeastOne  # number of teachers
+    period: AtLeastOne  # length of a turn
+    period_unit: Literal["epoch", "step"]  # unit of `period`
+    temporary: bool  # each turn starts from a copy of the student
+
+
+class Matching(Section):
+    """The options of FixMatch and its successors."""
+
+    kind: str
+    threshold: Share  # confidence from which a pseudo-label counts
+    unlabelled_weight: NotNegative  # of the loss on unlabelled images
+
+
+class FixMatch(Matching):
+    """The student labels weak views for its own strong views."""
+
+    kind: Literal["fixmatch"]
+
+
+class UniMatch(Matching):
+    """Two strong views, and the weak view with dropped features."""
+
+    kind: Literal["unimatch"]
+    feature_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]  # fraction of the channels
+
+
+class CPS(Section):
+    """Two networks train each other."""
+
+    kind: Literal["cps"]
+    unlabelled_weight: NotNegative  # of the loss on unlabelled images
+    partner_seed: Count  # for the second network's head
+    ramp_steps: Count  # over which the weight rises from 0; 0: constant, as published
+
+
+AnyMethod = Annotated[
+    Supervised
+    | MeanTeacher
+    | DualTeacher
+    | FixMatch
+    | UniMatch
+    | CPS,
+    Field(discriminator="kind"),
+]  # fmt: skip
+KINDS = by_tag(AnyMethod, "kind")

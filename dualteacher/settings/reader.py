@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from dualteacher.settings.base import Name, Place, Section
 from dualteacher.settings.datasets import SOURCES, AnyDataset
 from dualteacher.settings.grid import Grid, Partition
-from dualteacher.settings.methods import Methods
+from dualteacher.settings.methods import KINDS, AnyMethod
 from dualteacher.settings.results import Evaluate, Inference, Report, Runtime
 from dualteacher.settings.training import Augment, Batch, Loss, Mixing, Model, Optimizer, Train, Warmup
 from dualteacher.system.errors import UserError
+
+# Sections whose entries are one of several models: the key that tells which, and the models by its value.
+TAGS = {"datasets": ("source", SOURCES), "methods": ("kind", KINDS)}
 
 
 class Settings(Section):
@@ -33,7 +39,7 @@ class Settings(Section):
     optimizer: Optimizer
     warmup: Warmup
     train: Train
-    methods: Methods
+    methods: dict[Name, AnyMethod]
     inference: Inference
     evaluate: Evaluate
     report: Report
@@ -44,7 +50,7 @@ class Settings(Section):
         described = {
             "dataset": set(self.datasets),
             "partition": set(self.partition),
-            "method": {name for name, value in self.methods if value is not None},
+            "method": set(self.methods),
         }
         where = {"dataset": "datasets", "partition": "partition", "method": "methods"}
         used = {"dataset": self.grid.dataset, "partition": self.grid.partitions, "method": self.grid.methods}
@@ -56,6 +62,12 @@ class Settings(Section):
                         f"grid.{section} names '{value}', which {where[key]} does not describe;"
                         f" described: {', '.join(sorted(known)) or 'none'}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _no_method_is_called_warmup(self) -> Settings:
+        if "warmup" in self.methods:
+            raise ValueError("methods.warmup: the warm-up's results lie under this name; choose another")
         return self
 
     @model_validator(mode="after")
@@ -118,10 +130,8 @@ def _explain(error: ValidationError) -> str:
         text = f"unknown key '{key}'{_similar(first['loc'])}"
     elif kind == "missing":
         text = f"key '{key}' is missing"
-    elif kind == "union_tag_not_found":
-        text = f"key '{key}.source' is missing (one of: {', '.join(SOURCES)})"
-    elif kind == "union_tag_invalid":
-        text = f"{key}.source = {first['ctx']['tag']!r}: unknown; one of: {', '.join(SOURCES)}"
+    elif kind in ("union_tag_not_found", "union_tag_invalid"):
+        text = _explain_tag(first)
     else:
         message = first["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
@@ -133,18 +143,27 @@ def _explain(error: ValidationError) -> str:
     return text + (f" (and {more} more mistake{'s' if more > 1 else ''})" if more else "")
 
 
+def _explain_tag(problem: ErrorDetails) -> str:
+    """A missing or unknown `source` or `kind`."""
+    section, name = problem["loc"][:2]
+    tag, allowed = TAGS[str(section)]
+    if problem["type"] == "union_tag_not_found":
+        return f"key '{section}.{name}.{tag}' is missing (one of: {', '.join(allowed)})"
+    given = problem["ctx"]["tag"]
+    return f"{section}.{name}.{tag} = {given!r}: unknown{_near(given, allowed)}; one of: {', '.join(allowed)}"
+
+
 def _as_written(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Keys as they stand in the file: below datasets.NAME, pydantic inserts the source's name."""
-    return location[:2] + location[3:] if location[0:1] == ("datasets",) else location
+    """The keys as the file has them: below datasets.NAME and methods.NAME, pydantic inserts the tag's value."""
+    written = location[:2] + location[3:] if location[0] in TAGS else location
+    return tuple(part for part in written if part != "[key]")  # a name that breaks the rules for names
 
 
 def _similar(location: tuple[int | str, ...]) -> str:
-    """«; did you mean 'x'? allowed: …» for an unknown key."""
-    import difflib
-
+    """"; did you mean 'x'? (allowed: …)" for an unknown key."""
     model: Any = Settings
-    if location[0] == "datasets" and len(location) > 3:
-        model, location = SOURCES[str(location[2])], location[3:]
+    if location[0] in TAGS and len(location) > 3:
+        model, location = TAGS[str(location[0])][1][str(location[2])], location[3:]
     for part in location[:-1]:
         field = model.model_fields.get(str(part)) if hasattr(model, "model_fields") else None
         if field is None:
@@ -154,5 +173,10 @@ def _similar(location: tuple[int | str, ...]) -> str:
         if model is None:
             return ""
     allowed = sorted(model.model_fields)
-    near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
-    return (f"; did you mean '{near[0]}'?" if near else "") + f" (allowed: {', '.join(allowed)})"
+    return f"{_near(location[-1], allowed)} (allowed: {', '.join(allowed)})"
+
+
+def _near(given: object, allowed: Iterable[str]) -> str:
+    """"; did you mean 'x'?" where a word is close enough."""
+    near = difflib.get_close_matches(str(given), list(allowed), n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""

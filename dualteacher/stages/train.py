@@ -44,8 +44,8 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
 
     def calibrate(progress: Progress) -> pd.DataFrame:
         """Of the last labels that the student learnt; without any, of those that it would give."""
-        last = max(progress.step - 1, 0)
-        clock = Clock(last, *divmod(last, steps_per_epoch(len(data.labelled), settings.batch.labelled)))
+        epoch = steps_per_epoch(len(data.labelled), settings.batch.labelled)
+        clock = Clock(max(progress.step - 1, 0), epoch)
         labeller = chosen.labeller(student, clock) or student
         return calibration.measure(labeller, data.train, probe, settings.inference, device)
 

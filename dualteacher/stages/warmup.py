@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dualteacher.machine import distributed
 from dualteacher.machine.device import setup
-from dualteacher.methods.base import Clock, Method
+from dualteacher.methods.base import Clock
+from dualteacher.methods.supervised import Supervised
 from dualteacher.models import segmenter
 from dualteacher.settings import Settings
 from dualteacher.system import paths
@@ -26,7 +27,7 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     ).to(device)
     if settings.model.sync_norm:
         distributed.synchronise_norms(student)
-    method = Method(None, settings, student)
+    method = Supervised(None, settings, student)
     validate = validator(student, data.val, settings, device, world)
 
     def observe(clock: Clock, last: bool) -> Row:

@@ -89,7 +89,7 @@ def judge_teachers(
     training = labeller.training  # only a partner; a teacher's mode must stay as it is (normalisation by batch)
     if training:
         labeller.eval()
-    tally = Tally(getattr(method.own, "threshold", 0.0), device)
+    tally = Tally(method.threshold or 0.0, device)
     label_predictor = Predictor(labeller, settings.inference)
     student_predictor = Predictor(student, settings.inference)
     waiting_teacher = Predictor(method.teachers[waiting], settings.inference) if waiting is not None else None

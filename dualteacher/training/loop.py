@@ -94,7 +94,7 @@ def run(job: Job) -> Progress:
     watch.warned = raised(job, progress)  # before an interruption
     with interrupt.listening() as request:
         for batch in watch.over(feed(job, progress.step)):
-            clock = Clock(progress.step, *divmod(progress.step, job.steps_per_epoch))
+            clock = Clock(progress.step, job.steps_per_epoch)
             factor = rate_factor(job.settings.optimizer, clock.step, job.steps)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
@@ -129,7 +129,7 @@ def run(job: Job) -> Progress:
 
 def raised(job: Job, progress: Progress) -> list[alarms.Alarm]:
     """The alarms of the run so far."""
-    threshold = getattr(job.method.own, "threshold", None)
+    threshold = job.method.threshold
     thresholded = threshold is not None and threshold > 1 / job.student.num_classes
     return alarms.check(progress.history, alarms.Context(job.steps, thresholded))
 

@@ -41,6 +41,11 @@ def cells(pattern: str) -> list[str]:
     return list(dict.fromkeys(pattern.format(**row, seed=seed) for row in rows for seed in GRID.seed))
 
 
+def method_file(wildcards) -> str:
+    """The source of a cell's method: an edit of it reruns the cells of its kind only."""
+    return f"dualteacher/methods/{config['methods'][wildcards.method]['kind']}.py"
+
+
 def figures(suffix: str) -> list[str]:
     """The report's figures; dualteacher/reporting/figures/__init__.py draws them."""
     kinds = ["curves", "methods", "teachers", "pseudo_labels", "confusion", "per_class"]

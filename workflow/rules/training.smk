@@ -42,7 +42,7 @@ rule train:
         partition="data/{dataset}/partitions/{partition}/seed{seed}.parquet",
         warmup="results/runs/{dataset}/{partition}/warmup/seed{seed}/student.safetensors",
         code=CODE["train"],
-        method="dualteacher/methods/{method}.py",
+        method=method_file,
     output:
         student="results/runs/{dataset}/{partition}/{method}/seed{seed}/student.safetensors",
         history="results/runs/{dataset}/{partition}/{method}/seed{seed}/history.parquet",

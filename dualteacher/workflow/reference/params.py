@@ -72,17 +72,11 @@ def _datasets(values: dict[str, Any], comments: dict[Any, str]) -> str:
 
 
 def _methods(values: dict[str, Any], comments: dict[Any, str]) -> str:
-    kinds: dict[type[BaseModel], list[str]] = {}
-    for name, field in settings.Methods.model_fields.items():
-        model = _model(field.annotation)
-        assert model is not None
-        kinds.setdefault(model, []).append(name)
-    text = f"## methods.METHOD\n\n{_doc(settings.Methods)} Only the methods that are run have to be there.\n"
-    for model, names in kinds.items():
-        shown: dict[str, Any] = next((values[name] for name in names if name in values), {})
-        spoken = ", ".join(f"`{name}`" for name in names)
-        text += f"\n### {spoken}\n\n{_doc(model)}\n\n{_table(model, shown, comments) if model.model_fields else ''}"
-    return text.rstrip() + "\n"
+    text = "## methods.NAME\n\nMethods by name; `kind` says which of these it is. An ablation is one more name.\n"
+    for kind, model in settings.KINDS.items():
+        shown: dict[str, Any] = next((value for value in values.values() if value["kind"] == kind), {})
+        text += f"\n### kind: {kind}\n\n{_doc(model)}\n\n{_table(model, shown, comments)}"
+    return text
 
 
 def _table(model: type[BaseModel], values: Any, comments: dict[Any, str]) -> str:
@@ -100,7 +94,7 @@ def _rows(
     for name, field in model.model_fields.items():
         value = values.get(name, ...) if isinstance(values, dict) else ...
         within = _model(field.annotation)
-        meaning = "this kind" if name == "source" else _comment(model, name, comments)
+        meaning = "this kind" if name in ("source", "kind") else _comment(model, name, comments)
         if within is None:
             annotation = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
             yield prefix + name, field.description or spell(annotation), value, meaning

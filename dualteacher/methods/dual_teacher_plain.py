@@ -1,5 +1,0 @@
-"""Ablation of Dual Teacher: without implicit consistency; its settings say so."""
-
-from dualteacher.methods.switching import Switching
-
-METHOD = Switching
