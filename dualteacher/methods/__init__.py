@@ -1,6 +1,7 @@
 """Semi-supervised methods, one file for each kind.
 
-`methods/<kind>.py` holds a class `METHOD`. `build` imports it by the kind, so the engines know which file a cell depends on.
+`methods/<kind>.py` holds a class `METHOD`. `build` imports it by the kind, so the engines know which file a cell
+depends on.
 """
 
 from __future__ import annotations

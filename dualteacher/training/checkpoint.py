@@ -1,68 +1,76 @@
-"""Checkpoints to go on from after an interruption, in an undeclared folder both engines leave alone.
+"""Checkpoints from which an interrupted run resumes, in a folder that neither engine declares.
 
-A run's folder is named by a fingerprint of everything its result depends on, so a changed parameter,
-input or source file never resumes the old run. Random states need not be kept: every draw is a function
-of the step (see seeds.py).
+A run's folder is named by a hash of everything that its result depends on, so a run never resumes from a checkpoint
+that other parameters, inputs or sources have made. Random states are not saved: every draw is a function of the
+step (see core/seeds.py).
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import pickle
+import shlex
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from dualteacher.machine.distributed import World
+from dualteacher.methods.base import Method
 from dualteacher.system import files, paths
 from dualteacher.system.console import logger
+from dualteacher.workflow import sources
 
-KEPT = 2  # the newest may be damaged by whatever ended the run
-DIGEST = 32  # bytes behind a checkpoint: the sha256 of all before them, since torch.load would believe a flipped bit
+KEPT = 2  # whatever ended the run may have damaged the newest
+DIGEST = 32  # bytes: the sha256 at a checkpoint's end, since torch.load would accept a flipped bit
+NAMED = 3  # differences that a message names
+Mark = dict[str, dict[str, Any]]
 
 
-def fingerprint(parameters: dict[str, Any], inputs: Iterable[Path]) -> str:
-    """64 hex digits over parameters, the inputs' content, and the package's sources."""
-    package = Path(__file__).parent.parent
-    sources = sorted(package.rglob("*.py"))
-    described = {
+def mark_of(parameters: dict[str, Any], inputs: Iterable[Path], stage: str, method: Method) -> Mark:
+    """Everything that a run's result depends on: {parameters, inputs, sources, torch}, files by their sha256."""
+    root = Path(__file__).parents[2]  # holds the package, in a clone as in site-packages
+    used = {name: files.sha256(root / name) for name in sources.closure(stage, root)}
+    own = Path(inspect.getfile(type(method)))
+    name = str(own.relative_to(root)) if own.is_relative_to(root) else own.name
+    return {
         "parameters": parameters,
         "inputs": {str(path): files.sha256(path) for path in inputs},
-        "code": {str(path.relative_to(package)): files.sha256(path) for path in sources},
-        "torch": torch.__version__,
+        "sources": used | {name: files.sha256(own)},
+        "torch": {"torch": torch.__version__},
     }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 class Store:
-    """Checkpoints of one run: written atomically every few minutes or steps, the last two kept, gone on success."""
+    """Checkpoints of one run: written atomically every few minutes or steps, two kept, removed on success.
 
-    def __init__(
-        self, run: str, mark: str, minutes: float, every: int | None = None, world: World | None = None
-    ) -> None:
-        self.mark, self.minutes, self.every = mark, minutes, every
+    Those of the same cell with another mark are never touched; the log names them.
+    """
+
+    def __init__(self, run: str, mark: Mark, minutes: float, every: int | None = None, world: World | None = None):
+        self.described, self.minutes, self.every = mark, minutes, every
+        self.mark = hashlib.sha256(json.dumps(mark, sort_keys=True).encode()).hexdigest()
         self.world = world or World()
-        self.folder = paths.CHECKPOINTS / run / mark[:16]
+        self.folder = paths.CHECKPOINTS / run / self.mark[:16]
         self._last = time.monotonic()
-        for stale in self.folder.parent.glob("*"):
-            if stale != self.folder and stale.is_dir() and self.world.leads:
-                shutil.rmtree(stale, ignore_errors=True)
+        if self.world.leads:
+            self._name_others()
 
     def due(self, step: int) -> bool:
-        """Whether it is time for a checkpoint after `step` steps; only the leading process ever says so."""
+        """Whether a checkpoint is due after `step` steps. Rank 0 only: elsewhere False."""
         if not self.world.leads:
             return False
         by_step = self.every is not None and step % self.every == 0
         return by_step or time.monotonic() - self._last >= self.minutes * 60
 
     def finished(self, outputs: Iterable[Path]) -> bool:
-        """Whether this very run has ended before and its outputs are still what it wrote."""
+        """Whether a run with this mark has finished and its outputs are unchanged."""
         try:
             record = json.loads(self._record.read_text(encoding="utf-8"))
             return bool(record["mark"] == self.mark and record["outputs"] == _hashes(outputs))
@@ -70,18 +78,23 @@ class Store:
             return False
 
     def finish(self, outputs: Iterable[Path]) -> None:
-        """Note that the run has ended and drop its checkpoints."""
+        """Record that the run has finished and remove its checkpoints."""
         files.write_json(self._record, {"mark": self.mark, "outputs": _hashes(outputs)})
         shutil.rmtree(self.folder, ignore_errors=True)
+        if others := list(self._others()):
+            text = "%s: checkpoints of other runs stay here (%d, %s)"
+            logger.warning(text, self.folder.parent, len(others), _gigabytes(*others))
 
     @property
     def _record(self) -> Path:
         return self.folder.parent / "finished.json"
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the state after `step` steps; older ones but the last go. The leading process's affair."""
+        """Write the state after `step` steps. Keeps the two newest. Rank 0 only."""
         if not self.world.leads:
             return
+        if not (self.folder / "mark.json").exists():
+            files.write_json(self.folder / "mark.json", self.described)
         with files.atomic(self.folder / f"step{step:09d}.pt") as temporary, open(temporary, "wb") as file:
             _write(state, file)
         for old in self._files()[KEPT:]:
@@ -89,7 +102,7 @@ class Store:
         self._last = time.monotonic()
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The newest readable state; a damaged file is passed over with a message."""
+        """The newest readable state, or None. Damaged files are skipped with a warning."""
         for path in self._files():
             try:
                 with open(path, "rb") as file:
@@ -97,15 +110,56 @@ class Store:
                 return state
             except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
                 reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-                logger.warning("%s cannot be read (%s); going on from the one before", path, reason)
+                logger.warning("%s cannot be read (%s); using the one before it", path, reason)
         return None
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("step*.pt"), reverse=True)
 
+    def _others(self) -> Iterator[Path]:
+        """Folders with checkpoints of this cell that another mark has made."""
+        for folder in sorted(self.folder.parent.glob("*/")):
+            if folder != self.folder and any(folder.glob("step*.pt")):
+                yield folder
+
+    def _name_others(self) -> None:
+        """Tell which checkpoints do not fit and why; what they hold may be days of work, so nothing is removed."""
+        for folder in self._others():
+            logger.warning(
+                "%s: checkpoint kept but not used (%s): %s; to remove it: rm -r %s",
+                folder, _gigabytes(folder), self._difference(folder), shlex.quote(str(folder)),
+            )  # fmt: skip
+
+    def _difference(self, folder: Path) -> str:
+        """What in a folder's mark.json differs from this run, e.g. «other parameters (train.learning_rate)»."""
+        try:
+            other: Mark = json.loads((folder / "mark.json").read_text(encoding="utf-8"))
+            parts = [(part, _flat(self.described[part]), _flat(other[part])) for part in self.described]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return "no readable mark.json tells what it was made from"
+        texts = []
+        for part, ours, theirs in parts:
+            names = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            texts += [f"other {part} ({', '.join(names[:NAMED])}{more})"] if names else []
+        return ", ".join(texts)
+
+
+def _flat(value: Any, name: str = "") -> dict[str, str]:
+    """Leaves of nested mappings as JSON by dotted name."""
+    if not isinstance(value, dict) or not value:
+        return {name: json.dumps(value, sort_keys=True)}
+    prefix = f"{name}." if name else ""
+    return {key: leaf for inner, below in value.items() for key, leaf in _flat(below, f"{prefix}{inner}").items()}
+
+
+def _gigabytes(*folders: Path) -> str:
+    size = sum(path.stat().st_size for folder in folders for path in folder.glob("*") if path.is_file())
+    return f"{size / 1e9:.2f} GB"
+
 
 class _Hashing:
-    """A file to write to, which hashes what goes through it and keeps the error that torch would hide."""
+    """A file to write to that hashes what it is given and keeps the OSError that torch hides."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest = file, hashlib.sha256()
@@ -120,11 +174,11 @@ class _Hashing:
             raise
 
     def flush(self) -> None:
-        """Nothing: the file is flushed once, by whoever closes it."""
+        """Do nothing: closing the file flushes it."""
 
 
 def _write(state: dict[str, Any], file: BinaryIO) -> None:
-    """The state and the hash behind it; OSError if the disk is full."""
+    """Write the state, then its hash. OSError if the disk is full."""
     through = _Hashing(file)
     try:
         torch.save(state, through)  # type: ignore[arg-type]
@@ -136,7 +190,7 @@ def _write(state: dict[str, Any], file: BinaryIO) -> None:
 
 
 def _checked(file: BinaryIO) -> BinaryIO:
-    """The file, at its start; ValueError unless its last bytes are the hash of all before them."""
+    """The file, rewound. ValueError unless it ends with the hash of all bytes before."""
     digest, left = hashlib.sha256(), os.fstat(file.fileno()).st_size - DIGEST
     while left > 0 and (part := file.read(min(left, 1 << 20))):
         digest.update(part)

@@ -32,7 +32,7 @@ from dualteacher.system import files, paths, sealed
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 from dualteacher.training import committee, history, loop
-from dualteacher.training.checkpoint import Store, fingerprint
+from dualteacher.training.checkpoint import Store, mark_of
 
 Table = Callable[[loop.Progress], pd.DataFrame]
 
@@ -86,7 +86,8 @@ def train_cell(
     per_epoch = loop.steps_per_epoch(len(data.labelled), settings.batch.labelled)
     steps = length.steps if length.steps is not None else per_epoch * (length.epochs or 0)
     parameters = used_parameters(settings, sections, where)
-    mark = fingerprint(parameters, [*data.files, *inputs])
+    stage = "warmup" if where.method == "warmup" else "train"
+    mark = mark_of(parameters, [*data.files, *inputs], stage, method)
     runtime, run_name = settings.runtime, "-".join(where.folder.parts[2:])
     store = Store(run_name, mark, runtime.checkpoint_minutes, runtime.checkpoint_steps, world)
     outputs = (where.student, where.history, where.cost, where.alarms, *tables)
@@ -95,9 +96,8 @@ def train_cell(
         return
     side = settings.batch.crop
     pad = (student.mean.flatten().cpu().numpy() * 255).round().astype(np.uint8)
-    name = where.method if where.method == "warmup" else "train"
     job = loop.Job(
-        name=f"{name} {where.dataset}-{where.partition}-{where.method}-{where.seed}",
+        name=f"{stage} {where.dataset}-{where.partition}-{where.method}-{where.seed}",
         settings=settings,
         student=student,
         method=method,

@@ -23,7 +23,7 @@ import yaml
 from dualteacher import settings
 from dualteacher.data import partition
 from dualteacher.system import paths
-from dualteacher.workflow import code_deps
+from dualteacher.workflow import sources
 from dualteacher.data.pack import Pack
 from dualteacher.models import weights
 from dualteacher.stages import evaluate, train, warmup
@@ -43,7 +43,7 @@ weights.prepare_backbone(wanted.model, Path("nothing"))
 warmup.run(wanted, "toy", "some", 0)
 train.run(wanted, "toy", "some", "self_training", 0)
 evaluate.run(wanted, "toy", "some", "self_training", 0)
-assert "dualteacher/methods/self_training.py" not in code_deps.closure("train"), "the rule adds it"
+assert "dualteacher/methods/self_training.py" not in sources.closure("train"), "the rule adds it"
 """
 
 

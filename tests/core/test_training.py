@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -15,15 +17,17 @@ import torch
 
 from dualteacher.data import partition
 from dualteacher.data.pack import Pack
+from dualteacher.methods.base import Method
 from dualteacher.models import saved
 from dualteacher.settings import Settings
 from dualteacher.stages import evaluate, train, warmup
 from dualteacher.system import paths
+from dualteacher.system.console import logger
 from dualteacher.system.errors import Interrupted, UserError
-from dualteacher.training import loop
-from dualteacher.training.checkpoint import Store
+from dualteacher.training import checkpoint, loop
+from dualteacher.training.checkpoint import Mark, Store, mark_of
 
-from .conftest import toy_settings, without_norm, write_pack
+from .conftest import ROOT, toy_settings, without_norm, write_pack
 
 CELL = ("toy", "some", "dual_teacher", 0)
 
@@ -113,7 +117,7 @@ def test_resume_at_every_step_is_exact(project, method, monkeypatch):
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    store = Store("run", "a" * 64, 5)
+    store = Store("run", {"parameters": {}}, 5)
     for step in (1, 2, 3):
         store.save(step, {"step": step, "value": torch.ones(3) * step})
     kept = sorted(store.folder.glob("*.pt"))
@@ -124,11 +128,52 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, monkeypatch
     assert store.load(torch.device("cpu")) is None
 
 
-def test_other_parameters_never_resume_an_old_run(tmp_path, monkeypatch):
+def mark(**changes: str) -> Mark:
+    parts = {"parameters": {"train": {"learning_rate": 0.1}}, "inputs": {"val.arrow": "1"}}
+    parts |= {"sources": {"core/ema.py": "1"}, "torch": {"torch": "2.0"}}
+    return parts | {part: dict.fromkeys(names.split(), "changed") for part, names in changes.items()}
+
+
+def test_other_parameters_never_resume_an_old_run(tmp_path, monkeypatch, caplog):
+    """The old run's checkpoint may be days of work: it stays, and the log says why it does not fit."""
     monkeypatch.chdir(tmp_path)
-    Store("run", "a" * 64, 5).save(1, {"step": 1})
-    assert Store("run", "b" * 64, 5).load(torch.device("cpu")) is None
-    assert not list(paths.CHECKPOINTS.rglob("*.pt"))  # the stale one is gone
+    monkeypatch.setattr(logger, "propagate", True)
+    old = Store("it's a run", mark(), 5)
+    old.save(1, {"step": 1})
+    for changes in ({"parameters": "train"}, {"inputs": "val.arrow"}, {"sources": "core/ema.py"}, {"torch": "torch"}):
+        caplog.clear()
+        new = Store("it's a run", mark(**changes), 5)
+        assert new.load(torch.device("cpu")) is None
+        (line,) = caplog.messages
+        assert line.startswith(f"{old.folder}: checkpoint kept but not used (0.00 GB): other {next(iter(changes))} (")
+        assert line.endswith(f"rm -r {shlex.quote(str(old.folder))}") and "\n" not in line
+    new.save(1, {"step": 1})
+    new.finish([])
+    assert list(paths.CHECKPOINTS.rglob("*.pt")) == [old.folder / "step000000001.pt"]
+    assert "checkpoints of other runs stay here (1, " in caplog.messages[-1]
+    (old.folder / "mark.json").unlink()
+    Store("it's a run", mark(torch="torch"), 5)
+    assert "no readable mark.json" in caplog.messages[-1]
+    assert Store("it's a run", mark(), 5).load(torch.device("cpu"))["step"] == 1
+
+
+def test_the_mark_takes_the_stage_s_sources_and_names_what_differs(project, tmp_path, monkeypatch, caplog):
+    """An edited docstring of the report leaves a paused run's checkpoints valid; an edited loss does not."""
+    data = Path(shutil.copytree(ROOT / "dualteacher", tmp_path / "site" / "dualteacher"))
+    monkeypatch.setattr(checkpoint, "__file__", str(data / "training" / "checkpoint.py"))
+    monkeypatch.setattr(logger, "propagate", True)
+
+    def store() -> Store:
+        return Store("run", mark_of({}, [], "train", Method(None, project, torch.nn.Identity())), 5)
+
+    store().save(7, {"step": 7})
+    with open(data / "reporting" / "statistics.py", "a", encoding="utf-8") as file:
+        file.write("# edited\n")
+    assert store().load(torch.device("cpu"))["step"] == 7 and not caplog.messages
+    with open(data / "core" / "losses.py", "a", encoding="utf-8") as file:
+        file.write("# edited\n")
+    assert store().load(torch.device("cpu")) is None
+    assert "other sources (dualteacher/core/losses.py);" in caplog.messages[-1]
 
 
 def spoil(monkeypatch, mix: str = "classmix"):

@@ -142,7 +142,7 @@ def test_a_flipped_bit_of_a_checkpoint_falls_back_to_the_one_before(
     import torch
 
     monkeypatch.chdir(tmp_path)
-    store = Store("run", "a" * 64, 5)
+    store = Store("run", {"parameters": {}}, 5)
     for step in (1, 2):
         store.save(step, {"step": step, "value": torch.full((1000,), float(step))})
     newest = max(store.folder.glob("*.pt"))

@@ -7,7 +7,7 @@ import difflib
 import pytest
 from conftest import ROOT
 
-from dualteacher.workflow import code_deps
+from dualteacher.workflow import code_deps, sources
 
 
 @pytest.mark.parametrize("path", [code_deps.CODE, code_deps.DVC, code_deps.SCHEMA], ids=str)
@@ -26,13 +26,13 @@ BY_NAME = "import importlib\ndef build(name): importlib.import_module(f'dualteac
 def package(tmp_path):
     """Writes sources of a small `dualteacher` and gives the closure of its train stage."""
 
-    def closure(sources: dict[str, str]) -> list[str]:
-        for name, text in sources.items():
+    def closure(files: dict[str, str]) -> list[str]:
+        for name, text in files.items():
             path = tmp_path / "dualteacher" / f"{name}.py"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         (tmp_path / "dualteacher" / "__init__.py").write_text("")
-        return [path.removeprefix("dualteacher/") for path in code_deps.closure("train", tmp_path)]
+        return [path.removeprefix("dualteacher/") for path in sources.closure("train", tmp_path)]
 
     return closure
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, Project
 
 from dualteacher.system import paths
-from dualteacher.workflow import code_deps
+from dualteacher.workflow import sources
 
 pytestmark = pytest.mark.slow
 
@@ -56,11 +56,12 @@ def content(made: Project) -> dict[str, str]:
 def test_a_stage_loads_only_sources_and_opens_only_files_that_are_declared(tiny, told):
     jobs = json.loads(tiny(sys.executable, str(Path(__file__).with_name("jobs.py"))).stdout)["snakemake"]
     assert told.keys() == jobs.keys()
-    checking = set(code_deps.reach("dualteacher.settings", tiny.root))  # loaded to check params.yaml, by all
+    checking = set(sources.reach("dualteacher.settings", tiny.root))  # loaded to check params.yaml, by all
     for command, note in told.items():
         inputs, outputs = set(jobs[command]["inputs"]), set(jobs[command]["outputs"])
-        bare = {path for path in note["modules"] if code_deps.is_only_docstring(tiny.root / path)}
-        assert set(note["modules"]) - bare - code_deps.PLUMBING - checking - inputs == set(), command
+        bare = {path for path in note["modules"] if sources.is_only_docstring(tiny.root / path)}
+        plumbing = {path for path in note["modules"] if sources.is_plumbing(path)}
+        assert set(note["modules"]) - bare - plumbing - checking - inputs == set(), command
         # Archives are named in the manifest; a name that begins with a dot is an output being written.
         opened = {path for path in note["opened"] if "/raw/" not in path and not Path(path).name.startswith(".")}
         assert opened - inputs - outputs == set(), command
