@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dualteacher import methods, settings
 from dualteacher.data import lists, partition
 from dualteacher.data.pack import Pack
+from dualteacher.methods.supervised import Supervised
 from dualteacher.models import segmenter
 from dualteacher.reporting.tables import duration
 from dualteacher.settings import Length, Settings

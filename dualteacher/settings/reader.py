@@ -160,7 +160,7 @@ def _as_written(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 
 def _similar(location: tuple[int | str, ...]) -> str:
-    """"; did you mean 'x'? (allowed: …)" for an unknown key."""
+    """ "; did you mean 'x'? (allowed: …)" for an unknown key."""
     model: Any = Settings
     if location[0] in TAGS and len(location) > 3:
         model, location = TAGS[str(location[0])][1][str(location[2])], location[3:]
@@ -177,6 +177,6 @@ def _similar(location: tuple[int | str, ...]) -> str:
 
 
 def _near(given: object, allowed: Iterable[str]) -> str:
-    """"; did you mean 'x'?" where a word is close enough."""
+    """ "; did you mean 'x'?" where a word is close enough."""
     near = difflib.get_close_matches(str(given), list(allowed), n=1)
     return f"; did you mean '{near[0]}'?" if near else ""

@@ -44,7 +44,7 @@ def pair(case: cases.Case, same_network: bool, dtype: torch.dtype = torch.float3
     """Our step and the plain one, equal at the start; about half of the pixels are confident enough to count."""
     ours, theirs = programs.Ours(case, CPU), programs.Plain(case, CPU, same_network)
     options = theirs.training.options.model_copy(update={"threshold": 0.5})
-    ours.job.method.own = theirs.training.options = options
+    ours.job.method.options = theirs.training.options = options
     for program, networks in (
         (ours, [ours.job.student, *ours.job.method.teachers]),
         (theirs, [theirs.training.student, *theirs.training.teachers]),

@@ -71,9 +71,9 @@ def toy_settings(**sections: dict) -> settings_module.Settings:
     raw["runtime"] |= {"device": "cpu", "checkpoint_minutes": 60, "workers": 0}
     dual = raw["methods"]["dual_teacher"]
     raw["methods"] |= {
-        "fixmatch": {"threshold": 0.3, "unlabelled_weight": 1.0},
-        "unimatch": {"threshold": 0.3, "unlabelled_weight": 1.0, "feature_dropout": 0.5},
-        "cps": {"unlabelled_weight": 1.0, "partner_seed": 1, "ramp_steps": 0},
+        "fixmatch": {"kind": "fixmatch", "threshold": 0.3, "unlabelled_weight": 1.0},
+        "unimatch": {"kind": "unimatch", "threshold": 0.3, "unlabelled_weight": 1.0, "feature_dropout": 0.5},
+        "cps": {"kind": "cps", "unlabelled_weight": 1.0, "partner_seed": 1, "ramp_steps": 0},
         "dual_teacher_single": dual | {"teachers": 1},
         "dual_teacher_triple": dual | {"teachers": 3, "period": 2},
         "dual_teacher_steps": dual | {"period": 4, "period_unit": "step"},

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LINE = "    fixmatch: FixMatch | None = None\n"  # the new line follows it
+UNION = "AnyMethod = Annotated[\n    Supervised\n"  # the new section stands before it, its name in it
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -48,16 +48,16 @@ assert "dualteacher/methods/self_training.py" not in sources.closure("train"), "
 
 
 def blocks() -> dict[str, str]:
-    """The page's code: the file, the line, the parameters."""
+    """The page's code: the file, the section of settings, the parameters."""
     text = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
     found = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert [language for language, _ in found] == ["python", "python", "yaml"]
-    return dict(zip(("file", "line", "params"), (code for _, code in found), strict=True))
+    return dict(zip(("file", "section", "params"), (code for _, code in found), strict=True))
 
 
-def test_the_line_is_one_line_and_its_neighbour_is_there() -> None:
-    assert blocks()["line"].count("\n") == 1
-    assert LINE in (ROOT / "dualteacher" / "settings" / "methods.py").read_text(encoding="utf-8")
+def test_the_union_that_the_page_names_is_there() -> None:
+    assert "AnyMethod" in (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
+    assert UNION in (ROOT / "dualteacher" / "settings" / "methods.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -72,7 +72,8 @@ def test_the_page_s_method_trains(tmp_path: Path) -> None:
     made = blocks()
     (tmp_path / "dualteacher" / "methods" / "self_training.py").write_text(made["file"], encoding="utf-8")
     settings = tmp_path / "dualteacher" / "settings" / "methods.py"
-    settings.write_text(settings.read_text(encoding="utf-8").replace(LINE, LINE + made["line"]), encoding="utf-8")
+    text = settings.read_text(encoding="utf-8").replace(UNION, f"{made['section']}\n\n{UNION}    | SelfTraining\n")
+    settings.write_text(text, encoding="utf-8")
     (tmp_path / "run.py").write_text(SCRIPT, encoding="utf-8")
     environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run(

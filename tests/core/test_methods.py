@@ -37,7 +37,7 @@ def batch_of(settings, seed=0, classes=3) -> Batch:
 
 
 def step(method, student, optimizer, number, settings):
-    clock = Clock(number, *divmod(number, EPOCH))
+    clock = Clock(number, EPOCH)
     batch = batch_of(settings, seed=number)
     torch.manual_seed(seeds.derive(0, "dropout", number))
     draws = method.draw(clock, batch, 0, torch.device("cpu"))
@@ -80,10 +80,10 @@ def test_mean_teacher_ramps_once_and_keeps_one_teacher():
     settings = toy_settings()
     student = student_of(settings)
     method = methods.build("mean_teacher", settings, student)
-    decays = [method.decay(Clock(s, *divmod(s, EPOCH))) for s in (0, 1, 3, 99, 500)]
+    decays = [method.decay(Clock(s, EPOCH)) for s in (0, 1, 3, 99, 500)]
     assert decays == pytest.approx([0, 0.5, 0.75, 0.99, 0.99])
-    assert [method.mix(Clock(s, *divmod(s, EPOCH))) for s in (0, 3, 6)] == ["cutmix", "classmix", "cutmix"]
-    assert len(method.teachers) == 1 and {method.active(Clock(s, s // EPOCH, 0)) for s in range(9)} == {0}
+    assert [method.mix(Clock(s, EPOCH)) for s in (0, 3, 6)] == ["cutmix", "classmix", "cutmix"]
+    assert len(method.teachers) == 1 and {method.active(Clock(s, EPOCH)) for s in range(9)} == {0}
 
 
 def test_teachers_label_without_dropout_or_depth_and_carry_no_gradient():
@@ -101,8 +101,8 @@ def test_teachers_label_without_dropout_or_depth_and_carry_no_gradient():
 
 def test_batch_normalisation_of_teachers_is_a_parameter():
     settings = toy_settings()
-    own = settings.methods.dual_teacher.model_copy(update={"normalisation": "batch"})
-    settings = settings.model_copy(update={"methods": settings.methods.model_copy(update={"dual_teacher": own})})
+    options = settings.methods["dual_teacher"].model_copy(update={"normalisation": "batch"})
+    settings = settings.model_copy(update={"methods": settings.methods | {"dual_teacher": options}})
     student = student_of(settings)
     batchwise = methods.build("dual_teacher", settings, student).teachers[0]
     running = methods.build("dual_teacher", toy_settings(), student).teachers[0]
@@ -118,8 +118,7 @@ def test_losses_add_up_as_published():
     student = student_of(settings)
     student.train()
     method = methods.build("dual_teacher", settings, student)
-    own = settings.methods.dual_teacher.model_copy(update={"threshold": 0.0})
-    method.own = own
+    method.options = settings.methods["dual_teacher"].model_copy(update={"threshold": 0.0})
     optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
     for number in (0, EPOCH):
         _, result = step(method, student, optimizer, number, settings)
@@ -134,7 +133,7 @@ def test_padding_of_unlabelled_images_is_ignored():
     method = methods.build("dual_teacher", settings, student_of(settings))
     batch = batch_of(settings)
     batch.inside[:, 20:] = False
-    weak = method.pseudo_label(finish(batch), Clock(0, 0, 0))
+    weak = method.pseudo_label(finish(batch), Clock(0, EPOCH))
     assert (weak.label[:, 20:] == losses.IGNORE).all() and (weak.confidence[:, 20:] == 0).all()
     assert (weak.label[:, :20] != losses.IGNORE).all()
 
@@ -148,7 +147,7 @@ def test_no_step_waits_for_the_device(name, step_number):
     method = methods.build(name, settings, student)
     with FakeTensorMode(allow_non_fake_inputs=True):
         optimizer = torch.optim.AdamW(student.parameter_groups(0.1, 10.0, 0.01), lr=0.1, foreach=True)
-        clock = Clock(step_number, *divmod(step_number, EPOCH))
+        clock = Clock(step_number, EPOCH)
         real = batch_of(settings)
         batch = Batch(*(torch.empty_like(tensor, device="meta") for tensor in real))
         draws = method.draw(clock, batch, 0, torch.device("meta"))

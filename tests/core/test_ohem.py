@@ -67,7 +67,7 @@ def test_every_method_takes_the_loss_from_the_settings(name):
         student = student_of(settings)
         student.eval()  # the same logits each time
         method = methods.build(name, settings, student)
-        clock, batch = Clock(0, 0, 0), batch_of(settings)
+        clock, batch = Clock(0, 1), batch_of(settings)
         draws = method.draw(clock, batch, 0, torch.device("cpu"))
         return float(method.loss(student, finish(batch), draws, clock).parts["loss_supervised"]), method
 

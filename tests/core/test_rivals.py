@@ -20,7 +20,7 @@ RIVALS = ["fixmatch", "unimatch", "cps"]
 
 
 def clock_at(number: int) -> Clock:
-    return Clock(number, *divmod(number, EPOCH))
+    return Clock(number, EPOCH)
 
 
 def build(name: str, settings):

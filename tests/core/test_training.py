@@ -258,9 +258,8 @@ def test_the_same_groups_in_more_passes_give_the_same_loss_curve(project, monkey
     without_norm(monkeypatch)
     quiet = project.model.model_copy(update={"dropout": 0.0, "drop_path": 0.0})
     batch = project.batch.model_copy(update={"labelled": 4, "unlabelled": 4, "groups": 2})
-    methods_ = project.methods.model_copy(
-        update={"unimatch": project.methods.unimatch.model_copy(update={"feature_dropout": 0.0})}
-    )
+    unimatch = project.methods["unimatch"].model_copy(update={"feature_dropout": 0.0})
+    methods_ = project.methods | {"unimatch": unimatch}
     one = project.model_copy(update={"model": quiet, "batch": batch, "methods": methods_})
     two = one.model_copy(update={"batch": batch.model_copy(update={"accumulate": 2})})
     whole, pieces = curves(one, method), curves(two, method)

@@ -48,7 +48,7 @@ def test_the_released_settings_of_ade20k() -> None:
     assert (loaded.batch.labelled, loaded.batch.unlabelled, loaded.batch.crop) == (8, 8, 512)
     assert loaded.optimizer.ramp_steps == 1500 and loaded.optimizer.horizon == 50000
     assert loaded.train.epochs == 200 and loaded.train.learning_rate == 6e-5 and loaded.warmup.steps == 0
-    dual = loaded.methods.dual_teacher
+    dual = loaded.methods["dual_teacher"]
     assert dual is not None
     assert (dual.threshold, dual.ema_decay, dual.consistency_weight, dual.normalisation) == (0.95, 0.99, 0.2, "batch")
     assert loaded.mixing == settings.load(ROOT / "presets" / "bluemarble.yaml").mixing  # the released ones too
@@ -56,7 +56,7 @@ def test_the_released_settings_of_ade20k() -> None:
 
 def test_turns_of_the_cnn_presets_are_passes_over_the_unlabelled_images() -> None:
     loaded = settings.load(ROOT / "presets" / "voc-92-resnet50.yaml")
-    dual = loaded.methods.dual_teacher
+    dual = loaded.methods["dual_teacher"]
     assert dual is not None and loaded.train.steps is not None
     assert (dual.period, dual.period_unit) == ((10582 - 92) // 16, "step")
     assert loaded.train.steps == 80 * dual.period

@@ -44,8 +44,8 @@ def test_a_sheet_has_a_runs_parameters_hashes_commands_and_the_end_of_its_log(lo
 
 def test_a_sheet_says_where_params_yaml_is_no_longer_what_the_run_had(loaded: results.Results) -> None:
     steps = loaded.settings.train.model_copy(update={"steps": 777})
-    method = loaded.settings.methods.dual_teacher.model_copy(update={"ema_decay": 0.5})  # type: ignore[union-attr]
-    methods = loaded.settings.methods.model_copy(update={"dual_teacher": method})
+    method = loaded.settings.methods["dual_teacher"].model_copy(update={"ema_decay": 0.5})
+    methods = loaded.settings.methods | {"dual_teacher": method}
     later = replace(loaded, settings=loaded.settings.model_copy(update={"train": steps, "methods": methods}))
     changed = {sheet.target: sheet.changed for sheet in runs.sheets(later)}
     assert changed["run-bluemarble-eighth-supervised-0"] == ["train.steps: 300, now 777"]

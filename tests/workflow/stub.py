@@ -46,7 +46,7 @@ def main() -> None:
     inputs, sections, outputs = STAGES[stage](args, params)
     digest = hashlib.sha256(json.dumps([params[section] for section in sections]).encode())
     code = yaml.safe_load(Path("workflow/code.yaml").read_text())[stage]
-    own = [f"dualteacher/methods/{args.method}.py"] if stage == "train" else []
+    own = [f"dualteacher/methods/{params['methods'][args.method]['kind']}.py"] if stage == "train" else []
     for path in [*inputs, *map(Path, code + own)]:
         digest.update(path.read_bytes())
     for path in outputs:
