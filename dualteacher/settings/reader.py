@@ -155,14 +155,14 @@ def _explain_tag(problem: ErrorDetails) -> str:
 
 def _as_written(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """The keys as the file has them: below datasets.NAME and methods.NAME, pydantic inserts the tag's value."""
-    written = location[:2] + location[3:] if location[0] in TAGS else location
+    written = location[:2] + location[3:] if location and location[0] in TAGS else location
     return tuple(part for part in written if part != "[key]")  # a name that breaks the rules for names
 
 
 def _similar(location: tuple[int | str, ...]) -> str:
     """ "; did you mean 'x'? (allowed: …)" for an unknown key."""
     model: Any = Settings
-    if location[0] in TAGS and len(location) > 3:
+    if location[:1] and location[0] in TAGS and len(location) > 3:
         model, location = TAGS[str(location[0])][1][str(location[2])], location[3:]
     for part in location[:-1]:
         field = model.model_fields.get(str(part)) if hasattr(model, "model_fields") else None

@@ -106,7 +106,9 @@ def test_cps_networks_start_apart_and_learn_each_others_labels():
 
 
 def test_an_untrained_partner_teaches_little_by_little():
-    settings = toy_settings(methods={"cps": {"ramp_steps": 4, "unlabelled_weight": 0.5, "partner_seed": 1}})
+    settings = toy_settings(
+        methods={"cps": {"kind": "cps", "ramp_steps": 4, "unlabelled_weight": 0.5, "partner_seed": 1}}
+    )
     student, method = build("cps", settings)
     draws = method.draw(clock_at(0), batch_of(settings), 0, torch.device("cpu"))
     for number, weight in ((0, 0.0), (1, 0.125), (3, 0.375), (4, 0.5), (9, 0.5)):

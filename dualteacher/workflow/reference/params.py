@@ -21,7 +21,7 @@ from dualteacher import settings
 from dualteacher.workflow import presets
 
 VALUES = Path("presets/bluemarble.yaml")
-BY_NAME = {"datasets": "NAME", "partition": "NAME"}  # sections whose keys the user names
+BY_NAME = {"datasets": "NAME", "partition": "NAME", "methods": "NAME"}  # sections whose keys the user names
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
 ALIASES = {  # spelt in words; their patterns and functions say nothing to a reader
