@@ -56,7 +56,7 @@ def content(made: Project) -> dict[str, str]:
 def test_a_stage_loads_only_sources_and_opens_only_files_that_are_declared(tiny, told):
     jobs = json.loads(tiny(sys.executable, str(Path(__file__).with_name("jobs.py"))).stdout)["snakemake"]
     assert told.keys() == jobs.keys()
-    checking = set(sources.reach("dualteacher.settings", tiny.root))  # loaded to check params.yaml, by all
+    checking = set(sources.reach("dualteacher.settings.reader", tiny.root))  # loaded to check params.yaml, by all
     for command, note in told.items():
         inputs, outputs = set(jobs[command]["inputs"]), set(jobs[command]["outputs"])
         bare = {path for path in note["modules"] if sources.is_only_docstring(tiny.root / path)}
