@@ -17,7 +17,7 @@ import typer
 
 from dualteacher import __version__, settings
 from dualteacher.system import console, heartbeat, paths
-from dualteacher.system.errors import Interrupted, UserError
+from dualteacher.system.errors import RESUME, Interrupted, UserError
 
 app = typer.Typer(
     name="dualteacher",
@@ -394,7 +394,7 @@ def guarded(program: Callable[[], object]) -> None:
         print(f"stopped: {stopped}", file=sys.stderr)
         raise SystemExit(75) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"interrupted; {RESUME}", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
         import errno

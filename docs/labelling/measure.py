@@ -57,7 +57,7 @@ def choose(loaded: settings.Settings, by: str, seed: int) -> None:
     rows = [[pack.index(name) for name in names] for names in (roles.unlabelled, roles.labelled)]
     chosen = suggest.choose(observer, first, *rows, MORE, by)
     labelled = [*roles.labelled, *(pack.ids[row] for row in chosen.rows)]
-    partition.write(paths.Split("textures", by, seed).table, pack.ids, labelled)
+    partition.write(paths.Partition("textures", by, seed).table, pack.ids, labelled)
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def main() -> None:
                 choose(loaded, by, seed)
                 miou = score(loaded, paths.Cell("textures", by, "supervised", seed))
             labelled = len(
-                partition.read(paths.Split("textures", "first" if by == "none" else by, seed).table).labelled
+                partition.read(paths.Partition("textures", "first" if by == "none" else by, seed).table).labelled
             )
             done.append({"seed": str(seed), "chosen_by": by, "labelled": str(labelled), "miou": f"{miou:.4f}"})
             with TABLE.open("w", encoding="utf-8", newline="") as file:

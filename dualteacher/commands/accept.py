@@ -201,7 +201,7 @@ def spelled(mask: np.ndarray, wanted: typed.Folder, name: str) -> np.ndarray:
     return table.astype(kind)[np.where(mask == IGNORE, len(values), mask)]
 
 
-def find(image_id: str, items: dict[str, source.Item], wanted: typed.Folder) -> source.Item:
+def find(image_id: str, items: dict[str, source.Entry], wanted: typed.Folder) -> source.Entry:
     """The image in the folder, perhaps among the labelled ones already; UserError if it is gone."""
     moved = PurePosixPath(wanted.images) / below(image_id, wanted)
     item = items.get(image_id) or items.get(str(moved))
@@ -217,7 +217,7 @@ def below(name: str, wanted: typed.Folder) -> PurePosixPath:
     return path.relative_to(max(places, key=lambda place: len(PurePosixPath(place).parts), default="."))
 
 
-def move(item: source.Item, data: bytes, wanted: typed.Folder) -> Move:
+def move(item: source.Entry, data: bytes, wanted: typed.Folder) -> Move:
     """Where an image and its mask belong; UserError if something is there already."""
     root, name = Path(wanted.folder), below(item.image, wanted)
     mask = root / wanted.masks / name.with_name(f"{name.stem}{wanted.mask_suffix}.png")
@@ -228,7 +228,7 @@ def move(item: source.Item, data: bytes, wanted: typed.Folder) -> Move:
     return Move(mask, data, image, place)
 
 
-def ids(items: Sequence[source.Item]) -> set[str]:
+def ids(items: Sequence[source.Entry]) -> set[str]:
     """The images' ids."""
     return {item.image_id for item in items}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dualteacher.data import lists
+from dualteacher.data import official_lists
 from dualteacher.data import partition as rules
 from dualteacher.data.pack import Pack
 from dualteacher.settings import Settings
@@ -30,7 +30,7 @@ def run(settings: Settings, dataset: str, partition: str | None, seed: int | Non
     place = paths.Dataset(dataset)
     names = settings.grid.partitions if partition is None else [partition]
     seeds = settings.grid.seed if seed is None else [seed]
-    splits = [paths.Split(dataset, name, number) for name in names for number in seeds]
+    splits = [paths.Partition(dataset, name, number) for name in names for number in seeds]
     present = [split for split in splits if split.table.exists()]
     if not present:
         first = splits[0]
@@ -61,13 +61,14 @@ def run(settings: Settings, dataset: str, partition: str | None, seed: int | Non
 
 def _fetched(place: paths.Dataset, source: str) -> dict[str, list[str]]:
     """Labelled ids of the official lists that the download stage has fetched, by name."""
-    known = {name: lists.official(source, name).labelled for name in lists.names(source)}
-    return {name: lists.read(place.lists, file) for name, file in known.items() if (place.lists / file.name).exists()}
+    known = {name: official_lists.official(source, name).labelled for name in official_lists.names(source)}
+    fetched = {name: file for name, file in known.items() if (place.lists / file.name).exists()}
+    return {name: official_lists.read(place.lists, file) for name, file in fetched.items()}
 
 
 def _nothing(source: str) -> list[str]:
     """What is said where there is no list to compare with."""
-    if lists.names(source):
+    if official_lists.names(source):
         return ["  no official list is here to compare with (`lists: true` under the dataset fetches them)"]
     return ["  no official partitions of this data set are known"]
 

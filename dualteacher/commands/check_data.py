@@ -1,29 +1,28 @@
-"""Look through a dataset before anything is made of it (`check-data`): every image and mask is decoded once."""
+"""Check a dataset before it is prepared (`check-data`): decode every image and mask once."""
 
 from __future__ import annotations
 
-from dualteacher.data import check, sources
-from dualteacher.data.fetch import download
+from dualteacher.data import inspection, sources
+from dualteacher.data.fetch import manifest
 from dualteacher.data.sources.folder import Folder
 from dualteacher.settings import Settings
 from dualteacher.system import paths
 
 
 def run(settings: Settings, dataset: str) -> bool:
-    """Print a table and one line a finding; whether there is no error.
+    """Print a table and one line per finding; True if there is no error.
 
-    A folder is looked at as it is now, other sources' archives as the download stage fetched them.
+    Checks a folder's current content; for other sources, the archives that the download stage fetched.
     """
-    wanted = settings.datasets[dataset]
-    source = sources.choose(wanted)
+    options = settings.datasets[dataset]
+    source = sources.choose(options)
     if isinstance(source, Folder):
         content: sources.Content = source.look()
     else:
-        content = source.open(download.read_manifest(paths.Dataset(dataset).manifest, source.archives()))
-    survey = check.Survey(content.classes(), check.leak_level(wanted))
-    survey.findings += check.beforehand(content)
-    for split in ("val", "train"):  # in this order: see Survey
-        for checked in check.run(content, split, f"check {split}"):  # type: ignore[arg-type]
+        content = source.open(manifest.read(paths.Dataset(dataset).manifest, source.archives()))
+    survey = inspection.survey_of(content, options)
+    for split in reversed(sources.SPLITS):  # validation first, see Survey
+        for checked in inspection.run(content, split, f"check {split}"):
             survey.add(split, checked)
     survey.conclude()
     print(f"{dataset}: {survey.table()}")

@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dualteacher import methods, settings
-from dualteacher.data import lists, partition
+from dualteacher.data import official_lists, partition
 from dualteacher.data.pack import Pack
 from dualteacher.methods.supervised import Supervised
 from dualteacher.models import segmenter
@@ -155,7 +155,7 @@ def _cells(
 
 def _labelled(loaded: Settings, dataset: str, name: str, size: Size) -> int:
     """Labelled images of a partition: of its file if it is there, else as params.yaml asks."""
-    table = paths.Split(dataset, name, loaded.grid.seed[0]).table
+    table = paths.Partition(dataset, name, loaded.grid.seed[0]).table
     if table.exists():
         return len(partition.read(table).labelled)
     wanted = loaded.partition[name]
@@ -166,7 +166,7 @@ def _labelled(loaded: Settings, dataset: str, name: str, size: Size) -> int:
 def _drawn(loaded: Settings, dataset: str, wanted: settings.Partition, size: Size) -> int:
     """Labelled images, those held out included."""
     if wanted.list is not None:
-        return lists.official(loaded.datasets[dataset].source, wanted.list).labelled.lines
+        return official_lists.official(loaded.datasets[dataset].source, wanted.list).labelled.lines
     if wanted.fraction is not None:
         return max(1, round(wanted.fraction * size.train))
     return size.train if wanted.count == "all" or wanted.count is None else int(wanted.count)

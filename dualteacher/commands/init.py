@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from dualteacher import settings
-from dualteacher.data.formats import images, layout, spelling
+from dualteacher.data.formats import detect_classes, detect_layout, images
 from dualteacher.data.sources import folder as source
 from dualteacher.system import console, files, parallel
 from dualteacher.system.errors import UserError
@@ -56,7 +56,7 @@ def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
         raise UserError(f"{BASE}: no such file; run from the project's folder")
     if PARAMS.exists() and not force and not (_is_preset(PARAMS) or _is_own(PARAMS)):
         raise UserError(f"{PARAMS} is not one of the presets but edited by you; --force replaces it (keeps a .bak)")
-    name = name or layout.dataset_name(folder)
+    name = name or detect_layout.dataset_name(folder)
     described, told = describe(folder)
     wanted = _valid(folder, described)
     text, more = compose(name, wanted, quick)
@@ -88,7 +88,7 @@ def _digest(text: str) -> str:
 
 def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """(the dataset's settings, what was assumed)."""
-    places = layout.places(folder)
+    places = detect_layout.places(folder)
     own = places.validation_images is not None
     described: dict[str, Any] = {
         "source": "folder",
@@ -111,7 +111,7 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
     names = source.scan(wanted)
     arranged = source.arrange(names, wanted)
     masks = [item.mask for item in [*arranged.train, *arranged.val] if item.mask is not None]
-    spelt = spelling.guess(folder, _some(masks))
+    spelt = detect_classes.guess(folder, _some(masks))
     described |= {"classes": spelt.classes, "ignore": spelt.ignore}
     return described, [*_say_places(places, arranged, own), *_say_unused(folder, arranged), *spelt.assumed]
 
@@ -124,7 +124,8 @@ def _valid(folder: Path, described: dict[str, Any]) -> settings.Folder:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{folder}: not understood: {key + ': ' if key else ''}{reason}; {layout.HELP}") from None
+        reason = f"{key}: {reason}" if key else reason
+        raise UserError(f"{folder}: not understood: {reason}; {detect_layout.HELP}") from None
 
 
 def _spell(folder: Path) -> str:
@@ -138,7 +139,7 @@ def _some(names: Sequence[str]) -> list[str]:
     return list(names[::step])
 
 
-def _say_places(places: layout.Places, arranged: source.Layout, own: bool) -> list[str]:
+def _say_places(places: detect_layout.Places, arranged: source.Layout, own: bool) -> list[str]:
     labelled = sum(item.mask is not None for item in arranged.train)
     pattern = f"{places.masks}/NAME{places.mask_suffix}.*"
     without = f" and {places.unlabelled}" if places.unlabelled else ""
@@ -152,7 +153,7 @@ def _say_places(places: layout.Places, arranged: source.Layout, own: bool) -> li
 
 def _say_unused(folder: Path, arranged: source.Layout) -> list[str]:
     used = set(arranged.files())
-    left = [name for name in layout.image_files(folder) if name not in used]
+    left = [name for name in images.image_files(folder) if name not in used]
     return [f"not used: {len(left)} further files, {left[0]} among them"] if left else []
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from dualteacher.settings import Grid, Settings
 from dualteacher.system import console, heartbeat, paths
+from dualteacher.system.errors import RESUME
 
-GONE = "killed, or its machine went down; the same command goes on"
+KILLED = f"killed, or its machine went down; {RESUME}"
 LAST_LINES = 5  # of a failed job's log
 
 
@@ -70,7 +71,7 @@ def look(cell: paths.Cell) -> State:
         if said["running"]:
             return State(cell, "running", _progress(log.parent.name, said))
         if not output.exists() or output.stat().st_mtime < said["at"]:  # else made since, or brought by `dvc checkout`
-            words = said.get("error", GONE)
+            words = said.get("error", KILLED)
             if said.get("stopped"):
                 return State(cell, "stopped", f"{log.parent.name}: {words.removeprefix('stopped: ')}")
             return State(cell, "failed", f"{log.parent.name}: {words}", log)
@@ -124,7 +125,7 @@ def _next(cell: paths.Cell) -> str:
     """What a waiting cell needs first."""
     if cell.student.exists():
         return "trained, to be evaluated"
-    if not paths.Split(cell.dataset, cell.partition, cell.seed).table.exists():
+    if not paths.Partition(cell.dataset, cell.partition, cell.seed).table.exists():
         return "for its data"
     if cell.method != "warmup" and not cell.warmup.student.exists():
         return "for its warm-up"

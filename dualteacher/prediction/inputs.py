@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from dualteacher.data.formats import images, layout
+from dualteacher.data.formats import images
 from dualteacher.system.errors import UserError
 
 VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
@@ -58,7 +58,7 @@ def _found(path: Path) -> Iterator[Job]:
 
 def _below(folder: Path, prefix: str) -> Iterator[Job]:
     """The images in a folder and the folders in it; hidden ones are left out."""
-    for name in layout.image_files(folder):
+    for name in images.image_files(folder):
         yield Job(folder / name, str(PurePosixPath(prefix) / name))
 
 

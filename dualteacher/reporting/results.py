@@ -116,7 +116,7 @@ def spoken(name: str) -> str:
 
 
 def _run(cell: paths.Cell, num_classes: int) -> Run:
-    split = paths.Split(cell.dataset, cell.partition, cell.seed)
+    split = paths.Partition(cell.dataset, cell.partition, cell.seed)
     train, evaluate = _command("train", cell), _command("evaluate", cell)
     _present(cell.gallery, evaluate)
     return Run(

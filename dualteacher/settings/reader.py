@@ -72,13 +72,13 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _lists_are_known(self) -> Settings:
-        from dualteacher.data import lists
+        from dualteacher.data import official_lists
 
         for partition in self.grid.partitions:
             wanted = self.partition[partition].list
             for dataset in self.grid.dataset if wanted is not None else []:
                 described = self.datasets[dataset]
-                known = lists.names(described.source)
+                known = official_lists.names(described.source)
                 if wanted not in known:
                     raise ValueError(
                         f"partition.{partition}.list names '{wanted}', which no official list of datasets.{dataset}"

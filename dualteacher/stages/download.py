@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from dualteacher.data import sources
-from dualteacher.data.fetch import download
+from dualteacher.data.fetch import manifest
 from dualteacher.settings import Settings
 from dualteacher.system import paths
 
@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 def run(settings: Settings, dataset: str) -> None:
     """Works offline once the archives are there: they are then only hashed."""
     place = paths.Dataset(dataset)
-    download.borrow(place.raw)
+    manifest.borrow(place.raw)
     archives = sources.choose(settings.datasets[dataset]).archives()
     fetched = [archive.fetch(place.raw) for archive in archives]
-    download.write_manifest(place.manifest, archives, fetched)
+    manifest.write(place.manifest, archives, fetched)
     for path in fetched:
         if path.is_dir():
             logger.info("%s: a folder of yours, used as it is", path)

@@ -58,7 +58,7 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
         **validation_record(read_history(where)),
         **selection(description),
         "images": with_mask,
-        "partition_sha256": files.sha256(paths.Split(dataset, partition, seed).table),
+        "partition_sha256": files.sha256(paths.Partition(dataset, partition, seed).table),
         "weights_sha256": files.sha256(where.student),
         "train_sha256": description["train_sha256"],
         "params_fingerprint": description["params_fingerprint"],

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dualteacher.core.labels import IGNORE
-from dualteacher.data import lists
+from dualteacher.data import official_lists
 from dualteacher.data import partition as rules
 from dualteacher.data.pack import Pack
 from dualteacher.settings import Settings
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     """Drawn partitions of one seed are nested, whatever their names and sizes; a list is the same for all seeds."""
     place = paths.Dataset(dataset)
-    split = paths.Split(dataset, partition, seed)
+    split = paths.Partition(dataset, partition, seed)
     wanted = settings.partition[partition]
     pack = Pack(place.train)
     pack.check()
@@ -70,15 +70,15 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
 
 def _listed(place: paths.Dataset, pack: Pack, source: str, name: str) -> tuple[list[str], dict[str, Any]]:
     """(labelled ids, sorted; where they come from) of an official list, checked against the prepared images."""
-    official = lists.official(source, name)
-    labelled, unlabelled = (lists.read(place.lists, part) for part in (official.labelled, official.unlabelled))
-    lists.check(name, labelled, unlabelled, pack.ids)
+    official = official_lists.official(source, name)
+    labelled, unlabelled = (official_lists.read(place.lists, part) for part in (official.labelled, official.unlabelled))
+    official_lists.check(name, labelled, unlabelled, pack.ids)
     without = [image_id for image_id in labelled if not pack.has_mask(pack.index(image_id))]
     if without:
         more = "set protocol: blended under the dataset" if source == "voc" else "choose another partition"
         raise UserError(
-            f"list {name}: labels {len(without)} images that {place.train} holds no masks of ({lists.some(without)});"
-            f" {more} in params.yaml"
+            f"list {name}: labels {len(without)} images that {place.train} holds no masks of"
+            f" ({official_lists.some(without)}); {more} in params.yaml"
         )
     file = official.labelled
     where = {"repository": file.repository, "commit": file.commit, "path": file.path, "file_sha256": file.sha256}

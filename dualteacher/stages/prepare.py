@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dualteacher.data import check, contact_sheet, sources
-from dualteacher.data.fetch import download
+from dualteacher.data import contact_sheet, inspection, sources
+from dualteacher.data.fetch import manifest
 from dualteacher.data.pack import Pack, PackWriter, class_table
 from dualteacher.settings import Settings
 from dualteacher.system import files, paths, sealed
@@ -25,20 +25,20 @@ def run(settings: Settings, dataset: str) -> None:
     """Nothing is written unless every image and mask passes the checks or, with `on_error: skip`, is left out."""
     place, wanted = paths.Dataset(dataset), settings.datasets[dataset]
     source = sources.choose(wanted)
-    download.borrow(place.raw)
-    content = source.open(download.read_manifest(place.manifest, source.archives()))
+    manifest.borrow(place.raw)
+    content = source.open(manifest.read(place.manifest, source.archives()))
     for split in sources.SPLITS:
         if not content.ids(split):
             raise UserError(f"{dataset}: no {split} images; see datasets.{dataset} in params.yaml")
     classes = content.classes()
-    survey = check.Survey(classes, check.leak_level(wanted))
-    survey.findings += check.beforehand(content)
+    survey = inspection.survey_of(content, wanted)
     skip = getattr(wanted, "on_error", "stop") == "skip"
     skipped: list[str] = []
     rows: dict[str, list[tuple[str, str, int, int]]] = {split: [] for split in sources.SPLITS}
     with PackWriter(place.train, dataset, classes) as train, PackWriter(place.val, dataset, classes) as val:
-        for split, writer in (("val", val), ("train", train)):  # in this order: see Survey
-            for checked in check.run(content, split, f"prepare {split}"):  # type: ignore[arg-type]
+        writers: list[tuple[sources.Split, PackWriter]] = [("val", val), ("train", train)]
+        for split, writer in writers:  # validation first, see Survey
+            for checked in inspection.run(content, split, f"prepare {split}"):
                 if survey.add(split, checked) or checked.sample is None:
                     skipped.append(checked.where)
                     continue
@@ -66,7 +66,7 @@ def run(settings: Settings, dataset: str) -> None:
         logger.info("%s: %d images, %.1f MB", name, len(pack), pack.path.stat().st_size / 1e6)
 
 
-def _record(survey: check.Survey, skipped: list[str]) -> dict[str, Any]:
+def _record(survey: inspection.Survey, skipped: list[str]) -> dict[str, Any]:
     """findings.json: the images left out, and every finding."""
     levels: dict[str, list[dict[str, str]]] = {"error": [], "warning": []}
     for finding in survey.findings:
@@ -74,7 +74,7 @@ def _record(survey: check.Survey, skipped: list[str]) -> dict[str, Any]:
     return {"skipped": skipped, "errors": levels["error"], "warnings": levels["warning"]}
 
 
-def _report(dataset: str, errors: list[check.Finding]) -> str:
+def _report(dataset: str, errors: list[inspection.Finding]) -> str:
     more = len(errors) - SHOWN
     text = "; ".join(map(str, errors[:SHOWN])) + (f"; and {more} more, see the log" if more > 0 else "")
     problems = "1 error" if len(errors) == 1 else f"{len(errors)} errors"

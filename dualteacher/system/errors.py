@@ -1,11 +1,13 @@
-"""The one exception a user is meant to read."""
+"""Exceptions that the command line reports in one line."""
+
+RESUME = "run the same command again to resume"
 
 
 class UserError(Exception):
-    """Something the user can put right: one line that says what, where and what to do.
+    """A problem that the user can fix: one line that says what, where and what to do.
 
-    The command line prints it as ``error: …`` without a traceback and exits with 2. Anything else that
-    escapes is a defect of ours and keeps its traceback.
+    The command line prints it as ``error: …`` without a traceback and exits with 2. Any other exception is a bug and
+    keeps its traceback.
     """
 
     def __init__(self, message: str) -> None:
@@ -13,4 +15,4 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """A run that was asked to stop and saved its state: the same command goes on. Ends with exit code 75."""
+    """A run stopped on request with its state saved; the same command resumes it. Exit code 75."""

@@ -1,4 +1,4 @@
-"""Writing so that a reader never sees half a file, whatever happens to the writer."""
+"""Atomic writes: a reader never sees half a file, even if the writer is killed."""
 
 from __future__ import annotations
 
@@ -16,38 +16,51 @@ from typing import Any
 
 from dualteacher.system.errors import UserError
 
-LOCKED = (errno.EACCES, errno.EAGAIN)  # flock: somebody else holds it
+LOCKED = (errno.EACCES, errno.EAGAIN)  # from flock: another process holds the lock
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = "the disk is full; make room and run the same command again"
+
+
+@contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """Turn a full disk into a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise UserError(f"{path}: {DISK_FULL}") from error
+        raise
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success it is synced and renamed over `path`, else removed."""
+    """Yield a temporary path beside `path`; on success sync it and rename it to `path`, otherwise remove it.
+
+    Removes temporary files that killed processes left behind.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}")
-    held = None
+    lock = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp{path.suffix}"):
-            _clear(left)
-        held = hold(temporary)
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{path}: the disk is full; make room and run the same command again") from error
-        raise
+        with full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp{path.suffix}"):
+                _remove_if_unlocked(stale)
+            lock = hold(temporary)
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
     finally:
-        if held is not None:
-            os.close(held)
+        if lock is not None:
+            os.close(lock)
         temporary.unlink(missing_ok=True)
 
 
 def hold(path: Path) -> int | None:
-    """Lock a file, made if it is not there, until the descriptor is closed or this process ends, however it does.
+    """Lock a file, creating it if needed; the lock ends when the descriptor is closed or the process ends.
 
-    None if another process holds it. Where a file system has no locks, nobody is kept out.
+    None if another process holds it. On a file system without locks, everyone gets a descriptor.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -59,17 +72,17 @@ def hold(path: Path) -> int | None:
     return descriptor
 
 
-def _clear(left: Path) -> None:
-    """Remove a temporary file unless the process that writes it is still there; clocks are not asked."""
+def _remove_if_unlocked(temporary: Path) -> None:
+    """Remove a temporary file whose writer is dead, which its lock shows (its age would not)."""
     with suppress(OSError):
-        held = hold(left)
-        if held is not None:
-            left.unlink()
-            os.close(held)
+        lock = hold(temporary)
+        if lock is not None:
+            temporary.unlink()
+            os.close(lock)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Let a rename survive a power cut; not every file system can."""
+    """Make a rename survive a power cut, where the file system can."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         os.fsync(descriptor)
@@ -88,7 +101,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def update_text(path: Path, text: str) -> bool:
-    """`write_text` unless the file holds just this already; whether it was written."""
+    """`write_text`, unless the file already holds exactly this; True if it was written."""
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return False
     write_text(path, text)
@@ -101,7 +114,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def sha256(path: Path) -> str:
+def digest(path: Path, algorithm: str) -> str:
     """Hex digest of a file, read in pieces."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """`digest` with SHA-256."""
+    return digest(path, "sha256")

@@ -1,6 +1,6 @@
-"""Many small jobs on all cores with results in order and memory in bounds.
+"""Run many small jobs on all cores, with results in order and bounded memory.
 
-Threads, not processes: decoding and hashing images leave Python's lock to others.
+Threads suffice: decoding and hashing images release the GIL.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-MOST_WORKERS = 16  # beyond that the disk, or the one thread that writes, is what one waits for
+MOST_WORKERS = 16  # beyond that, the disk or the writing thread is the bottleneck
 
 
 def cores() -> int:
@@ -26,7 +26,7 @@ def cores() -> int:
 
 
 def ordered(jobs: Iterable[Callable[[], Result]], workers: int | None = None) -> Iterator[Result]:
-    """Results in the order of `jobs`, which are taken only a little ahead; an exception comes out in its place."""
+    """Results in the order of `jobs`, at most 2 × workers ahead; a job's exception is raised at its place."""
     workers = workers or cores()
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="data") as pool:
@@ -43,7 +43,7 @@ def ordered(jobs: Iterable[Callable[[], Result]], workers: int | None = None) ->
 
 
 class Budget:
-    """A limit on what all threads hold at once. What is larger than the limit waits until it is alone."""
+    """A limit on the total that all threads hold. A request above the limit waits until nothing else is held."""
 
     def __init__(self, total: int) -> None:
         self._total, self._free = total, total

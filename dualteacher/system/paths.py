@@ -1,6 +1,6 @@
-"""Where everything lies. Snakefile and dvc.yaml spell the same paths; a test holds them against this file.
+"""All paths of the project, relative to its folder, in which every command runs.
 
-All paths are relative to the project's folder, in which every command runs.
+Snakefile and dvc.yaml repeat them; a test compares.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 DATA = Path("data")
 RUNS = Path("results/runs")
-STUDENT = "student.safetensors"  # what a run leaves: the trained network
+STUDENT = "student.safetensors"  # the trained network of a run
 REPORT = Path("results/report")
 SUMMARY = Path("results/summary.json")
 LOGS = Path("logs")
@@ -61,7 +61,7 @@ class Dataset:
 
     @property
     def findings(self) -> Path:
-        """What the checks found, and which images were left out."""
+        """Findings of the checks and the images that were skipped."""
         return self.folder / "findings.json"
 
     @property
@@ -75,8 +75,8 @@ def backbone_weights(backbone: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Split:
-    """A partition into labelled and unlabelled images, drawn with one seed."""
+class Partition:
+    """Files of a partition into labelled and unlabelled images, drawn with one seed."""
 
     dataset: str
     partition: str
@@ -93,7 +93,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid; method 'warmup' is the supervised start that the cell's methods share."""
+    """One run of the grid; method 'warmup' is the supervised start that all methods share."""
 
     dataset: str
     partition: str
@@ -114,7 +114,7 @@ class Cell:
 
     @property
     def committee(self) -> Path:
-        """Folder of the networks that taught beside the student, for `suggest`; no output of the pipeline."""
+        """Folder of the networks trained beside the student, for `suggest`; not an output of the pipeline."""
         return CHECKPOINTS / "committees" / "-".join(self.folder.parts[2:])
 
     @property
@@ -123,17 +123,17 @@ class Cell:
 
     @property
     def cost(self) -> Path:
-        """Wall time, images/s, memory: kept apart, since everything else is reproducible to the byte."""
+        """Wall time, images/s, memory; a file of its own, because all others are reproducible to the byte."""
         return self.folder / "cost.json"
 
     @property
     def alarms(self) -> Path:
-        """Signs of collapse that training has seen, a list."""
+        """Signs of collapse during training."""
         return self.folder / "alarms.json"
 
     @property
     def calibration(self) -> Path:
-        """Pseudo-labels by confidence: how many, and how many are right."""
+        """Number and accuracy of pseudo-labels by confidence."""
         return self.folder / "calibration.parquet"
 
     @property

@@ -1,7 +1,7 @@
-"""Tables and JSON files that carry a hash of what they hold: whoever reads one notices a flipped bit.
+"""Tables and JSON files with a hash of their content, so that reading one detects a flipped bit.
 
-The hash lies in the file itself, so it goes wherever either engine, or a person, copies the file. A file without
-one (made by hand, or by an older version) is read as it is.
+The hash is stored in the file itself and survives copying. A file without a hash (made by hand or by an older version)
+is read unchecked.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ ENTRY = b"dualteacher.sha256"  # in a table's schema
 
 
 class Damaged(ValueError):
-    """The content is not the one that was written."""
+    """The content does not match its hash."""
 
     def __init__(self) -> None:
-        super().__init__("damaged: its content no longer has the hash that it was written with")
+        super().__init__("damaged: its content does not match its hash")
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -36,8 +36,8 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """What `write_table` wrote; Damaged, or pyarrow's errors where it is no Parquet file."""
-    with open(path, "rb") as file:  # not the path: pyarrow would take a folder for a data set
+    """Read a table of `write_table`; Damaged, or pyarrow's errors if it is not a Parquet file."""
+    with open(path, "rb") as file:  # not the path: pyarrow would read a folder as a data set
         table = pq.read_table(file)
     metadata = table.schema.metadata or {}
     if ENTRY in metadata and metadata[ENTRY] != table_hash(table):
@@ -60,7 +60,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote, its hash included; Damaged, or ValueError where it is no JSON."""
+    """Read a file of `write_json`, including the hash; Damaged, or ValueError if it is not JSON."""
     value = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(value, dict) and KEY in value:
         rest = {key: item for key, item in value.items() if key != KEY}
@@ -70,5 +70,5 @@ def read_json(path: Path) -> Any:
 
 
 def json_hash(value: Mapping[str, Any]) -> str:
-    """Hex digest over names and values, whatever the file's spacing."""
+    """Hex digest of keys and values, independent of formatting."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -52,7 +52,7 @@ class Data:
 def open_data(where: paths.Cell) -> Data:
     """Open the packs and the partition; UserError if they do not belong together."""
     dataset = paths.Dataset(where.dataset)
-    table = paths.Split(where.dataset, where.partition, where.seed).table
+    table = paths.Partition(where.dataset, where.partition, where.seed).table
     train, val = Pack(dataset.train), Pack(dataset.val)
     labelled, held_out, unlabelled = ([train.index(name) for name in names] for names in partition.read(table))
     if not labelled:

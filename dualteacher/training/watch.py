@@ -59,7 +59,7 @@ class Watch:
                     desc=self.name, initial=self.first, total=self.steps, unit="step", dynamic_ncols=True, leave=False
                 )
                 self._bar = stack.enter_context(bar)
-            for make in (live_rows, tensorboard_rows) if console.leads() else ():
+            for make in (live_rows, tensorboard_rows) if console.is_rank_zero() else ():
                 if (rows := _guarded(make, self.name, self.first)) is not None:
                     self.rows.append(rows)
                     stack.callback(_guarded, rows.close)

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from dualteacher import settings
-from dualteacher.data import lists
+from dualteacher.data import official_lists
 from dualteacher.system import files
 from dualteacher.system.errors import UserError
 
@@ -85,19 +85,19 @@ def all_presets() -> dict[str, str]:
 
 def _rows() -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, keywords of `make`)."""
-    for name in lists.names("ade20k"):
+    for name in official_lists.names("ade20k"):
         yield _ade20k(name)
-    for name in lists.names("voc"):
+    for name in official_lists.names("voc"):
         protocol, share = name.split("_", 1)
         for backbone in ("resnet50", "resnet101") if protocol != "unimatch" else ():
             yield _voc(name, share, protocol == "u2pl", backbone)
-    for name in lists.names("cityscapes"):
+    for name in official_lists.names("cityscapes"):
         for backbone in ("resnet50", "resnet101") if name != "unimatch_1_30" else ():
             yield _cityscapes(name, backbone)
 
 
 def _ade20k(name: str) -> tuple[str, dict[str, Any]]:
-    labelled = lists.official("ade20k", name).labelled.lines
+    labelled = official_lists.official("ade20k", name).labelled.lines
     epochs, horizon = 200, 50000
     notes = [
         "Settings as released with the paper, its two GPUs' 4 + 4 images each as two groups of one batch.",
@@ -121,7 +121,7 @@ def _ade20k(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _voc(name: str, share: str, blended: bool, backbone: str) -> tuple[str, dict[str, Any]]:
-    labelled = lists.official("voc", name).labelled.lines
+    labelled = official_lists.official("voc", name).labelled.lines
     changes = CNN | _passes("voc", labelled, 80, "VOC") | {"model.backbone": backbone, "batch.crop": 513}
     changes |= {"optimizer.weight_decay": 0.0001, "warmup.learning_rate": 0.001, "train.learning_rate": 0.001}
     changes |= {"batch.groups": 4, "inference.mode": "whole", "inference.batch": 8}
@@ -138,7 +138,7 @@ def _voc(name: str, share: str, blended: bool, backbone: str) -> tuple[str, dict
 
 
 def _cityscapes(name: str, backbone: str) -> tuple[str, dict[str, Any]]:
-    labelled, share = lists.official("cityscapes", name).labelled.lines, name.removeprefix("unimatch_")
+    labelled, share = official_lists.official("cityscapes", name).labelled.lines, name.removeprefix("unimatch_")
     changes = CNN | _passes("cityscapes", labelled, 200, "Cityscapes") | {"model.backbone": backbone}
     changes |= {"batch.crop": 769, "batch.groups": 8, "batch.accumulate": 2, "optimizer.weight_decay": 0.0005}
     changes |= {"warmup.learning_rate": 0.01, "train.learning_rate": 0.01, "loss.supervised": "ohem"}
@@ -174,7 +174,7 @@ def _preset(
     source: str, dataset: Mapping[str, Any], name: str, what: str, notes: list[str], changes: Mapping[str, Any]
 ) -> dict[str, Any]:
     none = {"fraction": None, "count": None}
-    partitions = {other: {**none, "list": other, "held_out": None} for other in lists.names(source)}
+    partitions = {other: {**none, "list": other, "held_out": None} for other in official_lists.names(source)}
     values = {**ROW, **MACHINE, **changes, "grid.dataset": [source], "grid.partition": [name]}
     sections = {"datasets": {source: dataset}, "partition": partitions}
     return {"what": what, "notes": notes, "values": values, "sections": sections}

@@ -38,7 +38,7 @@ place.folder.mkdir(parents=True)
 write_pack(place.train, 12, seed=1, unmasked=2)
 write_pack(place.val, 4, seed=2)
 ids = Pack(place.train).ids
-partition.write(paths.Split("toy", "some", 0).table, ids, ids[:5])
+partition.write(paths.Partition("toy", "some", 0).table, ids, ids[:5])
 weights.prepare_backbone(wanted.model, Path("nothing"))
 warmup.run(wanted, "toy", "some", 0)
 train.run(wanted, "toy", "some", "self_training", 0)

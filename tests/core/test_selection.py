@@ -32,7 +32,7 @@ def prepare(settings: Settings, held_out: int) -> Pack:
     write_pack(dataset.train, 14, seed=1, unmasked=2)
     write_pack(dataset.val, 4, seed=2)
     pack = Pack(dataset.train)
-    table = paths.Split("toy", "some", 0).table
+    table = paths.Partition("toy", "some", 0).table
     partition.write(table, pack.ids, pack.ids[: 5 + held_out], pack.ids[5 : 5 + held_out])
     weights.prepare_backbone(settings.model, Path("nothing"))
     return pack
@@ -209,7 +209,7 @@ def test_the_stage_writes_the_roles_and_counts_all_labels(tmp_path, monkeypatch)
     monkeypatch.setattr(stage, "pixels_of", lambda place, pack: np.ones((len(pack), len(pack.classes)), np.int64))
     for name in ("some", "whole"):
         stage.run(settings, "toy", name, 0)
-    split, whole = paths.Split("toy", "some", 0), paths.Split("toy", "whole", 0)
+    split, whole = paths.Partition("toy", "some", 0), paths.Partition("toy", "whole", 0)
     roles = partition.read(split.table)
     assert [len(ids) for ids in roles] == [6, 2, 6] and len({*roles.labelled, *roles.held_out, *roles.unlabelled}) == 14
     assert sorted([*roles.labelled, *roles.held_out]) == partition.read(whole.table).labelled

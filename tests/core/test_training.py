@@ -41,7 +41,7 @@ def project(tmp_path, monkeypatch) -> Settings:
     write_pack(dataset.train, 14, seed=1, unmasked=2)
     write_pack(dataset.val, 4, seed=2)
     pack = Pack(dataset.train)
-    partition.write(paths.Split("toy", "some", 0).table, pack.ids, pack.ids[:5])
+    partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids[:5])
     from dualteacher.models import weights
 
     weights.prepare_backbone(settings.model, Path("nothing"))
@@ -309,7 +309,7 @@ def test_everything_labelled_leaves_nothing_for_a_teacher(project):
     pack = Pack(paths.Dataset("toy").train)
     masked = pack.ids[:12]
     warmup.run(project, "toy", "some", 0)
-    partition.write(paths.Split("toy", "some", 0).table, masked, masked)
+    partition.write(paths.Partition("toy", "some", 0).table, masked, masked)
     with pytest.raises(UserError, match="needs unlabelled images"):
         train.run(project, "toy", "some", "dual_teacher", 0)
     train.run(project, "toy", "some", "supervised", 0)
@@ -317,7 +317,7 @@ def test_everything_labelled_leaves_nothing_for_a_teacher(project):
 
 def test_a_labelled_image_without_a_mask_is_refused(project):
     pack = Pack(paths.Dataset("toy").train)
-    partition.write(paths.Split("toy", "some", 0).table, pack.ids, pack.ids[-1:])
+    partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids[-1:])
     with pytest.raises(UserError, match="holds no mask"):
         warmup.run(project, "toy", "some", 0)
 

@@ -15,7 +15,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from dualteacher.data import lists
+from dualteacher.data import official_lists
 from dualteacher.data.sources import ade20k, cityscapes, voc
 from dualteacher.data.sources.published import Download
 
@@ -150,7 +150,7 @@ def entry(path: str, text: str) -> dict[str, Any]:
     data = text.encode()
     return {
         **{"path": path, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)},
-        **{"lines": len(lists.ids(text))},
+        **{"lines": len(official_lists.ids(text))},
     }
 
 
@@ -168,5 +168,5 @@ def known_lists(
     images = {split: entry(f"{split}.txt", text) for split, text in splits.items()}
     served |= {f"{split}.txt": text for split, text in splits.items()}
     table = {source: {"repository": "somebody/code", "commit": "c" * 40, "partitions": partitions, "images": images}}
-    monkeypatch.setattr(lists, "known", lambda: table)
+    monkeypatch.setattr(official_lists, "known", lambda: table)
     return served

@@ -14,7 +14,7 @@ from made_up import ade20k_members, as_folder, as_zip, known_lists, png, publish
 from web import Site, serving
 
 from dualteacher import settings
-from dualteacher.data import lists, partition
+from dualteacher.data import official_lists, partition
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources import ade20k
 from dualteacher.data.sources import published as common
@@ -96,7 +96,7 @@ def test_from_the_web_to_packs_and_the_official_partition(site: Site, params: Pa
     assert (mask == stripes([255, 1, 149])).all()  # 0 → ignore, 2 → 1, 150 → 149
 
     partition_stage.run(params(), "ade20k", "dual_teacher_2", 0)
-    split = paths.Split("ade20k", "dual_teacher_2", 0)
+    split = paths.Partition("ade20k", "dual_teacher_2", 0)
     assert partition.read(split.table) == (image_ids([1, 4]), [], image_ids([2, 3, 5, 6]))
     told = json.loads(split.provenance.read_text())
     assert (told["kind"], told["list"], told["repository"]) == ("official", "dual_teacher_2", "somebody/code")
@@ -195,7 +195,7 @@ def test_the_class_table_is_the_published_one() -> None:
 
 
 def test_the_lists_of_the_real_thing_add_up() -> None:
-    assert lists.names("ade20k") == [f"dual_teacher_{n}" for n in (631, 1263, 2526, 5052, 10105)]
-    for name in lists.names("ade20k"):
-        official = lists.official("ade20k", name)
+    assert official_lists.names("ade20k") == [f"dual_teacher_{n}" for n in (631, 1263, 2526, 5052, 10105)]
+    for name in official_lists.names("ade20k"):
+        official = official_lists.official("ade20k", name)
         assert official.labelled.lines + official.unlabelled.lines == 20210

@@ -68,8 +68,8 @@ def test_an_official_list_is_recognised_and_overlaps_are_counted(
     project: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetch(project)
-    partition.write(paths.Split("ade20k", "some", 0).table, IDS, IDS[:4])
-    partition.write(paths.Split("ade20k", "some", 1).table, IDS, [IDS[0], IDS[2], IDS[4]])
+    partition.write(paths.Partition("ade20k", "some", 0).table, IDS, IDS[:4])
+    partition.write(paths.Partition("ade20k", "some", 1).table, IDS, [IDS[0], IDS[2], IDS[4]])
     first, second = said(capsys).split("ade20k, partition some, seed 1")
     assert "4 labelled and 6 unlabelled" in first and "equals the official list first" in first
     assert partition.list_hash(IDS[:4]) in first
@@ -86,7 +86,7 @@ def test_an_official_list_is_recognised_and_overlaps_are_counted(
 
 def test_the_same_images_are_told_once(project: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
-        partition.write(paths.Split("ade20k", "some", seed).table, IDS, IDS[:4])
+        partition.write(paths.Partition("ade20k", "some", seed).table, IDS, IDS[:4])
     text = said(capsys)
     assert text.count("class ") == 1 and "the same images as above" in text
     assert "no official list is here to compare with (`lists: true`" in text

@@ -11,7 +11,7 @@ import pytest
 
 from dualteacher import settings
 from dualteacher.data import partition
-from dualteacher.data.fetch import download
+from dualteacher.data.fetch import manifest
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources import bluemarble
 from dualteacher.stages import download as download_stage
@@ -29,12 +29,12 @@ def wanted(**changes: object) -> settings.BlueMarble:
     return settings.BlueMarble.model_validate(values | {"north": 85, "south": 55, "limit": None} | changes)
 
 
-def tiles(**changes: object) -> bluemarble.Tiles:
+def tiles(**changes: object) -> bluemarble.BlueMarbleContent:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 10, (12, 24), dtype=np.uint8) * (rng.random((12, 24)) < 0.6)
     labels = coarse.astype(np.uint8).repeat(50, 0).repeat(50, 1)
     image = np.repeat(labels[..., None] * 20, 3, 2).astype(np.uint8)
-    return bluemarble.Tiles(wanted(**changes), image, labels)
+    return bluemarble.BlueMarbleContent(wanted(**changes), image, labels)
 
 
 def test_grids_meet_at_pixel_centres() -> None:
@@ -147,16 +147,16 @@ def test_the_real_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for seed in (0, 1):
         for name in ("eighth", "quarter"):
             partition_stage.run(PARAMS, "bluemarble", name, seed)
-        splits = {name: paths.Split("bluemarble", name, seed) for name in ("eighth", "quarter")}
+        splits = {name: paths.Partition("bluemarble", name, seed) for name in ("eighth", "quarter")}
         labelled = {name: set(partition.read(split.table)[0]) for name, split in splits.items()}
         assert labelled["eighth"] < labelled["quarter"]
         assert abs(len(labelled["eighth"]) - len(train) / 8) < 5
         assert json.loads(splits["eighth"].provenance.read_text())["classes_missing"] == []
     archives = [bluemarble.BASEMAP, bluemarble.CLIMATE]
-    geography(bluemarble.BlueMarble(wanted()).open(download.read_manifest(place.manifest, archives)))
+    geography(bluemarble.BlueMarble(wanted()).open(manifest.read(place.manifest, archives)))
 
 
-def geography(world: bluemarble.Tiles) -> None:
+def geography(world: bluemarble.BlueMarbleContent) -> None:
     """Places have the class that an atlas gives them, and the image's coasts lie on the mask's."""
     names = [name for name, _, _ in bluemarble.TABLE]
     for latitude, longitude, name in [

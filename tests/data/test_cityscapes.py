@@ -12,7 +12,7 @@ import yaml
 from made_up import as_folder, as_zip, cityscapes_members, small_cityscapes, stripes
 
 from dualteacher import settings
-from dualteacher.data import lists
+from dualteacher.data import official_lists
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources import cityscapes
 from dualteacher.stages import download, prepare
@@ -148,6 +148,6 @@ def test_the_tables_of_the_real_thing(monkeypatch: pytest.MonkeyPatch) -> None:
     scored = [value for value in range(34) if cityscapes.ENCODING[value] != 255]
     assert len(scored) == 19 and [int(cityscapes.ENCODING[value]) for value in scored] == list(range(19))
     assert (cityscapes.ENCODING[34:255] == range(34, 255)).all()  # left for the checks to find
-    for name in lists.names("cityscapes"):
-        official = lists.official("cityscapes", name)
+    for name in official_lists.names("cityscapes"):
+        official = official_lists.official("cityscapes", name)
         assert official.labelled.lines + official.unlabelled.lines == 2975

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dualteacher import cli
-from dualteacher.data.fetch import download
+from dualteacher.data.fetch import archives, manifest, wheel
+from dualteacher.data.fetch.wheel import Wheel
 from dualteacher.data.sources import bluemarble
 from dualteacher.system import files
 from dualteacher.system.errors import UserError
@@ -53,7 +54,7 @@ def test_a_wheel_is_fetched_once_and_then_needs_no_network(
 ) -> None:
     digest = make_wheel(index)
     raw = tmp_path / "raw"
-    first = download.wheel(NAME, VERSION, digest, raw)
+    first = Wheel(NAME, VERSION, digest).fetch(raw)
     assert files.sha256(first) == digest
     assert list(raw.iterdir()) == [first]
 
@@ -61,23 +62,23 @@ def test_a_wheel_is_fetched_once_and_then_needs_no_network(
         raise AssertionError("pip was called")
 
     monkeypatch.setattr(subprocess, "run", no_network)
-    assert download.wheel(NAME, VERSION, digest, raw) == first
-    assert download.read_member(first, "tiny_data/values.bin") == b"payload"
+    assert Wheel(NAME, VERSION, digest).fetch(raw) == first
+    assert archives.read_member(first, "tiny_data/values.bin") == b"payload"
 
 
 def test_a_wrong_hash_is_refused_and_leaves_nothing(index: Path, tmp_path: Path) -> None:
     digest = make_wheel(index)
     with pytest.raises(UserError, match=f"sha256 {digest}, expected {'0' * 64}"):
-        download.wheel(NAME, VERSION, "0" * 64, tmp_path / "raw")
+        Wheel(NAME, VERSION, "0" * 64).fetch(tmp_path / "raw")
     assert nothing_in(tmp_path / "raw")
 
 
 def test_a_damaged_file_on_disk_is_fetched_again(index: Path, tmp_path: Path) -> None:
     digest = make_wheel(index)
     raw = tmp_path / "raw"
-    path = download.wheel(NAME, VERSION, digest, raw)
+    path = Wheel(NAME, VERSION, digest).fetch(raw)
     path.write_bytes(path.read_bytes()[:-20])
-    assert files.sha256(download.wheel(NAME, VERSION, digest, raw)) == digest
+    assert files.sha256(Wheel(NAME, VERSION, digest).fetch(raw)) == digest
 
 
 def test_our_own_check_does_not_trust_the_package_client(
@@ -88,9 +89,9 @@ def test_our_own_check_does_not_trust_the_package_client(
     def careless(*_: object) -> Path:
         return next(index.glob("*.whl"))
 
-    monkeypatch.setattr(download, "_pip_download", careless)
+    monkeypatch.setattr(wheel, "_pip_download", careless)
     with pytest.raises(UserError, match="sha256 is"):
-        download.wheel(NAME, VERSION, "0" * 64, tmp_path / "raw")
+        Wheel(NAME, VERSION, "0" * 64).fetch(tmp_path / "raw")
     assert nothing_in(tmp_path / "raw")
 
 
@@ -99,14 +100,14 @@ def test_no_network_is_one_line(index: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # the discard port: nobody listens
     monkeypatch.setenv("PIP_RETRIES", "1")
     with pytest.raises(UserError, match="cannot be reached; check the network"):
-        download.wheel(NAME, VERSION, "0" * 64, tmp_path / "raw")
+        Wheel(NAME, VERSION, "0" * 64).fetch(tmp_path / "raw")
     assert nothing_in(tmp_path / "raw")
 
 
 def test_a_release_that_is_not_offered_is_one_line(index: Path, tmp_path: Path) -> None:
     index.mkdir()
     with pytest.raises(UserError, match=r"tiny-data 1\.0: the package index does not offer it"):
-        download.wheel(NAME, VERSION, "0" * 64, tmp_path / "raw")
+        Wheel(NAME, VERSION, "0" * 64).fetch(tmp_path / "raw")
     assert nothing_in(tmp_path / "raw")
 
 
@@ -119,7 +120,7 @@ def test_a_full_disk_is_one_line(index: Path, tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(subprocess, "run", full)
     with pytest.raises(UserError, match="disk is full; make room"):
-        download.wheel(NAME, VERSION, "0" * 64, tmp_path / "raw")
+        Wheel(NAME, VERSION, "0" * 64).fetch(tmp_path / "raw")
     assert nothing_in(tmp_path / "raw")
 
 
@@ -130,7 +131,7 @@ def test_what_a_killed_download_left_is_cleared_later(index: Path, tmp_path: Pat
         left.mkdir(parents=True)
         (left / "half.whl").write_bytes(b"half")
     os.utime(old, (0, 0))
-    download.wheel(NAME, VERSION, make_wheel(index), raw)
+    Wheel(NAME, VERSION, make_wheel(index)).fetch(raw)
     assert not old.exists()
     assert young.exists()  # perhaps another process is at it
 
@@ -141,7 +142,7 @@ def test_the_command_ends_with_one_line_and_code_2(
     make_wheel(index)
     (tmp_path / "params.yaml").write_bytes(Path("params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bluemarble, "BASEMAP", download.Wheel(NAME, VERSION, "0" * 64))
+    monkeypatch.setattr(bluemarble, "BASEMAP", Wheel(NAME, VERSION, "0" * 64))
     monkeypatch.setattr("sys.argv", ["dualteacher", "download", "--dataset", "bluemarble"])
     with pytest.raises(SystemExit) as end:
         cli.main()
@@ -157,29 +158,29 @@ def test_reading_a_member_says_what_is_wrong(tmp_path: Path) -> None:
     path = next(tmp_path.glob("*.whl"))
     member = "tiny_data/values.bin"
     digest = hashlib.sha256(b"values" * 100).hexdigest()
-    assert download.read_member(path, member, digest) == b"values" * 100
+    assert archives.read_member(path, member, digest) == b"values" * 100
     with pytest.raises(UserError, match="holds no other"):
-        download.read_member(path, "other")
+        archives.read_member(path, "other")
     with pytest.raises(UserError, match="expected sha256"):
-        download.read_member(path, member, "0" * 64)
+        archives.read_member(path, member, "0" * 64)
     with pytest.raises(UserError, match="no such file; run the download stage"):
-        download.read_member(tmp_path / "none.whl", member)
+        archives.read_member(tmp_path / "none.whl", member)
     data = bytearray(path.read_bytes())
     data[data.index(b"valuesvalues")] ^= 1
     path.write_bytes(data)
     with pytest.raises(UserError, match="damaged"):
-        download.read_member(path, member)
+        archives.read_member(path, member)
     path.write_bytes(b"no zip at all")
     with pytest.raises(UserError, match="damaged"):
-        download.read_member(path, member)
+        archives.read_member(path, member)
 
 
 def test_other_algorithms_for_archives_published_with_them(tmp_path: Path) -> None:
     path = tmp_path / "archive.tar"
     path.write_bytes(b"old archive")
-    download.verify(path, hashlib.md5(b"old archive").hexdigest(), "md5")
+    manifest.verify(path, hashlib.md5(b"old archive").hexdigest(), "md5")
     with pytest.raises(UserError, match="sha1 is"):
-        download.verify(path, "0" * 40, "sha1")
+        manifest.verify(path, "0" * 40, "sha1")
 
 
 class Told:
@@ -200,20 +201,20 @@ def test_the_manifest_names_the_archives_and_notices_changes(tmp_path: Path) -> 
     for path in (beside, elsewhere):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(path.name.encode())
-    manifest = tmp_path / "raw" / "manifest.json"
-    archives = [Told("1.0"), Told("2.0")]
-    download.write_manifest(manifest, archives, [beside, elsewhere])
-    assert download.read_manifest(manifest, archives) == [beside, elsewhere]
-    assert '"file": "a.whl"' in manifest.read_text()
-    for other in ([Told("1.0"), Told("2.1")], [Told("1.0")], [*archives, Told("3.0")]):
+    listing = tmp_path / "raw" / "manifest.json"
+    published = [Told("1.0"), Told("2.0")]
+    manifest.write(listing, published, [beside, elsewhere])
+    assert manifest.read(listing, published) == [beside, elsewhere]
+    assert '"file": "a.whl"' in listing.read_text()
+    for other in ([Told("1.0"), Told("2.1")], [Told("1.0")], [*published, Told("3.0")]):
         with pytest.raises(UserError, match="other archives than"):
-            download.read_manifest(manifest, other)
+            manifest.read(listing, other)
     beside.write_bytes(b"changed")
     with pytest.raises(UserError, match="sha256 is"):
-        download.read_manifest(manifest, archives)
+        manifest.read(listing, published)
     beside.unlink()
     with pytest.raises(UserError, match="run the download stage"):
-        download.read_manifest(manifest, archives)
-    manifest.write_text("[1]")
+        manifest.read(listing, published)
+    listing.write_text("[1]")
     with pytest.raises(UserError, match="not a manifest"):
-        download.read_manifest(manifest, archives)
+        manifest.read(listing, published)

@@ -12,25 +12,25 @@ from pictures import described, encoded, fill, mask, photo, put
 from PIL import Image
 from pydantic import ValidationError
 
-from dualteacher.data import check, pack
-from dualteacher.data.fetch import download
+from dualteacher.data import inspection, pack
+from dualteacher.data.fetch.manifest import read, write
 from dualteacher.data.formats import images
 from dualteacher.data.sources import choose
-from dualteacher.data.sources.folder import Folder, Photos, arrange, scan
+from dualteacher.data.sources.folder import Folder, FolderContent, arrange, scan
 from dualteacher.system.errors import UserError
 
 
-def opened(folder: Path, **changes) -> Photos:
+def opened(folder: Path, **changes) -> FolderContent:
     return Folder(described(folder, **changes)).look()
 
 
-def loaded(folder: Path, **changes) -> dict[str, check.Checked]:
+def loaded(folder: Path, **changes) -> dict[str, inspection.Checked]:
     """Every image after its check, by its path."""
     photos = opened(folder, **changes)
     return {item.image: photos.load(item) for split in ("train", "val") for item in photos.items(split)}
 
 
-def complaint(checked: check.Checked) -> str:
+def complaint(checked: inspection.Checked) -> str:
     (error,) = [finding for finding in checked.findings if finding.level == "error"]
     return str(error)
 
@@ -67,7 +67,7 @@ def test_folders_of_their_own_for_validation_and_unlabelled_images(tmp_path: Pat
     own = {"share": None, "images": "held/images", "masks": "held/masks"}
     photos = opened(tmp_path, unlabelled="more", validation=own)
     assert photos.ids("train") == ["images/photo00", "more/day 50/p", "more/day 51/p"], "one labelled image will do"
-    assert [item.mask for item in photos.items("val")] == ["held/masks/50.png", None]
+    assert [item.mask for item in photos.entries("val")] == ["held/masks/50.png", None]
 
 
 def test_sub_folders_suffixes_and_masks_beside_their_images(tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_whole_sub_folders_are_held_back(tmp_path: Path) -> None:
             if i:
                 put(tmp_path / f"masks/s{scene}/{i}.png", mask(i))
     photos = opened(tmp_path, block="folder")
-    held_back = {item.block for item in photos.items("val")}
+    held_back = {item.block for item in photos.entries("val")}
     assert len(held_back) == 1 and len(photos.ids("val")) == 3
-    assert held_back.isdisjoint({item.block for item in photos.items("train")})
+    assert held_back.isdisjoint({item.block for item in photos.entries("train")})
 
 
 def test_masks_by_palette_colour_16_bits_and_other_values(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_impossible_settings_are_refused(tmp_path: Path, changes: dict) -> None:
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     fill(tmp_path)
     put(tmp_path / "images/photo00.jpg", encoded(photo(0), "JPEG"))
-    with pytest.raises(UserError, match=r"photo00\.jpg and images/photo00\.png: one name but for the ending"):
+    with pytest.raises(UserError, match=r"photo00\.jpg and images/photo00\.png: same name except for the extension"):
         opened(tmp_path)
 
 
@@ -284,13 +284,13 @@ def test_the_manifest_changes_with_any_file(tmp_path: Path) -> None:
 
     def manifest() -> str:
         archives = source.archives()
-        download.write_manifest(raw / "manifest.json", archives, [archive.fetch(raw) for archive in archives])
+        write(raw / "manifest.json", archives, [archive.fetch(raw) for archive in archives])
         return (raw / "manifest.json").read_text()
 
     first = manifest()
     assert manifest() == first
     assert json.loads(first)["archives"][0]["folder"] == str(folder)
-    content = source.open(download.read_manifest(raw / "manifest.json", source.archives()))
+    content = source.open(read(raw / "manifest.json", source.archives()))
     assert content.ids("train") == opened(folder).ids("train"), "read from the list, not from the folder"
     put(folder / "images/photo00.png", photo(77))
     checked = next(content.load(item) for s in ("train", "val") for item in content.items(s) if "00" in item.image)

@@ -36,7 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     pauses: list[float] = []
     monkeypatch.setattr(http.time, "sleep", pauses.append)
     monkeypatch.setattr(http, "CHUNK", 1000)
-    monkeypatch.setattr(http, "GETTING_ON", 50_000)
+    monkeypatch.setattr(http, "PROGRESS", 50_000)
     monkeypatch.setattr(http, "TIMEOUT", (5, 0.5))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return pauses
@@ -181,7 +181,7 @@ def test_a_full_disk_is_one_line_before_and_while_writing(
     with monkeypatch.context() as patch:
         usage = shutil.disk_usage(tmp_path)._replace(free=1000)
         patch.setattr(http.shutil, "disk_usage", lambda _: usage)
-        with pytest.raises(UserError, match=r"disk is full \(0\.00 GB to fetch, 0\.00 GB free\); make room"):
+        with pytest.raises(UserError, match=r"disk is full; make room .*\(0\.00 GB to fetch, 0\.00 GB free\)"):
             download.fetch(tmp_path)
     with monkeypatch.context() as patch:
         really = http._write

@@ -218,7 +218,7 @@ def test_masks_of_lossy_compression_are_refused() -> None:
     folder = fill(Path("photos"))
     put(folder / "masks" / "photo00.jpg", encoded(mask(0), "JPEG"))
     (folder / "masks" / "photo00.png").unlink()
-    assert "masks/photo00.jpg is a JPEG, whose compression changes the values" in refused(folder)
+    assert "masks/photo00.jpg is a JPEG, whose compression changes class values" in refused(folder)
 
 
 def test_a_machine_with_a_gpu_and_large_photos(monkeypatch: pytest.MonkeyPatch) -> None:

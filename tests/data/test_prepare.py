@@ -142,7 +142,7 @@ def test_a_partition_says_where_it_comes_from(source: MadeUp, params: settings.S
     source.masks["train00"] = None
     run(params)
     partition_stage.run(params, "bluemarble", "quarter", 3)
-    split = paths.Split("bluemarble", "quarter", 3)
+    split = paths.Partition("bluemarble", "quarter", 3)
     labelled, _, unlabelled = partition.read(split.table)
     told = json.loads(split.provenance.read_text())
     assert sorted(labelled + unlabelled) == source.ids("train")
@@ -168,7 +168,7 @@ def test_classes_that_no_labelled_image_shows_are_named(source: MadeUp, params: 
         source.masks[f"train{i:02d}"] = np.zeros((24, 32), np.uint8)
     run(params)
     partition_stage.run(params, "bluemarble", "eighth", 0)
-    told = json.loads(paths.Split("bluemarble", "eighth", 0).provenance.read_text())
+    told = json.loads(paths.Partition("bluemarble", "eighth", 0).provenance.read_text())
     assert told["classes_missing"] == ["ice"]
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from dualteacher import settings
 from dualteacher.commands import estimate
-from dualteacher.data import lists
+from dualteacher.data import official_lists
 from dualteacher.system.errors import UserError
 from dualteacher.workflow import presets
 
@@ -60,7 +60,7 @@ def test_turns_of_the_cnn_presets_are_passes_over_the_unlabelled_images() -> Non
     assert dual is not None and loaded.train.steps is not None
     assert (dual.period, dual.period_unit) == ((10582 - 92) // 16, "step")
     assert loaded.train.steps == 80 * dual.period
-    assert lists.official("voc", loaded.grid.partition[0]).labelled.lines == 92
+    assert official_lists.official("voc", loaded.grid.partition[0]).labelled.lines == 92
 
 
 def test_blended_presets_ask_for_sbd() -> None:

@@ -26,7 +26,7 @@ from made_up import (
 from web import Site, serving
 
 from dualteacher import settings
-from dualteacher.data import lists, partition
+from dualteacher.data import official_lists, partition
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources import published as common
 from dualteacher.data.sources import voc
@@ -93,7 +93,7 @@ def test_classic_knows_the_fine_masks_alone_and_needs_no_others(site: Site) -> N
     assert train.classes[15].name == "person" and train.classes[15].color == (192, 128, 128)
 
     partition_stage.run(params(), "voc", "classic_1", 0)
-    assert partition.read(paths.Split("voc", "classic_1", 0).table)[0] == FINE[:1]
+    assert partition.read(paths.Partition("voc", "classic_1", 0).table)[0] == FINE[:1]
 
 
 def test_blended_takes_sbds_masks_where_voc_has_none(site: Site) -> None:
@@ -104,7 +104,7 @@ def test_blended_takes_sbds_masks_where_voc_has_none(site: Site) -> None:
         assert mask is not None
         assert (mask == stripes(values)).all()
     partition_stage.run(params("blended"), "voc", "unimatch_1_2", 0)
-    assert partition.read(paths.Split("voc", "unimatch_1_2", 0).table)[0] == COARSE[:2]
+    assert partition.read(paths.Partition("voc", "unimatch_1_2", 0).table)[0] == COARSE[:2]
 
 
 def test_a_blended_list_on_the_classic_masks_says_what_to_change(site: Site) -> None:
@@ -163,7 +163,7 @@ def test_too_few_images_in_a_list_are_counted(site: Site, tmp_path: Path) -> Non
 def test_the_class_tables_and_lists_of_the_real_thing() -> None:
     assert len(set(voc.NAMES.split(", "))) == 21
     assert np.array_equal(voc.ENCODING, np.arange(256))
-    for name in lists.names("voc"):
-        official = lists.official("voc", name)
+    for name in official_lists.names("voc"):
+        official = official_lists.official("voc", name)
         assert official.labelled.lines + official.unlabelled.lines == voc.AUGMENTED
-    assert lists.images("voc", "train").lines == 10582 and lists.images("voc", "val").lines == 1449
+    assert official_lists.images("voc", "train").lines == 10582 and official_lists.images("voc", "val").lines == 1449

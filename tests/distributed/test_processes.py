@@ -32,7 +32,7 @@ def project(tmp_path, monkeypatch):
     write_pack(dataset.train, 14, seed=1, unmasked=2)
     write_pack(dataset.val, 5, seed=2)  # an odd number: shares differ
     pack = Pack(dataset.train)
-    partition.write(paths.Split("toy", "some", 0).table, pack.ids, pack.ids[:5])
+    partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids[:5])
     weights.prepare_backbone(toy_settings().model, Path("nothing"))
     return tmp_path
 

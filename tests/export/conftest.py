@@ -38,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write_scenes(dataset.train, 14, 1, SIZES)
         write_scenes(dataset.val, 5, 2, SIZES, unmasked=1)
         pack = Pack(dataset.train)
-        partition.write(paths.Split("toy", "some", 0).table, pack.ids, pack.ids)
+        partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids)
         weights.prepare_backbone(settings.model, Path("nothing"))
         warmup.run(settings, "toy", "some", 0)
         train.run(settings, "toy", "some", "supervised", 0)

@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from dualteacher.data.fetch import download
+from dualteacher.data.fetch.wheel import Wheel
 from dualteacher.models import saved, tensors, weights
 from dualteacher.models.mix_transformer import MixTransformer
 from dualteacher.models.segmenter import Segmenter, build
@@ -71,7 +71,7 @@ def publish(state: dict[str, Tensor], folder: Path, monkeypatch: pytest.MonkeyPa
         archive.write(folder / "inner.pth", "lite/inner.pth")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     inner = hashlib.sha256((folder / "inner.pth").read_bytes()).hexdigest()
-    release = weights.WeightsWheel(download.Wheel("lite-weights", "1.0", digest), "lite/inner.pth", inner)
+    release = weights.WeightsWheel(Wheel("lite-weights", "1.0", digest), "lite/inner.pth", inner)
     monkeypatch.setitem(weights.WHEELS, LITE, release)
     return path
 

@@ -105,7 +105,7 @@ def test_a_second_process_at_the_same_job_is_refused_in_one_line(
     assert held is not None
     log = folder / "logs/warmup/toy-some-0.log"
     log.write_text("of the first process\n")
-    one_line(spawn(folder, "warmup", code=2), "logs/warmup/toy-some-0.log: another process is at this very job")
+    one_line(spawn(folder, "warmup", code=2), "logs/warmup/toy-some-0.log: another process is already running this job")
     assert log.read_text() == "of the first process\n"
     os.close(held)
     spawn(folder, "warmup")

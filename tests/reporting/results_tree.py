@@ -52,7 +52,8 @@ def make_tree(root: Path, raw: dict[str, Any]) -> settings.Settings:
         for part in grid.partitions:
             for seed in grid.seed:
                 labelled = {"eighth": 96 + 2 * seed, "quarter": 190, "full": 772}[part]
-                _json(root / paths.Split(dataset, part, seed).provenance, _provenance(dataset, part, seed, labelled))
+                provenance = paths.Partition(dataset, part, seed).provenance
+                _json(root / provenance, _provenance(dataset, part, seed, labelled))
                 for method in grid.methods_on(part):
                     cell = paths.Cell(dataset, part, method, seed)
                     _cell(root, cell, labelled)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dualteacher.data.fetch import download
+from dualteacher.data.fetch import manifest
 
 RAW = Path("data/toy/raw")
 
@@ -26,7 +26,7 @@ def test_archives_are_linked_and_what_the_copy_has_stays(project, monkeypatch, p
     (project / place / RAW).mkdir(parents=True)
     (project / place / RAW / "manifest.json").write_text("its own")
     monkeypatch.chdir(project / place)
-    download.borrow(RAW)
+    manifest.borrow(RAW)
     found = {str(path.relative_to(RAW)): path.read_text() for path in RAW.rglob("*") if path.is_file()}
     assert found == {"images.zip": "pixels", "lists/train.txt": "names", "manifest.json": "its own"}
     assert (RAW / "images.zip").samefile(project / RAW / "images.zip"), "no second copy on the disk"
@@ -36,7 +36,7 @@ def test_without_archives_there_or_outside_of_such_a_copy_nothing_happens(projec
     for place in (".dvc/tmp/exps/tmpx1", "elsewhere"):
         (project / place).mkdir(parents=True)
         monkeypatch.chdir(project / place)
-        download.borrow(Path("data/other/raw"))
+        manifest.borrow(Path("data/other/raw"))
         assert list(Path().iterdir()) == []
-    download.borrow(RAW)
+    manifest.borrow(RAW)
     assert list(Path().iterdir()) == []

@@ -39,7 +39,7 @@ def untrained(loaded: settings.Settings, cell: paths.Cell, seed: int = 0) -> Seg
         "cell": {"dataset": cell.dataset, "partition": cell.partition, "method": cell.method, "seed": cell.seed},
         "classes": class_table(classes),
         "inference": loaded.inference.model_dump(mode="json"),
-        "partition_sha256": files.sha256(paths.Split(cell.dataset, cell.partition, cell.seed).table),
+        "partition_sha256": files.sha256(paths.Partition(cell.dataset, cell.partition, cell.seed).table),
     }
     saved.save(cell.student, network, description)
     return network.eval()

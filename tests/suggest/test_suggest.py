@@ -35,7 +35,7 @@ INDEX_OF = {index + 1: index for index in range(3)}
 def loaded(in_a_folder_of_its_own: None) -> settings.Settings:
     """Eleven images, five of them labelled, and settings for them."""
     pack = Pack(write_pack(paths.Dataset("toy").train, 11, 0, unmasked=1))
-    partition.write(paths.Split("toy", "some", 0).table, pack.ids, pack.ids[:LABELLED])
+    partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids[:LABELLED])
     wanted = toy_settings()
     write_params(wanted)
     return wanted
@@ -153,7 +153,7 @@ def test_what_is_refused(loaded: settings.Settings, student: Segmenter) -> None:
     with pytest.raises(UserError, match="--method absent"):
         command(*options(paths.Cell("toy", "some", "absent", 0), 1, "random", "next"))
     pack = Pack(paths.Dataset("toy").train)
-    partition.write(paths.Split("toy", "some", 0).table, pack.ids, pack.ids[: LABELLED + 1])
+    partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids[: LABELLED + 1])
     with pytest.raises(UserError, match="have changed since; train it again"):
         command(*options(CELL, 1, "random", "next"))
     assert not Path("next").exists()

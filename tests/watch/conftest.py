@@ -25,6 +25,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     write_pack(dataset.train, 14, seed=1, unmasked=2)
     write_pack(dataset.val, 4, seed=2)
     pack = Pack(dataset.train)
-    partition.write(paths.Split("toy", "some", 0).table, pack.ids, pack.ids[:5])
+    partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids[:5])
     weights.prepare_backbone(settings.model, Path("nothing"))
     return settings

@@ -62,7 +62,7 @@ def test_without_data_a_cell_waits_for_it(tmp_path, monkeypatch):
 
 def test_a_job_whose_process_is_gone_has_failed(project):
     write(TRAIN, pid=dead_process(), step=10, steps=300)
-    assert told() == ("failed", "train: killed, or its machine went down; the same command goes on")
+    assert told() == ("failed", "train: killed, or its machine went down; run the same command again to resume")
 
 
 def test_a_job_on_another_machine_runs_while_it_gives_signs(project):
@@ -99,7 +99,7 @@ def test_a_job_that_was_asked_to_stop_has_not_failed(project, capsys, error):
     with pytest.raises(type(error)), heartbeat.during(TRAIN):
         raise error
     state, words = told()
-    assert state == "stopped" and words.startswith(("train: saved at step 12", "train: interrupted; the same"))
+    assert state == "stopped" and words.startswith(("train: saved at step 12", "train: interrupted; run the same"))
     status.run(project)
     said = capsys.readouterr().out
     assert "ends with" not in said and said.endswith("4 runs: 1 stopped, 3 waiting\n")

@@ -82,19 +82,19 @@ def prepare(a, p):
 
 
 def partition(a, p):
-    data, split = paths.Dataset(a.dataset), paths.Split(a.dataset, a.partition, a.seed)
+    data, split = paths.Dataset(a.dataset), paths.Partition(a.dataset, a.partition, a.seed)
     return [data.train, data.stats], ["partition"], [split.table, split.provenance]
 
 
 def warmup(a, p):
-    data, split = paths.Dataset(a.dataset), paths.Split(a.dataset, a.partition, a.seed)
+    data, split = paths.Dataset(a.dataset), paths.Partition(a.dataset, a.partition, a.seed)
     cell = paths.Cell(a.dataset, a.partition, "warmup", a.seed)
     inputs = [data.train, data.val, split.table, paths.backbone_weights(p["model"]["backbone"])]
     return inputs, [*ALL_TRAINING, "warmup"], [cell.student, cell.history, cell.cost, cell.alarms]
 
 
 def train(a, p):
-    data, split = paths.Dataset(a.dataset), paths.Split(a.dataset, a.partition, a.seed)
+    data, split = paths.Dataset(a.dataset), paths.Partition(a.dataset, a.partition, a.seed)
     cell = paths.Cell(a.dataset, a.partition, a.method, a.seed)
     inputs = [data.train, data.val, split.table, cell.warmup.student]
     outputs = [cell.student, cell.history, cell.cost, cell.alarms, cell.calibration, cell.snapshots]
@@ -102,7 +102,7 @@ def train(a, p):
 
 
 def evaluate(a, p):
-    data, split = paths.Dataset(a.dataset), paths.Split(a.dataset, a.partition, a.seed)
+    data, split = paths.Dataset(a.dataset), paths.Partition(a.dataset, a.partition, a.seed)
     cell = paths.Cell(a.dataset, a.partition, a.method, a.seed)
     inputs = [data.val, data.classes, cell.student, cell.history, split.table]
     outputs = [
@@ -131,7 +131,7 @@ def report_files(a, p):
         for seed in grid["seed"]
     ]
     inputs = [path for name in grid["dataset"] for path in (paths.Dataset(name).classes, paths.Dataset(name).val)]
-    inputs += {paths.Split(cell.dataset, cell.partition, cell.seed).provenance: None for cell in cells}
+    inputs += {paths.Partition(cell.dataset, cell.partition, cell.seed).provenance: None for cell in cells}
     for cell in cells:
         inputs += [cell.alarms, cell.calibration, cell.snapshots, cell.per_image]
         inputs += [cell.history, cell.cost, cell.metrics, cell.per_class, cell.confusion, cell.gallery, cell.pictures]

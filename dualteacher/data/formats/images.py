@@ -1,13 +1,14 @@
-"""Pictures as people have them, brought to what a pack holds: upright 8-bit RGB images, index masks.
+"""Read image and mask files of any kind as upright 8-bit RGB images and integer masks.
 
-An image file that a pack can hold as it is (JPEG or PNG, 8 bits, RGB or grey, upright) keeps its bytes; any
-other is turned upright by its EXIF orientation and encoded again without loss as PNG. Of 16-bit values the
-upper 8 bits are kept, transparency is dropped, and of several pictures in a file the first is read.
+An image file that a pack can hold unchanged (JPEG or PNG, 8 bits, RGB or grey, upright) keeps its bytes; any other is
+turned upright by its EXIF orientation and re-encoded losslessly as PNG. 16-bit values keep their upper 8 bits,
+transparency is dropped, and only the first picture of a file is read.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,76 +21,89 @@ from PIL import Image, UnidentifiedImageError
 from dualteacher.data.pack import LARGEST
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-KEPT_FORMATS = ("JPEG", "MPO", "PNG")  # MPO: the JPEG of a phone that has a second picture behind it
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damage; it is told as a finding
-ORIENTATION = 0x0112  # EXIF tag: how the stored picture has to be turned to stand upright
+KEPT_FORMATS = ("JPEG", "MPO", "PNG")  # MPO: a phone's JPEG with a second picture appended
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damage is reported as a finding instead
+ORIENTATION = 0x0112  # EXIF tag
 
 
 class Unreadable(ValueError):
-    """A file that is no image, is damaged, or holds what is not expected; says why in a few words."""
+    """The file is not an image, is damaged, or has unexpected content; the message says which, in a few words."""
 
 
 class Colored(Unreadable):
-    """A mask that holds colours where one index a pixel is expected."""
+    """A mask holds colours where one index per pixel is expected."""
 
 
 class Picture(NamedTuple):
-    """An upright image: pixels (H, W, 3) uint8, the bytes a pack stores, and how it was turned to get there."""
+    """An upright image and the bytes that a pack stores."""
 
-    pixels: np.ndarray
+    pixels: np.ndarray  # (H, W, 3) uint8
     data: bytes
-    orientation: int  # EXIF's: 1 as stored … 8
-    notes: tuple[str, ...]  # what was lost on the way
+    orientation: int  # EXIF orientation that was applied; 1: none
+    notes: tuple[str, ...]  # unexpected losses
 
 
 def is_image(path: Path | str) -> bool:
-    """By its name; hidden files (`._x.jpg` of a Mac's archives) are none."""
+    """Whether the name is that of an image; hidden files (macOS writes `._x.jpg`) are not."""
     path = Path(path)
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
+def image_files(root: Path) -> list[str]:
+    """Sorted relative paths of all images and masks below `root`; skips hidden folders and links to folders."""
+    return sorted(files_below(root, root))
+
+
+def files_below(folder: Path, root: Path) -> Iterator[str]:
+    """Paths, relative to `root`, of all image files below `folder`; skips hidden folders and links to folders."""
+    for parent, inner, names in os.walk(folder):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        below = Path(parent).relative_to(root)
+        yield from ((below / name).as_posix() for name in names if is_image(name))
+
+
 def size(data: bytes) -> tuple[int, int]:
-    """(H, W) as stored, from the header alone; `Unreadable` if it is no image."""
+    """(H, W) as stored, from the header; `Unreadable` if it is not an image."""
     with _opened(data) as opened:
         return opened.height, opened.width
 
 
 def read_image(data: bytes) -> Picture:
-    """Decode a whole image file; `Unreadable` if any of it is damaged."""
-    plain, as_it_is, turned, notes = _decoded(data)
-    return Picture(_rgb(plain), data if as_it_is else png(plain), turned, notes)
+    """Decode an image file; `Unreadable` if any of it is damaged."""
+    pixels, unchanged, orientation, notes = _decoded(data)
+    return Picture(_rgb(pixels), data if unchanged else png(pixels), orientation, notes)
 
 
 def read_pixels(data: bytes) -> np.ndarray:
-    """`read_image`'s pixels (H, W, 3) alone: nothing is encoded for storing."""
+    """The pixels (H, W, 3) of `read_image`, without encoding anything."""
     return _rgb(_decoded(data)[0])
 
 
 def _decoded(data: bytes) -> tuple[np.ndarray, bool, int, tuple[str, ...]]:
-    """Upright pixels (H, W) or (H, W, 3) uint8, whether the file can be stored as it is, how it was turned, notes."""
+    """(upright pixels (H, W) or (H, W, 3) uint8, whether a pack can hold the file unchanged, orientation, notes)."""
     with _opened(data) as opened:
         deep = "16" in str([tile[3] for tile in getattr(opened, "tile", [])]) or opened.mode.startswith("I")
-        as_it_is = opened.format in KEPT_FORMATS and opened.mode in ("RGB", "L") and not deep
+        keepable = opened.format in KEPT_FORMATS and opened.mode in ("RGB", "L") and not deep
         notes = _notes(opened, deep)
-        turned, left = _load(opened)
-        if as_it_is and left == 1:
+        orientation, remaining = _load(opened)
+        if keepable and remaining == 1:
             return np.asarray(opened.convert("RGB")), True, 1, notes
-        return upright(_eight_bits(opened), left), False, turned, notes
+        return upright(_eight_bits(opened), remaining), False, orientation, notes
 
 
-def _rgb(plain: np.ndarray) -> np.ndarray:
-    return plain if plain.ndim == 3 else np.repeat(plain[..., None], 3, axis=2)
+def _rgb(pixels: np.ndarray) -> np.ndarray:
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
 def thin(size: tuple[int, ...], side: int) -> tuple[slice, slice]:
-    """Every k-th row and column of an image (H, W, …), from the middle of the first k: at most `side`, at least one."""
+    """Slices that keep every k-th row and column of an image (H, W, …), centred: between 1 and `side` of each."""
     step = -(-max(size[:2]) // side)
     top, left = (min(step // 2, length - 1) for length in size[:2])
     return slice(top, None, step), slice(left, None, step)
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """uint8 (H, W) or (H, W, 3) as PNG; the same pixels give the same bytes."""
+    """Encode uint8 (H, W) or (H, W, 3) as PNG; the same pixels give the same bytes."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
@@ -107,21 +121,21 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 class Values(NamedTuple):
-    """What a mask file holds, upright by its own EXIF: (H, W) integers; colours as r << 16 | g << 8 | b."""
+    """The content of a mask file, turned upright by its own EXIF orientation."""
 
-    values: np.ndarray
+    values: np.ndarray  # (H, W) integers: indices, or colours as r << 16 | g << 8 | b
     grey_as_color: bool  # an index stored as three equal channels
-    palette: tuple[tuple[int, int, int], ...] | None  # how the file shows its indices
+    palette: tuple[tuple[int, int, int], ...] | None  # the file's colours for its indices
 
 
 def read_values(data: bytes, color: bool) -> Values:
-    """Decode a mask file to indices or (`color`) to packed colours.
+    """Decode a mask file to indices or, with `color`, to packed colours.
 
-    An index is what is stored: a palette's entry, a grey value of 8 or 16 bits, 0 and 1 of a 1-bit file.
-    `Unreadable` too where colours stand in place of an index.
+    An index is the stored value: a palette index, an 8- or 16-bit grey value, or 0 and 1 of a 1-bit file.
+    `Colored` if the file holds colours instead, `Unreadable` if it is damaged.
     """
     with _opened(data) as opened:
-        _, left = _load(opened)
+        _, remaining = _load(opened)
         grey_as_color, palette = False, None
         if color:
             channels = np.asarray(opened.convert("RGB")).astype(np.int32)
@@ -135,22 +149,22 @@ def read_values(data: bytes, color: bool) -> Values:
             channels = np.asarray(opened)[..., :3]
             if (channels != channels[..., :1]).any():
                 raise Colored(
-                    "holds colours (RGB) where one index a pixel is expected: are the classes' values [r, g, b]?"
+                    "holds colours (RGB) where one index per pixel is expected: are the classes' values [r, g, b]?"
                 )
             grey_as_color, values = True, channels[..., 0].astype(np.int32)
         else:
-            raise Unreadable(f"holds pixels of mode {opened.mode} where one index a pixel is expected")
-    return Values(upright(values, left), grey_as_color, palette)
+            raise Unreadable(f"holds pixels of mode {opened.mode} where one index per pixel is expected")
+    return Values(upright(values, remaining), grey_as_color, palette)
 
 
 def pack_color(color: list[int]) -> int:
-    """[r, g, b] as `read_values` gives it."""
+    """[r, g, b] as the integer that `read_values` returns."""
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """Open an image; whatever goes wrong with it inside comes as `Unreadable`."""
+    """Open an image; any error inside the context becomes `Unreadable`."""
     try:
         with Image.open(io.BytesIO(data)) as opened:
             if opened.width * opened.height > LARGEST:
@@ -160,28 +174,28 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise
     except UnidentifiedImageError:
         raise Unreadable("not an image, or damaged" if data else "an empty file") from None
-    except Exception as error:  # decoders meet damage with any kind of exception
+    except Exception as error:  # decoders raise anything on damaged files
         raise Unreadable(f"damaged ({' '.join(str(error).split()) or type(error).__name__})") from error
 
 
 def _load(opened: Image.Image) -> tuple[int, int]:
-    """Decode; (how the stored picture is turned to stand upright, what of that is left to do)."""
+    """Decode; (EXIF orientation of the file, the part of it that Pillow has not applied)."""
     stored = _orientation(opened)
     opened.load()
-    left = _orientation(opened)  # TIFF has turned itself now; PNG may tell the orientation at its end
-    return (left if left != 1 else stored), left
+    remaining = _orientation(opened)  # Pillow has applied a TIFF's; a PNG may hold it behind the pixels
+    return (remaining if remaining != 1 else stored), remaining
 
 
 def _orientation(opened: Image.Image) -> int:
     try:
         found = opened.getexif().get(ORIENTATION, 1)
-    except Exception:  # broken EXIF comes as anything; the picture itself is fine
+    except Exception:  # broken EXIF raises anything; the picture itself is fine
         return 1
     return found if found in range(1, 9) else 1
 
 
 def _eight_bits(opened: Image.Image) -> np.ndarray:
-    """uint8, (H, W) where the picture is grey, else (H, W, 3)."""
+    """uint8, (H, W) if the picture is grey, else (H, W, 3)."""
     if opened.mode.startswith("I"):
         values = np.asarray(opened)
         if values.size and (values.min() < 0 or values.max() > 0xFFFF):
@@ -193,7 +207,7 @@ def _eight_bits(opened: Image.Image) -> np.ndarray:
 
 
 def _notes(opened: Image.Image, deep: bool) -> tuple[str, ...]:
-    """Losses that somebody may not expect."""
+    """Losses that the user may not expect."""
     notes = []
     if deep and opened.mode.startswith("I"):
         low, high = opened.getextrema()

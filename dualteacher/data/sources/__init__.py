@@ -1,6 +1,6 @@
-"""Where images come from: one file a source, each a class that fits `Source`.
+"""Where images come from: one file per source, each with a class that implements `Source`.
 
-A new source is one file here, its settings in settings/datasets.py and a line in `choose`.
+To add a source: one file here, its settings in settings/datasets.py, a case in `choose`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from dualteacher import settings
-from dualteacher.data.fetch.download import Archive
+from dualteacher.data.fetch import Archive
 from dualteacher.data.pack import ClassInfo, Sample
 
 Split = Literal["train", "val"]
@@ -18,18 +18,22 @@ SPLITS: tuple[Split, Split] = ("train", "val")
 
 
 class Content(Protocol):
-    """What a source's archives hold."""
+    """Classes and images of a source's archives.
+
+    Two methods are optional (see inspection.py). jobs(split): read and check the images, if the content has to decode
+    them anyway. findings(): problems visible without opening a file.
+    """
 
     def classes(self) -> list[ClassInfo]:
-        """The class table; 255 in a mask is none of them."""
+        """The class table, in the order of the mask's indices (255 = ignore)."""
         ...
 
     def ids(self, split: Split) -> list[str]:
-        """Image ids in the order of `samples`."""
+        """Image ids, in the order of `samples`."""
         ...
 
     def samples(self, split: Split) -> Iterator[Sample]:
-        """The split's rows, one at a time."""
+        """The split's images and masks, one at a time."""
         ...
 
 
@@ -37,16 +41,16 @@ class Source(Protocol):
     """A dataset as published."""
 
     def archives(self) -> list[Archive]:
-        """What the download stage fetches."""
+        """The files that the download stage fetches."""
         ...
 
     def open(self, paths: Sequence[Path]) -> Content:
-        """Read the fetched archives, given in the order of `archives`."""
+        """Open the fetched archives. paths: in the order of `archives()`."""
         ...
 
 
 def choose(dataset: settings.AnyDataset) -> Source:
-    """The source that a dataset's settings ask for."""
+    """The source for a dataset's settings."""
     match dataset:
         case settings.ADE20K():
             from dualteacher.data.sources.ade20k import ADE20K

@@ -1,7 +1,7 @@
 """ADE20K as published for the scene parsing challenge: one zip of JPEGs and PNG masks.
 
-A published mask holds 0 for "other" and 1…150 for the classes; ours holds 255 and 0…149. It is encoded here,
-once, and checked: training on the values as published gives a network that learns next to nothing.
+Published masks hold 0 for "other" and 1…150 for the classes; ours hold 255 and 0…149. They are re-encoded here, once,
+and checked: a network trained on the published values learns next to nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dualteacher import settings
 from dualteacher.core.labels import IGNORE
-from dualteacher.data.fetch import archives, download
+from dualteacher.data.fetch import Archive, archives
 from dualteacher.data.fetch.http import Download
 from dualteacher.data.pack import ClassInfo, Sample
 from dualteacher.data.sources import Split, published
@@ -22,7 +22,7 @@ ARCHIVE = Download(
     "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
     "sha1",
 )
-SPLITS: dict[Split, tuple[str, str, int]] = {  # folder, prefix of the ids, images
+SPLITS: dict[Split, tuple[str, str, int]] = {  # folder, prefix of the ids, number of images
     "train": ("training", "ADE_train_", 20210),
     "val": ("validation", "ADE_val_", 2000),
 }
@@ -45,21 +45,21 @@ NAMES = (
 
 
 class ADE20K:
-    """Fits sources.Source."""
+    """Implements `sources.Source`."""
 
-    def __init__(self, wanted: settings.ADE20K) -> None:
-        self.wanted = wanted
+    def __init__(self, options: settings.ADE20K) -> None:
+        self.options = options
 
-    def archives(self) -> list[download.Archive]:
-        archive = published.given("archive", self.wanted.archive, ARCHIVE)
-        return [archive, *published.list_archives("ade20k", self.wanted.lists)]
+    def archives(self) -> list[Archive]:
+        archive = published.given("archive", self.options.archive, ARCHIVE)
+        return [archive, *published.list_archives("ade20k", self.options.lists)]
 
-    def open(self, paths: Sequence[Path]) -> Scenes:
-        return Scenes(archives.open_reader(paths[0]))
+    def open(self, paths: Sequence[Path]) -> ADE20KContent:
+        return ADE20KContent(archives.open_reader(paths[0]))
 
 
-class Scenes:
-    """Fits sources.Content; UserError where images or masks are missing. The ids are the files' stems."""
+class ADE20KContent:
+    """Implements `sources.Content`; UserError if images or masks are missing. The ids are the files' stems."""
 
     def __init__(self, reader: archives.Reader) -> None:
         self._reader = reader

@@ -1,8 +1,7 @@
-"""Cityscapes' fine annotations: two zips that need an account with the data set's publishers.
+"""Cityscapes with fine annotations: two zips that require an account with the publishers.
 
-Either the user has them (or a folder with leftImg8bit/ and gtFine/ in it) and names them in params.yaml, or the
-publishers' own program csDownload fetches them. Published masks hold 34 label ids, ours the 19 classes that
-are scored; everything else is 255.
+Either params.yaml names the user's copies (or a folder with leftImg8bit/ and gtFine/), or the publishers' program
+csDownload fetches them. Published masks hold 34 label ids; ours hold the 19 scored classes and 255 for the rest.
 """
 
 from __future__ import annotations
@@ -16,16 +15,17 @@ from pathlib import Path
 
 from dualteacher import settings
 from dualteacher.core.labels import IGNORE
-from dualteacher.data.fetch import archives, download
+from dualteacher.data.fetch import Archive, archives
 from dualteacher.data.pack import ClassInfo, Sample
 from dualteacher.data.sources import SPLITS, Split, published
+from dualteacher.system import files
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 
 IMAGES, MASKS = "leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"
 BY_HAND = "or get both zips from the publishers' site and name them as images and masks in params.yaml"
 
-CITIES: dict[Split, dict[str, int]] = {  # images
+CITIES: dict[Split, dict[str, int]] = {  # number of images
     "train": {
         **{"aachen": 174, "bochum": 96, "bremen": 316, "cologne": 154, "darmstadt": 85, "dusseldorf": 221},
         **{"erfurt": 109, "hamburg": 248, "hanover": 196, "jena": 119, "krefeld": 99, "monchengladbach": 94},
@@ -34,7 +34,7 @@ CITIES: dict[Split, dict[str, int]] = {  # images
     "val": {"frankfurt": 267, "lindau": 59, "munster": 174},
 }
 
-# label id, name, colour of each class; ids 0…33 that are not here are not scored
+# label id, name, colour of each class; the other ids of 0…33 are not scored
 TABLE: list[tuple[int, str, tuple[int, int, int]]] = [
     (7, "road", (128, 64, 128)),
     (8, "sidewalk", (244, 35, 232)),
@@ -61,7 +61,7 @@ ENCODING = published.table(dict.fromkeys(range(34), IGNORE) | {row[0]: i for i, 
 
 @dataclass(frozen=True)
 class Package:
-    """A zip that csDownload fetches for its user. Fits download.Archive."""
+    """A zip fetched by csDownload. Implements `fetch.Archive`."""
 
     name: str
 
@@ -69,7 +69,7 @@ class Package:
         return {"package": self.name, "program": "csDownload"}
 
     def fetch(self, folder: Path) -> Path:
-        """The zip's path; csDownload compares its MD5 sum with the publishers' and goes on with a part."""
+        """The zip's path; csDownload resumes a partial download and checks its MD5 sum."""
         target = folder / self.name
         if target.is_file():
             return target
@@ -91,40 +91,40 @@ class Package:
             part.parent.rmdir()
         return target
 
-    def _explain(self, complaints: str, part: Path) -> str:
+    def _explain(self, stderr: str, part: Path) -> str:
         """csDownload's traceback in one line: what happened and what to do."""
-        if "EOFError" in complaints:
-            return f"csDownload wants to log in: do so once with `csDownload -l` and run this again; {BY_HAND}"
-        if "Bad credentials" in complaints:
+        if "EOFError" in stderr:
+            return f"csDownload asks for a login: log in once with `csDownload -l` and run this again; {BY_HAND}"
+        if "Bad credentials" in stderr:
             return f"csDownload's name or password is wrong: log in again with `csDownload -l`; {BY_HAND}"
-        if "MD5 sum" in complaints:
+        if "MD5 sum" in stderr:
             part.unlink(missing_ok=True)
-            return "damaged on the way (its MD5 sum is wrong); run this again"
-        if "No space left" in complaints:
-            return "the disk is full; make room and run the same command again"
-        last = (complaints.strip().splitlines() or ["no reason given"])[-1]
-        return f"csDownload failed ({last[:160]}); run this again to go on, {BY_HAND}"
+            return "damaged on the way (wrong MD5 sum); run this again"
+        if "No space left" in stderr:
+            return files.DISK_FULL
+        last = (stderr.strip().splitlines() or ["no reason given"])[-1]
+        return f"csDownload failed ({last[:160]}); run this again to resume, {BY_HAND}"
 
 
 class Cityscapes:
-    """Fits sources.Source."""
+    """Implements `sources.Source`."""
 
-    def __init__(self, wanted: settings.Cityscapes) -> None:
-        self.wanted = wanted
+    def __init__(self, options: settings.Cityscapes) -> None:
+        self.options = options
 
-    def archives(self) -> list[download.Archive]:
-        wanted = self.wanted
-        images = Package(IMAGES) if wanted.images is None else published.Local("images", wanted.images)
-        masks = Package(MASKS) if wanted.masks is None else published.Local("masks", wanted.masks)
-        return [images, masks, *published.list_archives("cityscapes", wanted.lists)]
+    def archives(self) -> list[Archive]:
+        options = self.options
+        images = Package(IMAGES) if options.images is None else published.Local("images", options.images)
+        masks = Package(MASKS) if options.masks is None else published.Local("masks", options.masks)
+        return [images, masks, *published.list_archives("cityscapes", options.lists)]
 
-    def open(self, paths: Sequence[Path]) -> Streets:
+    def open(self, paths: Sequence[Path]) -> CityscapesContent:
         images = archives.open_reader(paths[0])
-        return Streets(images, images if paths[0] == paths[1] else archives.open_reader(paths[1]))
+        return CityscapesContent(images, images if paths[0] == paths[1] else archives.open_reader(paths[1]))
 
 
-class Streets:
-    """Fits sources.Content; UserError where images or masks are missing. Ids: 'aachen_000000_000019'."""
+class CityscapesContent:
+    """Implements `sources.Content`; UserError if images or masks are missing. Ids: 'aachen_000000_000019'."""
 
     def __init__(self, images: archives.Reader, masks: archives.Reader) -> None:
         self._readers = (images, masks)
@@ -132,7 +132,7 @@ class Streets:
         for split in SPLITS:
             found = archives.find(images, rf"(?:^|/)leftImg8bit/{split}/[^/]+/([^/]+)_leftImg8bit\.png$")
             labels = archives.find(masks, rf"(?:^|/)gtFine/{split}/[^/]+/([^/]+)_gtFine_labelIds\.png$")
-            _by_city(found, split, images.path)
+            _check_cities(found, split, images.path)
             published.complete(f"masks of gtFine/{split}", labels, found, masks.path)
             self._files[split] = {image_id: (found[image_id], labels[image_id]) for image_id in sorted(found)}
 
@@ -150,13 +150,13 @@ class Streets:
             yield Sample(image_id, image, mask, *published.image_size(image, image_name))
 
 
-def _by_city(found: dict[str, str], split: Split, where: Path) -> None:
-    """UserError that says in which cities how many images differ from what was published."""
+def _check_cities(found: dict[str, str], split: Split, where: Path) -> None:
+    """UserError, with counts by city, if the number of images is not the published one."""
     numbers = Counter(image_id.split("_")[0] for image_id in found)
     wrong = {city for city in CITIES[split].keys() | numbers.keys() if numbers[city] != CITIES[split].get(city, 0)}
     if wrong:
-        told = ", ".join(f"{city} {numbers[city]} of {CITIES[split].get(city, 0)}" for city in sorted(wrong)[:6])
+        counts = ", ".join(f"{city} {numbers[city]} of {CITIES[split].get(city, 0)}" for city in sorted(wrong)[:6])
         raise UserError(
-            f"{where}: {len(found)} images of leftImg8bit/{split}, expected {sum(CITIES[split].values())} ({told});"
-            " get the data set again"
+            f"{where}: {len(found)} images of leftImg8bit/{split}, expected {sum(CITIES[split].values())} ({counts});"
+            f" {published.AGAIN}"
         )

@@ -1,14 +1,13 @@
 """A positive control: scenes composed from real textures, on which unlabelled images should help.
 
-Eight photographs that scikit-image ships, turned gray; a scene is a Voronoi mosaic whose regions each show one
-texture at a scale, angle, contrast, gamma and colour cast of its own. docs/control.md says why that should suit
-self-training. Training scenes use the left half of each photograph, validation scenes the right half.
+Eight photographs that scikit-image ships, turned gray. A scene is a Voronoi mosaic; each region shows one texture with
+its own scale, angle, contrast, gamma and colour cast. docs/control.md says why self-training should help here. Training
+scenes use the left half of each photograph, validation scenes the right half.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import io
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,14 +18,15 @@ from PIL import Image
 
 from dualteacher import settings
 from dualteacher.core import seeds
-from dualteacher.data.fetch import download
-from dualteacher.data.fetch.download import Archive
+from dualteacher.data.fetch import Archive
+from dualteacher.data.fetch.manifest import verify
+from dualteacher.data.formats import images
 from dualteacher.data.pack import ClassInfo, Sample
 from dualteacher.data.sources import Split
 from dualteacher.system import files
 from dualteacher.system.errors import UserError
 
-SCENE_SEED = 2024  # not the run's seed: every run sees the same scenes
+SCENE_SEED = 2024  # fixed, so that every run sees the same scenes
 
 # class, file in skimage/data, its sha256, colour
 TABLE: list[tuple[str, str, str, tuple[int, int, int]]] = [
@@ -46,7 +46,7 @@ TABLE: list[tuple[str, str, str, tuple[int, int, int]]] = [
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph of the installed scikit-image, verified where it lies. An `Archive`."""
+    """A photograph of the installed scikit-image. Implements `fetch.Archive`."""
 
     file: str
     sha256: str
@@ -59,35 +59,34 @@ class Photograph:
         path = Path(spec.origin).parent / "data" / self.file
         if not path.is_file():
             raise UserError(f"{path}: scikit-image's photograph is missing; install the locked packages again")
-        download.verify(path, self.sha256)
+        verify(path, self.sha256)
         copy = folder / self.file
         with files.atomic(copy) as temporary:
             shutil.copyfile(path, temporary)
         return copy
 
     def describe(self) -> dict[str, str]:
-        """Where it comes from, for the manifest."""
         return {"package": "scikit-image", "member": f"skimage/data/{self.file}"}
 
 
 class Textures:
-    """Fits sources.Source."""
+    """Implements `sources.Source`."""
 
-    def __init__(self, wanted: settings.Textures) -> None:
-        self.wanted = wanted
+    def __init__(self, options: settings.Textures) -> None:
+        self.options = options
 
     def archives(self) -> list[Archive]:
         return [Photograph(file, sha256) for _, file, sha256, _ in TABLE]
 
-    def open(self, paths: Sequence[Path]) -> Scenes:
-        return Scenes(self.wanted, [np.asarray(Image.open(path).convert("L")) for path in paths])
+    def open(self, paths: Sequence[Path]) -> TexturesContent:
+        return TexturesContent(self.options, [np.asarray(Image.open(path).convert("L")) for path in paths])
 
 
-class Scenes:
-    """Scenes composed on demand; scene i of a split depends on nothing else. Fits sources.Content."""
+class TexturesContent:
+    """Scenes composed on demand, each from its own seed. Implements `sources.Content`."""
 
-    def __init__(self, wanted: settings.Textures, photographs: Sequence[np.ndarray]) -> None:
-        self.wanted = wanted
+    def __init__(self, options: settings.Textures, photographs: Sequence[np.ndarray]) -> None:
+        self.options = options
         halves = [(photo[:, : photo.shape[1] // 2], photo[:, photo.shape[1] // 2 :]) for photo in photographs]
         self._halves = {"train": [left for left, _ in halves], "val": [right for _, right in halves]}
 
@@ -95,21 +94,21 @@ class Scenes:
         return [ClassInfo(name, color) for name, _, _, color in TABLE]
 
     def ids(self, split: Split) -> list[str]:
-        return [f"{split}{i:04d}" for i in range(self.wanted.train if split == "train" else self.wanted.validation)]
+        return [f"{split}{i:04d}" for i in range(self.options.train if split == "train" else self.options.validation)]
 
     def samples(self, split: Split) -> Iterator[Sample]:
         for image_id in self.ids(split):
             image, mask = self.compose(split, image_id)
-            yield Sample(image_id, _png(image), _png(mask), self.wanted.size, self.wanted.size)
+            yield Sample(image_id, images.png(image), images.png(mask), self.options.size, self.options.size)
 
     def compose(self, split: Split, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         """A scene (S, S, 3) uint8 and its mask (S, S) uint8."""
         rng = seeds.generator(SCENE_SEED, "textures", image_id)
-        mask = mosaic(rng, self.wanted.size, self.wanted.regions, len(TABLE))
+        mask = mosaic(rng, self.options.size, self.options.regions, len(TABLE))
         image = np.zeros((*mask.shape, 3), np.uint8)
         for index in np.unique(mask):
-            shown = view(rng, self._halves[split][index], self.wanted.size)
-            image[mask == index] = light(rng, shown, self.wanted.variation)[mask == index]
+            shown = view(rng, self._halves[split][index], self.options.size)
+            image[mask == index] = light(rng, shown, self.options.variation)[mask == index]
         return image, mask
 
 
@@ -123,7 +122,7 @@ def mosaic(rng: np.random.Generator, size: int, regions: int, classes: int) -> n
 
 
 def view(rng: np.random.Generator, photograph: np.ndarray, size: int) -> np.ndarray:
-    """A square of a gray photograph at a random place, scale and quarter turn, (size, size) uint8."""
+    """A square of a gray photograph with random place, scale, quarter turn and flip, (size, size) uint8."""
     side = int(min(photograph.shape) * rng.uniform(0.45, 1.0))
     top, left = (int(rng.integers(0, length - side + 1)) for length in photograph.shape)
     part = Image.fromarray(photograph[top : top + side, left : left + side])
@@ -133,15 +132,9 @@ def view(rng: np.random.Generator, photograph: np.ndarray, size: int) -> np.ndar
 
 
 def light(rng: np.random.Generator, gray: np.ndarray, variation: float) -> np.ndarray:
-    """Random gamma, contrast, brightness and colour cast, the stronger the larger `variation`; (S, S, 3) uint8."""
+    """Random gamma, contrast, brightness and colour cast, scaled by `variation`; (S, S, 3) uint8."""
     value = (gray / 255.0) ** np.exp(variation * rng.uniform(-0.7, 0.7))
     contrast, lift = np.exp(variation * rng.uniform(-0.8, 0.3)), variation * rng.uniform(-0.2, 0.2)
     value = (value - value.mean()) * contrast + value.mean() + lift
     cast = np.exp(variation * rng.uniform(-0.5, 0.5, 3))
     return (np.clip(value[..., None] * cast, 0, 1) * 255).round().astype(np.uint8)
-
-
-def _png(array: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(array).save(out, "PNG", compress_level=1)
-    return out.getvalue()

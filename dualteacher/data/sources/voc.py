@@ -1,8 +1,8 @@
 """PASCAL VOC 2012 with the 10,582 training images of the "augmented" list, in both protocols.
 
-classic: VOC's own 1,464 training masks; every other training image is unlabelled and needs no mask.
-blended: the others get the masks of SBD (Hariharan et al. 2011), which are coarser and know no border.
-All images of the list, SBD's too, lie in VOC's own archive.
+classic: VOC's own 1,464 training masks; the other training images have no mask.
+blended: the others have the masks of SBD (Hariharan et al. 2011), which are coarser and do not mark borders.
+VOC's archive holds all images of the list, including SBD's.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from dualteacher import settings
-from dualteacher.data import lists
-from dualteacher.data.fetch import archives, download
+from dualteacher.data import official_lists
+from dualteacher.data.fetch import Archive, archives
 from dualteacher.data.fetch.http import Download
 from dualteacher.data.formats import images
 from dualteacher.data.pack import ClassInfo, Sample
@@ -42,8 +42,8 @@ SBD = Download(
     "82b4d87ceb2ed10f6038a1cba92111cb",
     "md5",
 )
-FINE, VALIDATION, AUGMENTED = 1464, 1449, 10582  # images in VOC's train.txt and val.txt, and in the augmented list
-ENCODING = published.table({})  # 255 is the border already
+FINE, VALIDATION, AUGMENTED = 1464, 1449, 10582  # images in VOC's train.txt and val.txt and in the augmented list
+ENCODING = published.table({})  # 255 already marks the border
 
 NAMES = (
     "background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, dining table, dog, horse, "
@@ -52,29 +52,29 @@ NAMES = (
 
 
 class VOC:
-    """Fits sources.Source."""
+    """Implements `sources.Source`."""
 
-    def __init__(self, wanted: settings.VOC) -> None:
-        self.wanted = wanted
+    def __init__(self, options: settings.VOC) -> None:
+        self.options = options
 
-    def archives(self) -> list[download.Archive]:
+    def archives(self) -> list[Archive]:
         """VOC, SBD if blended, the augmented list, and the lists of the official partitions."""
-        found = [published.given("archive", self.wanted.archive, ARCHIVE)]
-        if self.wanted.protocol == "blended":
-            found.append(published.given("sbd", self.wanted.sbd, SBD))
-        return found + published.list_archives("voc", self.wanted.lists, ["train"])
+        found = [published.given("archive", self.options.archive, ARCHIVE)]
+        if self.options.protocol == "blended":
+            found.append(published.given("sbd", self.options.sbd, SBD))
+        return found + published.list_archives("voc", self.options.lists, ["train"])
 
-    def open(self, paths: Sequence[Path]) -> Photos:
-        blended = self.wanted.protocol == "blended"
+    def open(self, paths: Sequence[Path]) -> VOCContent:
+        blended = self.options.protocol == "blended"
         augmented = paths[2 if blended else 1]
-        listed = lists.read(augmented.parent, lists.images("voc", "train"))
-        return Photos(archives.open_reader(paths[0]), listed, paths[1] if blended else None)
+        listed = official_lists.read(augmented.parent, official_lists.images("voc", "train"))
+        return VOCContent(archives.open_reader(paths[0]), listed, paths[1] if blended else None)
 
 
-class Photos:
-    """Fits sources.Content; UserError where images or masks are missing.
+class VOCContent:
+    """Implements `sources.Content`; UserError if images or masks are missing.
 
-    augmented: ids of the training images. sbd: SBD's archive or folder, None for the classic protocol.
+    augmented: ids of the training images. sbd: SBD's archive or folder; None for the classic protocol.
     """
 
     def __init__(self, reader: archives.Reader, augmented: Sequence[str], sbd: Path | None) -> None:
@@ -91,16 +91,16 @@ class Photos:
         published.complete("images of JPEGImages", self._images.keys() & wanted, wanted, where)
         published.complete("masks of SegmentationClass", self._masks.keys() & {*fine, *val}, {*fine, *val}, where)
         if not set(fine) <= set(augmented) or set(val) & set(augmented):
-            raise UserError(f"{where}: its lists do not belong to the augmented list; get the data set again")
+            raise UserError(f"{where}: its lists do not match the augmented list; {published.AGAIN}")
         self._fine = set(fine)
         self._coarse = {} if sbd is None else coarse_masks(sbd, set(augmented) - self._fine)
 
     def _listed(self, split: str) -> list[str]:
         names = [name for name in self._reader.names if name.endswith(f"ImageSets/Segmentation/{split}.txt")]
         if not names:
-            raise UserError(f"{self._reader.path}: holds no ImageSets/Segmentation/{split}.txt; get the data set again")
+            raise UserError(f"{self._reader.path}: holds no ImageSets/Segmentation/{split}.txt; {published.AGAIN}")
         names.sort(key=lambda name: "VOC2012" not in name)  # a folder may hold other years
-        return lists.ids(self._reader.read(names[0]).decode("utf-8", errors="replace"))
+        return official_lists.ids(self._reader.read(names[0]).decode("utf-8", errors="replace"))
 
     def classes(self) -> list[ClassInfo]:
         return [ClassInfo(name, published.voc_color(i)) for i, name in enumerate(NAMES.split(", "))]
@@ -120,9 +120,9 @@ class Photos:
 
 
 def coarse_masks(sbd: Path, wanted: set[str]) -> dict[str, bytes]:
-    """SBD's masks as PNGs by image id, out of its .mat files in one pass; all of `wanted`, else UserError.
+    """SBD's masks of the ids `wanted`, from .mat files to PNGs by image id; UserError if any is missing.
 
-    They stay in memory: 9,118 of them take some 50 MB, and a compressed tar knows no other order.
+    Read in one pass, because a compressed tar has no random access, and kept in memory (9,118 masks, about 50 MB).
     """
     found: dict[str, bytes] = {}
     members = archives.each(sbd, re.compile(r"(?:^|/)cls/[^/]+\.mat$"))
@@ -135,14 +135,14 @@ def coarse_masks(sbd: Path, wanted: set[str]) -> dict[str, bytes]:
 
 
 def segmentation(data: bytes, name: str) -> np.ndarray:
-    """GTcls.Segmentation of a .mat file, uint8 (H, W): 0…20."""
+    """GTcls.Segmentation of a .mat file, uint8 (H, W), 0…20."""
     import scipy.io
 
     try:
         content = scipy.io.loadmat(io.BytesIO(data), variable_names=["GTcls"])
         mask = np.asarray(content["GTcls"][0, 0]["Segmentation"])
-    except Exception as error:  # whatever a damaged file makes of the parser
-        raise UserError(f"{name}: not one of SBD's .mat files ({error!r:.120}); get the data set again") from None
+    except Exception as error:  # the parser raises anything on damaged files
+        raise UserError(f"{name}: not one of SBD's .mat files ({error!r:.120}); {published.AGAIN}") from None
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise UserError(f"{name}: GTcls.Segmentation is {mask.dtype} {mask.shape}, expected uint8 (H, W)")
     return mask

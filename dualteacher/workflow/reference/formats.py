@@ -14,7 +14,7 @@ from dualteacher.system import paths
 from dualteacher.training import history
 
 DATASET = paths.Dataset("DATASET")
-SPLIT = paths.Split("DATASET", "PARTITION", 0)
+SPLIT = paths.Partition("DATASET", "PARTITION", 0)
 RUN = paths.Cell("DATASET", "PARTITION", "METHOD", 0)
 
 Columns = dict[str, tuple[str, str]]  # name: (type, meaning)

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dualteacher import cli, settings
-from dualteacher.data import augment, check
+from dualteacher.data import augment, inspection
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources.folder import Folder
 from dualteacher.stages import download, prepare
@@ -48,17 +48,17 @@ def look(code: int = 0) -> str:
     return done.stdout
 
 
-def survey(folder: Path, **changes) -> check.Survey:
+def survey(folder: Path, **changes) -> inspection.Survey:
     photos = Folder(described(folder, **changes)).look()
-    made = check.Survey(photos.classes(), "error")
+    made = inspection.Survey(photos.classes(), "error")
     for split in ("val", "train"):
-        for checked in check.run(photos, split, "check"):
+        for checked in inspection.run(photos, split, "check"):
             made.add(split, checked)
     made.conclude()
     return made
 
 
-def texts(made: check.Survey, level: str) -> list[str]:
+def texts(made: inspection.Survey, level: str) -> list[str]:
     return [str(finding) for finding in made.findings if finding.level == level]
 
 
@@ -123,7 +123,7 @@ def test_the_same_folder_gives_the_same_bytes_whatever_the_threads(folder: Path,
 
 
 def test_a_picture_in_both_splits_is_an_error_however_it_is_encoded(folder: Path) -> None:
-    held_back = Folder(described(folder)).look().items("val")[0]
+    held_back = Folder(described(folder)).look().entries("val")[0]
     with Image.open(folder / held_back.image) as image:
         put(folder / "images/copy.tif", encoded(image, "TIFF"))
     (error,) = texts(survey(folder), "error")
@@ -158,7 +158,7 @@ def test_many_warnings_of_one_kind_are_counted(folder: Path) -> None:
         put(folder / f"masks/lost{i:02d}.png", mask(0))
     project()
     told = look().splitlines()
-    assert sum("a mask without an image" in line for line in told) == check.ALIKE + 1
+    assert sum("a mask without an image" in line for line in told) == inspection.ALIKE + 1
     assert any("and 15 more like" in line for line in told)
     assert told[-1] == "mine: 0 errors, 21 warnings"
 
@@ -254,7 +254,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypa
             put(folder / f"masks/{i:03d}.png", labels)
         photos = Folder(described(folder)).look()
         tracemalloc.start()
-        for _ in check.run(photos, "train", "check"):
+        for _ in inspection.run(photos, "train", "check"):
             pass
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""Guess which classes mask files show and how they spell them, for `init`."""
+"""Guess which classes mask files contain and how they encode them, for `init`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dualteacher.core.labels import IGNORE
-from dualteacher.data import check
+from dualteacher.data import inspection
 from dualteacher.data.formats import images
 from dualteacher.data.sources.published import voc_color
 from dualteacher.system import console, parallel
@@ -22,21 +22,19 @@ Palette = tuple[tuple[int, int, int], ...] | None
 
 
 @dataclass(frozen=True)
-class Spelling:
-    """Classes as in params.yaml, and what was assumed to find them."""
+class Classes:
+    """Classes and ignored values as in params.yaml, and the assumptions behind them."""
 
     classes: list[dict[str, Any]]
     ignore: list[Any]
     assumed: list[str] = field(default_factory=list)
 
 
-def guess(root: Path, masks: Sequence[str]) -> Spelling:
-    """The classes of the masks, by classes.json or classes.txt in `root` where there is one."""
+def guess(root: Path, masks: Sequence[str]) -> Classes:
+    """The classes of the masks, named by classes.json or classes.txt in `root` if there is one."""
     if lossy := [name for name in masks if name.lower().endswith((".jpg", ".jpeg"))]:
-        first = check.printable(lossy[0])
-        raise UserError(
-            f"{root}: {first} is a JPEG, whose compression changes the values of classes: save masks as PNG"
-        )
+        first = inspection.printable(lossy[0])
+        raise UserError(f"{root}: {first} is a JPEG, whose compression changes class values; save masks as PNG")
     color = _color(root, masks)
     jobs = (partial(_values, root / name, color) for name in masks)
     values: Counter[int] = Counter()
@@ -50,19 +48,22 @@ def guess(root: Path, masks: Sequence[str]) -> Spelling:
         palette = palette or read[1]
         if len(values) > MOST_VALUES:
             what = "colours" if color else "values"
-            raise UserError(f"{root}: the masks hold more than {MOST_VALUES} {what}: no class masks (or JPEG, say)")
+            raise UserError(
+                f"{root}: the masks hold more than {MOST_VALUES} {what}, so they are not class masks (perhaps they were"
+                " saved as JPEG once)"
+            )
     named, origin = _named(root)
     found = sorted(values)
     made = _by_color(found, named, origin) if color else _by_index(found, named, origin, palette)
     if len(made.classes) < 2:
-        raise UserError(f"{root}: the masks show {len(made.classes)} class; at least two are needed, say a background")
+        raise UserError(f"{root}: the masks show {len(made.classes)} class; at least two are needed, e.g. a background")
     if unread:
-        made.assumed.append(f"{unread} masks cannot be read: `python -m dualteacher check-data` says why")
+        made.assumed.append(f"{unread} masks cannot be read: `python -m dualteacher check-data` shows why")
     return made
 
 
 def _color(root: Path, masks: Sequence[str]) -> bool:
-    """Whether the masks spell classes by colours: the first that can be read tells."""
+    """Whether the masks encode classes as colours, judged by the first readable one."""
     first: object = None
     for name in masks:
         try:
@@ -71,23 +72,23 @@ def _color(root: Path, masks: Sequence[str]) -> bool:
         except images.Colored:
             return True
         except (OSError, images.Unreadable) as error:
-            first = first or f"{check.printable(name)} ({error})"
+            first = first or f"{inspection.printable(name)} ({error})"
     raise UserError(f"{root}: none of {len(masks)} masks can be read, the first is {first}")
 
 
 def _values(path: Path, color: bool) -> tuple[dict[int, int], Palette] | None:
     try:
         read = images.read_values(path.read_bytes(), color)
-        return check.counted(read.values), read.palette
+        return inspection.counted(read.values), read.palette
     except (OSError, images.Unreadable):
         return None
 
 
 def _named(root: Path) -> tuple[list[dict[str, Any]], str]:
-    """Classes of classes.json or classes.txt, with a name and what else is said of each; and the file's name.
+    """(entries of classes.json or classes.txt, the file's name); each entry has a name and perhaps value and color.
 
-    classes.txt: a name a line. classes.json: a list of names, a list of {"name", "value", "color"} with or
-    without the latter two, or a mapping of names to values (an index or [r, g, b]).
+    classes.txt: one name per line. classes.json: a list of names, a list of {"name", "value", "color"} (the latter two
+    optional), or a mapping of names to values (an index or [r, g, b]).
     """
     text, listed = root / "classes.txt", root / "classes.json"
     try:
@@ -107,76 +108,75 @@ def _named(root: Path) -> tuple[list[dict[str, Any]], str]:
     return [], ""
 
 
-def _by_color(values: list[int], named: list[dict[str, Any]], origin: str) -> Spelling:
+def _by_color(values: list[int], named: list[dict[str, Any]], origin: str) -> Classes:
     found = [[value >> 16, value >> 8 & 255, value & 255] for value in values]
     if not named:
         classes = [{"name": f"class_{i}", "color": color, "value": color} for i, color in enumerate(found)]
-        return Spelling(
-            classes, [], [f"masks: {len(found)} colours, each taken for a class (docs/own-data.md, Masks: ignore)"]
-        )
+        assumed = [f"masks: {len(found)} colours, each taken as a class (docs/own-data.md, Masks: ignore)"]
+        return Classes(classes, [], assumed)
     for entry in named:
         entry["value"] = entry.get("value", entry.get("color"))
     if any(not isinstance(entry["value"], list) for entry in named):
-        raise UserError(f'{origin}: the masks are coloured, so every class needs its colour: "color": [r, g, b]')
+        raise UserError(f'{origin}: the masks are coloured, so every class needs a colour: "color": [r, g, b]')
     known = [entry["value"] for entry in named]
     extra = [color for color in found if color not in known]
     assumed = [f"masks: colours, named by {origin}"]
     if extra:
-        assumed.append(f"ignored: {len(extra)} further colours of the masks, {extra[0]} among them")
+        assumed.append(f"ignored: {len(extra)} other colours in the masks, {extra[0]} among them")
     classes = [{"name": e["name"], "color": e.get("color", e["value"]), "value": e["value"]} for e in named]
-    return Spelling(classes, extra, assumed)
+    return Classes(classes, extra, assumed)
 
 
-def _by_index(values: list[int], named: list[dict[str, Any]], origin: str, palette: Palette) -> Spelling:
+def _by_index(values: list[int], named: list[dict[str, Any]], origin: str, palette: Palette) -> Classes:
     plain = [value for value in values if value != IGNORE]
     shown = f"masks: values {_ranges(values)}"
     assumed: list[str] = []
     if named and all("value" in entry for entry in named):
-        spelt = [entry["value"] for entry in named]
-        ignore = [value for value in values if value not in spelt]
+        listed = [entry["value"] for entry in named]
+        ignore = [value for value in values if value not in listed]
         assumed.append(f"{shown}, named by {origin}" + (f"; {_ranges(ignore)} ignored" if ignore else ""))
     elif named:
-        spelt, ignore = _match(plain, len(named), values, origin)
-        assumed.append(f"{shown}; {origin} names {_ranges(spelt)} in this order, ignored: {_ranges(ignore)}")
+        listed, ignore = _match(plain, len(named), values, origin)
+        assumed.append(f"{shown}; {origin} names {_ranges(listed)} in this order, ignored: {_ranges(ignore)}")
     elif values == [0, IGNORE]:
-        spelt, ignore = values, []
+        listed, ignore = values, []
         assumed.append(f"{shown}: two classes, 255 is one of them (docs/own-data.md, Masks: ignore)")
     else:
-        spelt, ignore = plain, [IGNORE]
-        assumed.append(f"{shown}: each a class but 255, which is ignored")
-    names = [entry["name"] for entry in named] or [f"class_{value}" for value in spelt]
-    colors = [list(entry["color"]) if "color" in entry else None for entry in named] or [None] * len(spelt)
-    fallback = _colors(spelt, palette)
+        listed, ignore = plain, [IGNORE]
+        assumed.append(f"{shown}: each a class except 255, which is ignored")
+    names = [entry["name"] for entry in named] or [f"class_{value}" for value in listed]
+    colors = [list(entry["color"]) if "color" in entry else None for entry in named] or [None] * len(listed)
+    fallback = _colors(listed, palette)
     classes = [
         {"name": name, "color": color or other, "value": value}
-        for name, color, other, value in zip(names, colors, fallback, spelt, strict=True)
+        for name, color, other, value in zip(names, colors, fallback, listed, strict=True)
     ]
-    return Spelling(classes, ignore, assumed)
+    return Classes(classes, ignore, assumed)
 
 
 def _match(plain: list[int], number: int, values: list[int], origin: str) -> tuple[list[int], list[int]]:
-    """(values of `number` named classes, values to ignore)."""
+    """(values of the `number` named classes, values to ignore)."""
     if values == [0, IGNORE] and number == 2:
         return values, []
     highest = max(plain, default=0)
     if highest < number:
         return list(range(number)), [IGNORE]
-    if highest == number:  # 1…n, 0 is something else
+    if highest == number:  # classes are 1…n, 0 is not a class
         return list(range(1, number + 1)), [0, *([IGNORE] if IGNORE in values else [])]
     for those in (plain, values):
         if len(those) == number:
             return those, [IGNORE] if IGNORE not in those else []
     raise UserError(
-        f"{origin} names {number} classes, but the masks hold the values {_ranges(values)}: give each value"
+        f"{origin} names {number} classes, but the masks hold the values {_ranges(values)}; give each class a value"
     )
 
 
 def _colors(values: list[int], palette: Palette) -> list[list[int]]:
-    """As the masks' own palette shows them, else colours that are easily told apart."""
+    """Colours of the masks' palette if they differ and are not all grey, else PASCAL VOC's."""
     if palette and all(value < len(palette) for value in values):
-        own = [list(palette[value]) for value in values]
-        if len({tuple(color) for color in own}) == len(own) and not all(len(set(color)) == 1 for color in own):
-            return own
+        colors = [list(palette[value]) for value in values]
+        if len({tuple(color) for color in colors}) == len(colors) and not all(len(set(c)) == 1 for c in colors):
+            return colors
     return [list(voc_color(index)) for index in range(len(values))]
 
 

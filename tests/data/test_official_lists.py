@@ -11,7 +11,7 @@ from made_up import known_lists
 from web import Site, serving
 
 from dualteacher import settings
-from dualteacher.data import lists
+from dualteacher.data import official_lists
 from dualteacher.data.sources import published
 from dualteacher.system.errors import UserError
 
@@ -31,27 +31,27 @@ A, B, C = "ADE_train_00000001", "ADE_train_00000002", "ADE_train_00000003"
     ids=["pairs", "slash", "blank and doubled", "spaces", "cityscapes"],
 )
 def test_the_stem_names_the_image(text: str) -> None:
-    assert lists.ids(text) == [A, B]
+    assert official_lists.ids(text) == [A, B]
 
 
 @given(st.lists(st.from_regex(r"[A-Za-z0-9_]{1,12}", fullmatch=True), unique=True, max_size=20), st.booleans())
 def test_ids_survive_any_spelling(ids: list[str], slash: bool) -> None:
     ids = [image_id for image_id in ids if not image_id.endswith("_leftImg8bit")]
     lines = [f"{'/' * slash}a/{image_id}.jpg b/{image_id}.png" for image_id in ids]
-    assert lists.ids("\n\n".join(lines)) == ids
+    assert official_lists.ids("\n\n".join(lines)) == ids
 
 
 def test_a_list_that_was_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     served = known_lists(monkeypatch, "ade20k", {"some": (f"{A}\n", f"{B}\n{C}\n")}, {})
-    official = lists.official("ade20k", "some")
+    official = official_lists.official("ade20k", "some")
     path = tmp_path / official.labelled.name
     with pytest.raises(UserError, match="run the download stage"):
-        lists.read(tmp_path, official.labelled)
+        official_lists.read(tmp_path, official.labelled)
     path.write_text(served["some/labelled.txt"])
-    assert lists.read(tmp_path, official.labelled) == [A]
+    assert official_lists.read(tmp_path, official.labelled) == [A]
     path.write_text(f"{C}\n")
     with pytest.raises(UserError, match=r"not some/labelled\.txt of somebody/code at cccccccc; delete it"):
-        lists.read(tmp_path, official.labelled)
+        official_lists.read(tmp_path, official.labelled)
 
 
 def test_lists_are_fetched_at_their_commit_and_a_second_address_helps(
@@ -66,8 +66,8 @@ def test_lists_are_fetched_at_their_commit_and_a_second_address_helps(
             site.put(f"/here/somebody/code/{'c' * 40}/{path}", text.encode())
         for archive in published.list_archives("ade20k", partitions=True):
             archive.fetch(tmp_path)
-    official = lists.official("ade20k", "some")
-    assert lists.read(tmp_path / "lists", official.unlabelled) == [B]
+    official = official_lists.official("ade20k", "some")
+    assert official_lists.read(tmp_path / "lists", official.unlabelled) == [B]
 
 
 @pytest.mark.parametrize(
@@ -80,17 +80,17 @@ def test_lists_are_fetched_at_their_commit_and_a_second_address_helps(
 )
 def test_coverage_and_disjointness(labelled: list[str], unlabelled: list[str], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        lists.check("some", labelled, unlabelled, [A, B, C])
-    lists.check("some", [C], [A, B], [A, B, C])
+        official_lists.check("some", labelled, unlabelled, [A, B, C])
+    official_lists.check("some", [C], [A, B], [A, B, C])
 
 
 def test_every_list_of_the_table_is_complete_and_has_a_valid_name() -> None:
     total = 0
-    for source, table in lists.known().items():
-        names = lists.names(source)
-        files = [file for name in names for file in (lists.official(source, name).labelled,
-                 lists.official(source, name).unlabelled)]  # fmt: skip
-        files += [lists.images(source, split) for split in table["images"]]
+    for source, table in official_lists.known().items():
+        names = official_lists.names(source)
+        files = [file for name in names for file in (official_lists.official(source, name).labelled,
+                 official_lists.official(source, name).unlabelled)]  # fmt: skip
+        files += [official_lists.images(source, split) for split in table["images"]]
         assert len({file.sha256 for file in files}) == len({file.name for file in files}) == len(files)
         assert all(len(file.sha256) == 64 and len(file.commit) == 40 and file.bytes > file.lines for file in files)
         total += len(files)

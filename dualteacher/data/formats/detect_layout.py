@@ -1,6 +1,6 @@
-"""Guess where in a folder images and masks lie, and how the names of the two belong together.
+"""Guess which folders hold images and masks, and how mask names derive from image names, for `init`.
 
-Guesses only: `init` writes them into params.yaml and says them, and the user corrects what is wrong there.
+`init` prints the guesses and writes them to params.yaml, where the user corrects them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import yaml
 from dualteacher.data.formats import images
 from dualteacher.system.errors import UserError
 
-# Words in the names of folders, as people call them.
+# Common folder names, in lower case.
 MASKS = {"mask", "masks", "label", "labels", "annotation", "annotations", "segmentationclass", "segmentation"}
 MASKS |= {"segmentations", "gt", "groundtruth", "gtfine", "ann", "ann_dir", "truth", "seg"}
 VALIDATION = {"val", "valid", "validation", "holdout"}
-TEST = {"test", "testing"}  # serves as validation where there is none
+TEST = {"test", "testing"}  # used for validation if there is no validation folder
 UNLABELLED = {"unlabelled", "unlabeled", "nolabel", "no_masks", "nomasks", "without_masks", "extra", "pool"}
 SUFFIXES = ("_mask", "-mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_annotation")
 HELP = "put images and masks into folders of their own, or describe the folder by hand: see docs/own-data.md"
@@ -29,7 +29,7 @@ HELP = "put images and masks into folders of their own, or describe the folder b
 
 @dataclass(frozen=True)
 class Places:
-    """Folders below the dataset's, spelt as in params.yaml."""
+    """Folders, relative to the dataset's, under their names in params.yaml."""
 
     images: str
     masks: str
@@ -40,9 +40,9 @@ class Places:
 
 
 def places(root: Path) -> Places:
-    """Where images and masks lie below `root`; UserError if no mask is found or the names do not match."""
+    """Find the folders of images and masks below `root`; UserError without masks that are named like the images."""
     groups: dict[tuple[bool, str], list[str]] = {}
-    for name in image_files(root):
+    for name in images.image_files(root):
         words = [word.lower() for word in PurePosixPath(name).parts[:-1]]
         is_mask = any(word in MASKS for word in words)
         kinds = (("validation", VALIDATION), ("test", TEST), ("unlabelled", UNLABELLED))
@@ -61,31 +61,20 @@ def places(root: Path) -> Places:
     if suffix is None:
         raise UserError(f"{root}: no masks found that are named like the images; {HELP}")
     kind = "validation" if (False, "validation") in groups else "test"
-    held_back = groups.get((False, kind))
-    with_masks = groups.get((True, kind), held_back if not masks else None)
-    own = bool(held_back and with_masks)
+    held_out = groups.get((False, kind))
+    held_out_masks = groups.get((True, kind), held_out if not masks else None)
     return Places(
         images=top,
         masks=mask_top,
         mask_suffix=suffix,
         unlabelled=_top(groups[False, "unlabelled"]) if (False, "unlabelled") in groups else None,
-        validation_images=_top(held_back) if own and held_back else None,
-        validation_masks=_top(with_masks) if own and with_masks else None,
+        validation_images=_top(held_out) if held_out and held_out_masks else None,
+        validation_masks=_top(held_out_masks) if held_out and held_out_masks else None,
     )
 
 
-def image_files(root: Path) -> list[str]:
-    """Sorted relative paths of all images and masks below `root`."""
-    names = []
-    for place, inner, inside in os.walk(root):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        below = Path(place).relative_to(root)
-        names += [(below / name).as_posix() for name in inside if images.is_image(name)]
-    return sorted(names)
-
-
 def _top(names: Sequence[str]) -> str:
-    """The innermost folder that holds all of them."""
+    """The innermost folder that contains all of them."""
     return os.path.commonpath([str(PurePosixPath(name).parent) for name in names]) or "."
 
 
@@ -94,7 +83,7 @@ def _keys(names: Sequence[str], top: str) -> set[str]:
 
 
 def _suffix(keys: set[str], masks: set[str]) -> str | None:
-    """What most masks' names have in addition to an image's; None if hardly any has an image."""
+    """The most common suffix of a mask's name after an image's name; None if no mask matches an image."""
     found: Counter[str] = Counter()
     for mask in sorted(masks)[:200]:
         ends = [end for end in range(len(mask), 0, -1) if mask[:end] in keys]
@@ -104,14 +93,14 @@ def _suffix(keys: set[str], masks: set[str]) -> str | None:
 
 
 def _suffix_inside(keys: set[str]) -> str | None:
-    """The suffix that tells masks from images which lie in one folder."""
+    """The suffix that distinguishes masks from images in the same folder."""
     pairs = Counter({suffix: sum(key + suffix in keys for key in keys) for suffix in SUFFIXES})
     suffix, number = pairs.most_common(1)[0]
     return suffix if number else None
 
 
 def dataset_name(folder: Path) -> str:
-    """A name as params.yaml allows it, from the folder's."""
+    """The folder's name, made valid as a dataset's name in params.yaml."""
     name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_")
-    plain = re.match(r"[a-z]", name) and isinstance(yaml.safe_load(name), str)  # not null, yes, …
+    plain = re.match(r"[a-z]", name) and isinstance(yaml.safe_load(name), str)  # YAML reads null, yes, … otherwise
     return name if plain else f"data_{name}".rstrip("_")

@@ -1,7 +1,7 @@
-"""What can be wrong with images and masks, looked for on every one of them before anything is trained.
+"""Checks of every image and mask before training, for `prepare` and `check-data`.
 
-Each file is decoded once (`inspect`, in any thread); `Survey` adds up what the images show together:
-duplicates, class balance, a table. Errors stop the prepare stage, warnings do not.
+Each file is decoded once (`inspect`, in any thread). `Survey` collects the results and finds duplicates, missing
+classes and the like. Errors stop the prepare stage, warnings do not.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from dualteacher.core.labels import IGNORE
-from dualteacher.data.pack import ClassInfo, Sample, decode_image, decode_mask
+from dualteacher.data.pack import DECODE_ERRORS, ClassInfo, Sample, decode_image, decode_mask
+from dualteacher.data.sources import SPLITS, Content, Split
 from dualteacher.system import console, parallel
 
-SPLITS = ("train", "val")
-NAMES = {"train": "training", "val": "validation"}
+Level = Literal["error", "warning"]
+
+NAMES: dict[Split, str] = {"train": "training", "val": "validation"}
 MOSTLY = 0.5  # of all pixels
-FEW = 5  # images with masks; fewer judge a network by luck
-ALIKE = 5  # warnings of one kind that are spelt out
-BYTES_A_PIXEL = 16  # of an image and its mask while they are decoded, encoded and judged
-DAMAGE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+FEW = 5  # images with masks; scores on fewer are noise
+ALIKE = 5  # warnings of one kind that are listed in full
+BYTES_PER_PIXEL = 16  # of an image and its mask while they are decoded, encoded and checked
 MEMORY = parallel.Budget(3 << 30)  # bytes, over all threads
 
 
 class Finding(NamedTuple):
-    """Something wrong: with which file or image, and what to do. Warnings of one `kind` are cut short."""
+    """A problem with one file or image. Only the first few warnings of a `kind` are listed."""
 
-    level: Literal["error", "warning"]
+    level: Level
     where: str
     text: str
     kind: str = ""
@@ -44,10 +44,10 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Checked:
-    """An image and its mask after their only decoding.
+    """The result of decoding and checking an image and its mask.
 
-    sample: None where it cannot be used. pixels: int64 (256,), pixels of each mask value. digest: of the
-    decoded image. unlisted: pixels of mask values that the class table does not know, as they stand in the file.
+    sample: None if it cannot be used. pixels: int64 (256,), number of pixels of each mask value. digest: of the decoded
+    image. unlisted: number of pixels of each mask value that is not in the class table, keyed by the file's value.
     """
 
     where: str
@@ -58,31 +58,22 @@ class Checked:
     unlisted: Mapping[str, int] = field(default_factory=dict)
 
 
-class Content(Protocol):
-    """What is checked; sources.Content is one."""
-
-    def classes(self) -> list[ClassInfo]: ...
-
-    def ids(self, split: Literal["train", "val"]) -> list[str]: ...
-
-    def samples(self, split: Literal["train", "val"]) -> Iterator[Sample]: ...
-
-
-def leak_level(dataset: object) -> Literal["error", "warning"]:
-    """A picture in both splits is a mistake in your own folder; a published split is what it is."""
+def leak_level(dataset: object) -> Level:
+    """Level of an image found in both splits: an error in the user's folder; published splits cannot be changed."""
     return "error" if getattr(dataset, "source", None) == "folder" else "warning"
 
 
-def beforehand(content: Content) -> list[Finding]:
-    """What a content finds without opening a file, if it looks."""
-    return content.findings() if hasattr(content, "findings") else []
+def survey_of(content: Content, dataset: object) -> Survey:
+    """An empty survey, with the content's own findings if it has any (see `sources.Content`)."""
+    survey = Survey(content.classes(), leak_level(dataset))
+    survey.findings += content.findings() if hasattr(content, "findings") else []
+    return survey
 
 
-def run(content: Content, split: Literal["train", "val"], description: str) -> Iterator[Checked]:
+def run(content: Content, split: Split, description: str) -> Iterator[Checked]:
     """Check a split's images on all cores, in order, with progress.
 
-    A content with `jobs(split)` decodes its own files (`folder` has to read them anyway); of the others,
-    the encoded samples are decoded.
+    A content with `jobs(split)` decodes its own files; for the others, the encoded samples are decoded here.
     """
     jobs: Iterable[Callable[[], Checked]]
     if hasattr(content, "jobs"):
@@ -94,12 +85,12 @@ def run(content: Content, split: Literal["train", "val"], description: str) -> I
 
 
 def inspect(sample: Sample, num_classes: int) -> Checked:
-    """Decode an encoded image and its mask as training will, and judge them."""
+    """Decode and check an image and its mask, decoding them as training does."""
     where = sample.image_id
-    with MEMORY.hold(sample.height * sample.width * BYTES_A_PIXEL):
+    with MEMORY.hold(sample.height * sample.width * BYTES_PER_PIXEL):
         try:
             pixels = decode_image(sample.image)
-        except DAMAGE as error:
+        except DECODE_ERRORS as error:
             return Checked(where, None, (Finding("error", where, f"the image cannot be decoded ({error})"),))
         found: list[Finding] = []
         if pixels.shape[:2] != (sample.height, sample.width):
@@ -110,20 +101,20 @@ def inspect(sample: Sample, num_classes: int) -> Checked:
             return Checked(where, sample, tuple(found), digest=digest)
         try:
             mask = decode_mask(sample.mask)
-        except DAMAGE as error:
+        except DECODE_ERRORS as error:
             problem = Finding("error", where, f"the mask cannot be decoded ({error})")
             return Checked(where, None, (*found, problem), digest=digest)
         known = (mask < num_classes) | (mask == IGNORE)
         unlisted = {str(value): number for value, number in counted(mask[~known]).items()}
-        found += judge(where, mask, pixels, unlisted, f"0…{num_classes - 1}, {IGNORE}")
+        found += check_mask(where, mask, pixels, unlisted, f"0…{num_classes - 1}, {IGNORE}")
         counts = np.bincount(mask[known].ravel(), minlength=256).astype(np.int64)
     return Checked(where, sample, tuple(found), counts, digest, unlisted)
 
 
-def judge(
+def check_mask(
     where: str, mask: np.ndarray, pixels: np.ndarray, unlisted: Mapping[str, int], allowed: str
 ) -> Iterator[Finding]:
-    """What is wrong with a decoded mask (H, W) of the image `pixels` (H, W, 3)."""
+    """Problems of a decoded mask (H, W) for the image `pixels` (H, W, 3)."""
     if mask.shape != pixels.shape[:2]:
         yield Finding("error", where, f"the mask is {_size(mask)}, the image {_size(pixels)}")
     if unlisted:
@@ -131,7 +122,7 @@ def judge(
         shown = ", ".join(values[:8]) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
         yield Finding("error", where, f"{number} pixels with values [{shown}], allowed {allowed}")
     elif mask.size and (mask == IGNORE).all():
-        yield Finding("warning", where, "every pixel of the mask is ignored: it teaches nothing", "ignored")
+        yield Finding("warning", where, "every pixel of the mask is ignored, so training gains nothing", "ignored")
 
 
 def _size(pixels: np.ndarray) -> str:
@@ -139,7 +130,7 @@ def _size(pixels: np.ndarray) -> str:
 
 
 def digest_of(pixels: np.ndarray) -> bytes:
-    """Names an image by what it shows, not by how it is encoded."""
+    """Hash of the decoded pixels and their shape, so the encoding does not matter."""
     hashed = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16)
     hashed.update(repr(pixels.shape).encode())
     return hashed.digest()
@@ -151,30 +142,31 @@ def counted(values: np.ndarray) -> dict[int, int]:
 
 
 def printable(text: str) -> str:
-    """In one line, whatever a file is called."""
+    """`text` on one line, with unprintable characters escaped."""
     return text if text.isprintable() else text.encode("unicode_escape", "surrogatepass").decode()
 
 
 class Survey:
-    """Adds up checked images. Add the validation images first: then a training image that repeats one is known.
+    """Statistics and findings over all images.
 
-    leak: what it is when an image is in both splits.
+    Add the validation images first, so that a training image that repeats one is noticed.
+    leak: level of an image found in both splits.
     """
 
-    def __init__(self, classes: Sequence[ClassInfo], leak: Literal["error", "warning"]) -> None:
+    def __init__(self, classes: Sequence[ClassInfo], leak: Level) -> None:
         self.classes, self.leak = classes, leak
         self.findings: list[Finding] = []
-        self.images = dict.fromkeys(SPLITS, 0)
-        self.masks = dict.fromkeys(SPLITS, 0)
+        self.images: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self.masks: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self.pixels = {split: np.zeros(256, np.int64) for split in SPLITS}
-        self.shown = {split: np.zeros(256, np.int64) for split in SPLITS}  # images that show a value
+        self.shown = {split: np.zeros(256, np.int64) for split in SPLITS}  # number of images with each value
         self._sizes: list[tuple[int, int]] = []
-        self._first: dict[str, dict[bytes, str]] = {split: {} for split in SPLITS}
+        self._first: dict[Split, dict[bytes, str]] = {split: {} for split in SPLITS}
         self._unlisted: set[str] = set()  # mask values
-        self._zero = False  # whether a mask holds one
+        self._zero = False  # whether any mask has the value 0
 
-    def add(self, split: str, checked: Checked) -> list[Finding]:
-        """Count an image; gives the errors for which it cannot be used."""
+    def add(self, split: Split, checked: Checked) -> list[Finding]:
+        """Count an image; returns the errors that make it unusable."""
         found = [*checked.findings, *self._duplicates(split, checked)]
         self.findings += found
         self._unlisted |= set(checked.unlisted)
@@ -188,7 +180,7 @@ class Survey:
             self._sizes.append((checked.sample.height, checked.sample.width))
         return errors
 
-    def _duplicates(self, split: str, checked: Checked) -> Iterator[Finding]:
+    def _duplicates(self, split: Split, checked: Checked) -> Iterator[Finding]:
         if not checked.digest:
             return
         first = self._first[split].setdefault(checked.digest, checked.where)
@@ -200,13 +192,13 @@ class Survey:
             yield Finding("warning", checked.where, f"the same picture as {printable(first)}", "repeated")
 
     def conclude(self) -> list[Finding]:
-        """What is wrong with all images together; call it once, at the end."""
+        """Problems of the dataset as a whole; call it once, after the last image."""
         found = []
         n = len(self.classes)
         if set(self._unlisted) == {str(n)} and self._zero:
             text = (
-                f"masks hold 0…{n} with {n} classes: if 0 means «other» and the classes count from 1 (as in ADE20K),"
-                f" every label is off by one; give the classes the values 1…{n} and ignore 0"
+                f"masks hold 0…{n} with {n} classes: if 0 means 'other' and classes count from 1 (as in ADE20K), every"
+                f" label is off by one; give the classes the values 1…{n} and ignore 0"
             )
             found.append(Finding("error", "all masks", text))
         found += self._gaps()
@@ -220,7 +212,7 @@ class Survey:
                 yield Finding("error", NAMES[split], f"no usable {NAMES[split]} image {what}is left")
                 continue
             if split == "val" and self.masks[split] < FEW:
-                text = f"only {self.masks[split]} with a mask: scores are luck; label more, or hold a larger share back"
+                text = f"only {self.masks[split]} with a mask: scores are noise; label more, or hold out a larger share"
                 yield Finding("warning", NAMES[split], text)
             ignored = self.pixels[split][IGNORE] / max(1, self.pixels[split].sum())
             if ignored > MOSTLY:
@@ -228,14 +220,14 @@ class Survey:
                 yield Finding("warning", NAMES[split], text)
             for index, info in enumerate(self.classes):
                 if not self.pixels[split][index]:
-                    then = "it cannot be learned" if split == "train" else "its score is not defined"
+                    then = "it cannot be learned" if split == "train" else "its score is undefined"
                     yield Finding("warning", printable(info.name), f"no {NAMES[split]} mask shows it: {then}", "absent")
 
     def errors(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.level == "error"]
 
     def lines(self) -> Iterator[str]:
-        """One line a finding, errors first; warnings of one kind beyond the first few are counted."""
+        """One line per finding, errors first; of each kind of warning only the first few, then their number."""
         for finding in self.errors():
             yield f"error    {finding}"
         kinds: Counter[str] = Counter()
@@ -247,10 +239,10 @@ class Survey:
         for kind, number in kinds.items():
             if kind and number > ALIKE:
                 example = next(f for f in self.findings if f.level == "warning" and f.kind == kind)
-                yield f"warning  … and {number - ALIKE} more like «{example}»"
+                yield f"warning  … and {number - ALIKE} more like '{example}'"
 
     def table(self) -> str:
-        """Images, sizes and the classes' shares in words and columns."""
+        """Number and sizes of images, then a table of the classes' shares."""
         parts = []
         for split in SPLITS:
             parts.append(f"{self.images[split]} {NAMES[split]} images ({self.masks[split]} with masks)")
