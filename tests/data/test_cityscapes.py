@@ -118,9 +118,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("behaviour", "complaint"),
     [
-        ("login", "wants to log in: do so once with `csDownload -l`"),
+        ("login", "asks for a login: log in once with `csDownload -l`"),
         ("password", "name or password is wrong"),
-        ("half", r"csDownload failed \(ConnectionError: cut\); run this again to go on"),
+        ("half", r"csDownload failed \(ConnectionError: cut\); run this again to resume"),
         ("sum", "damaged on the way"),
     ],
 )

@@ -27,7 +27,7 @@ def opened(folder: Path, **changes) -> FolderContent:
 def loaded(folder: Path, **changes) -> dict[str, inspection.Checked]:
     """Every image after its check, by its path."""
     photos = opened(folder, **changes)
-    return {item.image: photos.load(item) for split in ("train", "val") for item in photos.items(split)}
+    return {item.image: photos.load(item) for split in ("train", "val") for item in photos.entries(split)}
 
 
 def complaint(checked: inspection.Checked) -> str:
@@ -75,7 +75,7 @@ def test_sub_folders_suffixes_and_masks_beside_their_images(tmp_path: Path) -> N
         put(tmp_path / f"{place}/x.jpg", encoded(photo(i), "JPEG"))
         put(tmp_path / f"{place}/x_mask.png", mask(i))
     photos = opened(tmp_path, images=".", masks=".", mask_suffix="_mask", block="folder")
-    items = {item.image: item for split in ("train", "val") for item in photos.items(split)}
+    items = {item.image: item for split in ("train", "val") for item in photos.entries(split)}
     assert {name: item.mask for name, item in items.items()} == {
         f"{place}/x.jpg": f"{place}/x_mask.png" for place in ("a", "a/deep", "b")
     }
@@ -293,7 +293,7 @@ def test_the_manifest_changes_with_any_file(tmp_path: Path) -> None:
     content = source.open(read(raw / "manifest.json", source.archives()))
     assert content.ids("train") == opened(folder).ids("train"), "read from the list, not from the folder"
     put(folder / "images/photo00.png", photo(77))
-    checked = next(content.load(item) for s in ("train", "val") for item in content.items(s) if "00" in item.image)
+    checked = next(content.load(item) for s in ("train", "val") for item in content.entries(s) if "00" in item.image)
     assert "changed since the download stage; run the download stage again" in complaint(checked)
     assert manifest() != first
     os.utime(folder / "images/photo00.png", (0, 0))

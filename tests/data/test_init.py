@@ -53,7 +53,7 @@ def refused(folder: Path, *options: str) -> str:
 def labelled(dataset: settings.Folder) -> dict[str, str | None]:
     """Mask of every image."""
     photos = Folder(dataset).look()
-    return {item.image: item.mask for split in ("train", "val") for item in photos.items(split)}
+    return {item.image: item.mask for split in ("train", "val") for item in photos.entries(split)}
 
 
 def test_settings_that_work_and_what_was_assumed() -> None:
@@ -182,7 +182,7 @@ def test_coloured_masks_and_palettes() -> None:
     dataset, _ = made(coloured, "--force")
     assert [entry.name for entry in dataset.classes] == ["blue", "red"] and dataset.ignore == [[0, 0, 0]]
     put(coloured / "classes.json", b'["blue", "red", "black"]')
-    assert "every class needs its colour" in refused(coloured, "--force")
+    assert "every class needs a colour" in refused(coloured, "--force")
     dataset, _ = made(paletted, "--force")
     assert [(entry.value, entry.color) for entry in dataset.classes] == list(enumerate(colors.tolist()))
 

