@@ -138,6 +138,7 @@ def test_other_parameters_never_resume_an_old_run(tmp_path, monkeypatch, caplog)
     """The old run's checkpoint may be days of work: it stays, and the log says why it does not fit."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "handlers", [])  # those that other tests have left
     old = Store("it's a run", mark(), 5)
     old.save(1, {"step": 1})
     for changes in ({"parameters": "train"}, {"inputs": "val.arrow"}, {"sources": "core/ema.py"}, {"torch": "torch"}):
@@ -162,6 +163,7 @@ def test_the_mark_takes_the_stage_s_sources_and_names_what_differs(project, tmp_
     data = Path(shutil.copytree(ROOT / "dualteacher", tmp_path / "site" / "dualteacher"))
     monkeypatch.setattr(checkpoint, "__file__", str(data / "training" / "checkpoint.py"))
     monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "handlers", [])  # those that other tests have left
 
     def store() -> Store:
         return Store("run", mark_of({}, [], "train", Supervised(None, project, torch.nn.Identity())), 5)
