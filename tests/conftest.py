@@ -7,8 +7,14 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 import setuptools  # noqa: F401  # before anything imports the standard library's distutils: torch.compile wants this one
+import torch
 from hypothesis import settings
+
+# Without a GPU, Triton's kernels run in its interpreter. It has to be chosen before anything imports Triton.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # `make test ARGS=…` hands its ARGS on to every make below it, and tests call make.
 for name in ("ARGS", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES"):
@@ -39,3 +45,10 @@ def pytest_sessionstart(session) -> None:
     """Compile the CPU's sweeps once, before the workers and the copies of the project all would."""
     if not hasattr(session.config, "workerinput") and session.config.getoption("numprocesses", None):
         subprocess.run([sys.executable, "-c", COMPILE], cwd=Path(__file__).parents[1], check=True)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

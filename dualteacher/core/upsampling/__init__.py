@@ -1,13 +1,16 @@
 """Losses and labels on bilinearly upsampled logits that never make the full-resolution tensor.
 
-At 150 classes the upsampled logits are the largest object of a training step by far. Here they exist a pixel at a time
-on a CPU (cpu.py) and a stripe at a time elsewhere and in float64 (stripes.py), and the gradient is formed in
-the same sweep. Softmax is computed to the base 2, exp(x) = 2^(x log₂e), with the factor applied to the low-resolution
-logits: `exp2` takes a quarter of the time of `exp`.
+At 150 classes the upsampled logits are by far the largest tensor of a training step. Here they exist only a pixel at a
+time: on a CPU in Numba loops (cpu.py), on a CUDA device in Triton kernels (gpu.py). Everything else (other devices,
+float64, no Triton, tracing for export) takes a stripe at a time (stripes.py). The gradient is formed in the forward
+pass. Softmax is computed to the base 2, exp(x) = 2^(x log₂e), with the factor applied to the low-resolution logits:
+`exp2` takes a quarter of the time of `exp`.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -28,6 +31,18 @@ def for_kernels(logits: Tensor) -> bool:
     """Whether the CPU's own sweeps take these logits: real ones, and no more precise than float32."""
     plain = type(logits) in (Tensor, torch.nn.Parameter) and not torch.jit.is_tracing()
     return plain and logits.device.type == "cpu" and logits.dtype.is_floating_point and logits.dtype != torch.float64
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def for_triton(logits: Tensor) -> bool:
+    """Whether the Triton kernels take these logits: on a CUDA device, float32 or shorter. Fake tensors included."""
+    if torch.jit.is_tracing() or torch.compiler.is_exporting() or not _has_triton():
+        return False
+    return logits.device.type == "cuda" and logits.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
 def pixels_first(logits: Tensor) -> Any:
@@ -54,10 +69,15 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, label: Tensor, weight: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
         wanted = ctx.needs_input_grad[0]
-        with full_precision(logits.device):
-            entropy, gradient = _sweep(logits, label, weight if wanted else None, ignore_index)
-            total = (entropy * weight).sum()
-            positive = (entropy > 0).sum()
+        if for_triton(logits):
+            from dualteacher.core.upsampling import gpu
+
+            total, positive, gradient = gpu.cross_entropy(logits.detach(), label, weight, ignore_index, wanted)
+        else:
+            with full_precision(logits.device):
+                entropy, gradient = _sweep(logits, label, weight if wanted else None, ignore_index)
+                total = (entropy * weight).sum()
+                positive = (entropy > 0).sum()
         if wanted:
             ctx.save_for_backward(gradient)
             ctx.dtype = logits.dtype
@@ -69,8 +89,7 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor, _positive: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         # channels last, as the network's last layer wants it
-        out = torch.empty(gradient.shape, dtype=ctx.dtype, device=slope.device, memory_format=torch.channels_last)
-        return out.copy_(gradient).mul_(slope), None, None, None
+        return gradient.to(ctx.dtype, memory_format=torch.channels_last).mul(slope), None, None, None
 
 
 def _sweep(logits: Tensor, label: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor | None]:
@@ -135,8 +154,10 @@ def cross_entropy_sum(
     logits: (B, C, h, w) at the network's stride; label: (B, H, W) int64, `ignore_index` does not count;
     weight: anything that broadcasts to (B, H, W), not differentiated. Returns two scalars; only the first
     is differentiable, with respect to the logits. Equals interpolate + cross_entropy to rounding.
+    A label that is no class raises an error, or on a CUDA device makes the sum NaN.
     """
-    weight = torch.as_tensor(weight, device=logits.device)
+    if not isinstance(weight, Tensor):
+        weight = torch.full((), weight, device=logits.device)  # filled there: a copy would make the host wait
     total, positive = _CrossEntropy.apply(logits, label, weight.expand(label.shape), ignore_index)
     return total, positive
 
@@ -144,6 +165,10 @@ def cross_entropy_sum(
 @torch.no_grad()
 def cross_entropy_map(logits: Tensor, label: Tensor, ignore_index: int = 255) -> Tensor:
     """CE of every pixel of the upsampled logits, (B, H, W), without gradient; 0 where it is ignored."""
+    if for_triton(logits):
+        from dualteacher.core.upsampling import gpu
+
+        return gpu.cross_entropy_map(logits, label, ignore_index)
     with full_precision(logits.device):
         return _sweep(logits, label, None, ignore_index)[0]
 
@@ -151,6 +176,10 @@ def cross_entropy_map(logits: Tensor, label: Tensor, ignore_index: int = 255) ->
 @torch.no_grad()
 def label_and_confidence(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Argmax (B, H, W) int64 and largest softmax probability (B, H, W) of the upsampled logits."""
+    if for_triton(logits):
+        from dualteacher.core.upsampling import gpu
+
+        return gpu.label_and_confidence(logits, *size, True)
     if for_kernels(logits):
         from dualteacher.core.upsampling import cpu
 
@@ -173,6 +202,10 @@ def label_and_confidence(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor,
 @torch.no_grad()
 def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Class with the largest upsampled logit, (B, H, W) int64."""
+    if for_triton(logits):
+        from dualteacher.core.upsampling import gpu
+
+        return gpu.label_and_confidence(logits, *size, False)[0]
     if for_kernels(logits):
         from dualteacher.core.upsampling import cpu
 

@@ -1,0 +1,165 @@
+"""Launches of the Triton kernels, as operators that fake tensors, compilers and CUDA graphs can handle.
+
+Nothing waits for the device and no size depends on data. The shapes of the blocks are fixed: tuning at the first call
+would cost seconds for every new image size, and could choose another order of summation from run to run.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from dualteacher.core.upsampling import triton_kernels as kernels
+
+CLASSES = 8  # classes in a thread's registers
+PIXELS = 512  # pixels of a program of the first sweep, whose four warps hold 4 · CLASSES logits a thread
+SIDE = 4  # output rows and columns of a cell that a program takes at most
+COLUMNS = 32  # input columns of a program of the gradient's sweep: the lanes of its only warp
+ROWS = 16  # input rows of such a program; one more is evaluated for their upper neighbours
+
+
+class Blocks(NamedTuple):
+    """The block shapes of the kernels, powers of 2."""
+
+    K: int
+    PY: int
+    PX: int
+    N: int
+
+
+def _check(logits: Tensor, size: tuple[int, int]) -> None:
+    if logits.dim() != 4 or min(logits.shape[1:]) < 1 or min(size) < 1:
+        raise ValueError(f"cannot upsample logits {tuple(logits.shape)} to {tuple(size)}")
+
+
+def _most(output: int, size: int) -> int:
+    """The most outputs that a cell can have along an axis."""
+    return -(-output // size)
+
+
+def _blocks(logits: Tensor, size: tuple[int, int]) -> Blocks:
+    py, px = (
+        min(SIDE, triton.next_power_of_2(_most(output, small)))
+        for output, small in zip(size, logits.shape[2:], strict=True)
+    )
+    return Blocks(min(CLASSES, triton.next_power_of_2(max(2, logits.shape[1]))), py, px, PIXELS // (py * px))
+
+
+def _grid(logits: Tensor, size: tuple[int, int], blocks: Blocks) -> tuple[int, int]:
+    """Programs: (blocks of cells, parts of a cell)."""
+    batch, _, h, w = logits.shape
+    parts = _most(_most(size[0], h), blocks.PY) * _most(_most(size[1], w), blocks.PX)
+    return triton.cdiv(batch * (h + 1) * (w + 1), blocks.N), parts
+
+
+def _shape(logits: Tensor, size: tuple[int, int]) -> tuple[int, ...]:
+    """The kernels' arguments batch … width."""
+    return *logits.shape, *size
+
+
+def _on(logits: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device."""
+    return torch.cuda.device(logits.device) if logits.is_cuda else nullcontext()
+
+
+def _launch_entropy(
+    logits: Tensor, label: Tensor, weight: Tensor, ignore: int, entropy: Tensor | None, maps: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """First sweep: each program's Σ weight · CE and count of CE > 0. Fills `entropy` or `maps`, unless None."""
+    size = (label.shape[1], label.shape[2])
+    blocks = _blocks(logits, size)
+    grid = _grid(logits, size, blocks)
+    loss = torch.empty(grid[0] * grid[1], dtype=torch.float32, device=logits.device)
+    positive = torch.empty(grid[0] * grid[1], dtype=torch.int32, device=logits.device)
+    highest, share = (loss, loss) if maps is None else maps
+    kernels.entropy_kernel[grid](
+        logits, label, weight, loss, positive, loss if entropy is None else entropy, highest, share,
+        *_shape(logits, size), *logits.stride(), *weight.stride(), _most(size[1], logits.shape[3]), ignore,
+        MAP=entropy is not None, PULL=maps is not None, **blocks._asdict(), num_warps=4,
+    )  # fmt: skip
+    return loss, positive
+
+
+@torch.library.custom_op("dualteacher::upsampled_cross_entropy", mutates_args=())
+def cross_entropy(
+    logits: Tensor, label: Tensor, weight: Tensor, ignore_index: int, wanted: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ weight · CE, the count of CE > 0 and, if wanted, the gradient (B, C, h, w) in the logits' dtype, channels-last.
+
+    logits (B, C, h, w) of any strides; label (B, H, W), an integer type; weight (B, H, W) of any strides. A label that
+    is neither a class nor `ignore_index` makes the sum NaN: to raise, the host would have to wait.
+    """
+    size = (label.shape[1], label.shape[2])
+    _check(logits, size)
+    batch, classes, h, w = logits.shape
+    if len(label) != batch:
+        raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(label.shape)} do not fit")
+    label = label.contiguous()
+    maps = torch.empty((2, *label.shape), dtype=torch.float32, device=logits.device) if wanted else None
+    gradient = _gradient_like(logits, wanted)
+    with _on(logits):
+        loss, positive = _launch_entropy(logits, label, weight, ignore_index, None, maps)
+        if maps is not None:
+            blocks = _blocks(logits, size)
+            grid = (triton.cdiv(batch * w, COLUMNS), triton.cdiv(classes, blocks.K), triton.cdiv(h, ROWS))
+            kernels.gradient_kernel[grid](
+                logits, label, weight, *maps, gradient, *_shape(logits, size), *logits.stride(), *gradient.stride(),
+                *weight.stride(), _most(size[1], w), ignore_index,
+                K=blocks.K, PX=blocks.PX, N=COLUMNS, ROWS=ROWS, num_warps=1,
+            )  # fmt: skip
+    return loss.sum(), positive.sum(), gradient
+
+
+def _gradient_like(logits: Tensor, wanted: bool) -> Tensor:
+    if not wanted:
+        return logits.new_empty(0)
+    return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device, memory_format=torch.channels_last)
+
+
+@cross_entropy.register_fake
+def _(logits: Tensor, label: Tensor, weight: Tensor, ignore_index: int, wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
+    total, positive = logits.new_empty((), dtype=torch.float32), logits.new_empty((), dtype=torch.int64)
+    return total, positive, _gradient_like(logits, wanted)
+
+
+@torch.library.custom_op("dualteacher::upsampled_cross_entropy_map", mutates_args=())
+def cross_entropy_map(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
+    """CE of every pixel, (B, H, W) float32; 0 where ignored, NaN where the label is no class."""
+    size = (label.shape[1], label.shape[2])
+    _check(logits, size)
+    if len(label) != len(logits):
+        raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(label.shape)} do not fit")
+    entropy = torch.empty(label.shape, dtype=torch.float32, device=logits.device)
+    with _on(logits):
+        _launch_entropy(logits, label.contiguous(), entropy, ignore_index, entropy, None)
+    return entropy
+
+
+@cross_entropy_map.register_fake
+def _(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
+    return logits.new_empty(label.shape, dtype=torch.float32)
+
+
+@torch.library.custom_op("dualteacher::upsampled_label", mutates_args=())
+def label_and_confidence(logits: Tensor, height: int, width: int, sure: bool) -> tuple[Tensor, Tensor]:
+    """Argmax (B, H, W) int64 and, if `sure`, the largest probability (B, H, W) float32, else nothing."""
+    size = (height, width)
+    _check(logits, size)
+    label, confidence = _labels_like(logits, height, width, sure)
+    blocks = _blocks(logits, size)
+    with _on(logits):
+        kernels.label_kernel[_grid(logits, size, blocks)](
+            logits, label, confidence, *_shape(logits, size), *logits.stride(), _most(width, logits.shape[3]),
+            SURE=sure, **blocks._asdict(), num_warps=4,
+        )  # fmt: skip
+    return label, confidence
+
+
+@label_and_confidence.register_fake
+def _labels_like(logits: Tensor, height: int, width: int, sure: bool) -> tuple[Tensor, Tensor]:
+    label = logits.new_empty((len(logits), height, width), dtype=torch.int64)
+    return label, logits.new_empty(label.shape if sure else 0, dtype=torch.float32)
