@@ -13,7 +13,7 @@ from PIL import Image
 
 from dualteacher import settings
 from dualteacher.core import seeds
-from dualteacher.data.loader import Batch
+from dualteacher.data.loader import StepBatch
 from dualteacher.data.pack import ClassInfo, PackWriter, Sample
 from dualteacher.settings import Settings
 from dualteacher.workflow import presets
@@ -50,7 +50,7 @@ class Case:
         raw["methods"]["dual_teacher"]["threshold"] = 0.0
         return settings.parse(raw, str(presets.BASE))
 
-    def batch(self, seed: int = 0) -> Batch:
+    def batch(self, seed: int = 0) -> StepBatch:
         """A batch as the loader makes it, without padding."""
         rng = seeds.generator(seed, "benchmark")
         pictures = [picture(rng, self.side, self.side, self.classes) for _ in range(self.labelled + self.unlabelled)]
@@ -60,7 +60,9 @@ class Case:
         factors[:, :3] += 1
         inside = torch.ones((self.unlabelled, self.side, self.side), dtype=torch.bool)
         first = slice(0, self.labelled), slice(self.labelled, None)
-        return Batch(images[first[0]], masks[first[0]], factors[first[0]], images[first[1]], inside, factors[first[1]])
+        return StepBatch(
+            images[first[0]], masks[first[0]], factors[first[0]], images[first[1]], inside, factors[first[1]]
+        )
 
     def write_pack(self, path: Path, count: int) -> None:
         """A split of `count` JPEG images, a third wider than they are high, with masks."""

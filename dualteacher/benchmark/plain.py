@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dualteacher.core import views
 from dualteacher.core.labels import IGNORE
 from dualteacher.core.mixing import Draws
-from dualteacher.data.loader import Batch
+from dualteacher.data.loader import StepBatch
 from dualteacher.settings import DualTeacher, Mixing
 
 MIXES = ("cutmix", "classmix")
@@ -38,12 +38,12 @@ class View(NamedTuple):
 # --- Data: a labelled batch, and the weak view of an unlabelled one
 
 
-def labelled_batch(batch: Batch) -> tuple[Tensor, Tensor]:
+def labelled_batch(batch: StepBatch) -> tuple[Tensor, Tensor]:
     """The images x and their labels y; the loader has scaled, cropped and flipped them."""
     return views.jitter(batch.labelled / 255, batch.labelled_factors), batch.label.long()
 
 
-def weak_view(batch: Batch) -> Tensor:
+def weak_view(batch: StepBatch) -> Tensor:
     """The unlabelled images u, augmented like the labelled ones."""
     return views.jitter(batch.unlabelled / 255, batch.unlabelled_factors)
 
@@ -152,7 +152,13 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def losses(
-    student: nn.Module, teacher: nn.Module, batch: Batch, draws: Draws, mix: str, options: DualTeacher, mixing: Mixing
+    student: nn.Module,
+    teacher: nn.Module,
+    batch: StepBatch,
+    draws: Draws,
+    mix: str,
+    options: DualTeacher,
+    mixing: Mixing,
 ) -> dict[str, Tensor]:
     """total = supervised + mix + 0.2 · consistency, and its parts; one pass of teacher and student each."""
     image, label = labelled_batch(batch)
@@ -192,7 +198,7 @@ class Training:
         self.student, self.optimizer, self.options, self.mixing = student, optimizer, options, mixing
         self.teachers = [copy.deepcopy(student).eval().requires_grad_(False) for _ in range(2)]
 
-    def step(self, batch: Batch, draws: Draws, epoch: int, step_in_epoch: int) -> dict[str, Tensor]:
+    def step(self, batch: StepBatch, draws: Draws, epoch: int, step_in_epoch: int) -> dict[str, Tensor]:
         """One optimiser step; only the active teacher labels, and only it moves. Returns the losses."""
         teacher, mix = self.teachers[active(epoch)], MIXES[active(epoch)]
         parts = losses(self.student, teacher, batch, draws, mix, self.options, self.mixing)

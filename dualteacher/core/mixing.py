@@ -21,7 +21,7 @@ from dualteacher.core.labels import IGNORE
 from dualteacher.settings import Mixing
 
 
-class Labelled(NamedTuple):
+class PseudoLabelled(NamedTuple):
     """An image batch (B, 3, H, W) with pseudo-labels (B, H, W) int64 and confidences (B, H, W)."""
 
     image: Tensor
@@ -70,7 +70,7 @@ def draw(
     """Draw one step's strong views for images `first` … `first + batch - 1` of the step's global batch.
 
     The images form `groups` equal groups; partners come from the own group, and each group has one CutMix
-    ratio, so a group's draws do not depend on which process or piece it falls to. Methods with several
+    ratio, so a group's draws do not depend on which process or shard it falls to. Methods with several
     strong views number them; view 0 is the same for every method.
     """
     place: tuple[int | str, ...] = (step,) if view == 0 else (step, f"view {view}")
@@ -145,25 +145,25 @@ def class_mask(label: Tensor, rank: Tensor) -> Tensor:
     return chosen.gather(1, index).view_as(label)
 
 
-def paste(own: Labelled, mask: Tensor, partner: Tensor) -> Labelled:
+def paste(own: PseudoLabelled, mask: Tensor, partner: Tensor) -> PseudoLabelled:
     """Keep own pixels where `mask` is True, take the partner image's elsewhere."""
-    return Labelled(
+    return PseudoLabelled(
         torch.where(mask.unsqueeze(1), own.image, own.image[partner]),
         torch.where(mask, own.label, own.label[partner]),
         torch.where(mask, own.confidence, own.confidence[partner]),
     )
 
 
-def cutmix(weak: Labelled, draws: Draws, mixing: Mixing) -> Labelled:
+def cutmix(weak: PseudoLabelled, draws: Draws, mixing: Mixing) -> PseudoLabelled:
     """CutMix of the weak images, then colour jitter, blur and horizontal flip."""
     size = (weak.label.shape[1], weak.label.shape[2])
     image, label, confidence = paste(weak, box_mask(draws.box, size), draws.partner)
     image = views.jitter(image, draws.mix_jitter, draws.order)
     image = views.blur(image, draws.sigma, mixing.blur_sigma[1])
-    return Labelled(*(views.flip(tensor, draws.flipped) for tensor in (image, label, confidence)))
+    return PseudoLabelled(*(views.flip(tensor, draws.flipped) for tensor in (image, label, confidence)))
 
 
-def classmix(strong: Labelled, draws: Draws) -> Labelled:
+def classmix(strong: PseudoLabelled, draws: Draws) -> PseudoLabelled:
     """ClassMix of the strongly augmented images: half of an image's classes onto its partner.
 
     A pixel of the mixed softmax is wholly one image's, so its argmax and maximum are those of the pixel's
@@ -178,7 +178,7 @@ def strong_view(image: Tensor, draws: Draws) -> Tensor:
     return views.grayscale(views.jitter(image, draws.strong_jitter, draws.order), draws.gray)
 
 
-def strong_cutmix(weak: Labelled, draws: Draws, mixing: Mixing) -> Labelled:
+def strong_cutmix(weak: PseudoLabelled, draws: Draws, mixing: Mixing) -> PseudoLabelled:
     """The strong view of FixMatch's family: jitter, grayscale and blur, then CutMix; no further geometry."""
     image = views.blur(strong_view(weak.image, draws), draws.sigma, mixing.blur_sigma[1])
     size = (weak.label.shape[1], weak.label.shape[2])

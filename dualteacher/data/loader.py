@@ -27,7 +27,7 @@ from dualteacher.data.pack import Pack
 from dualteacher.settings import Augment
 
 
-class Batch(NamedTuple):
+class StepBatch(NamedTuple):
     """One step's images on their way to the device; U may be 0.
 
     labelled (B, 3, S, S) uint8, label (B, S, S) uint8, labelled_factors (B, 4) colour factors;
@@ -41,12 +41,12 @@ class Batch(NamedTuple):
     inside: Tensor
     unlabelled_factors: Tensor
 
-    def pieces(self, count: int) -> list[Batch]:
+    def shards(self, count: int) -> list[StepBatch]:
         """`count` equal parts, labelled and unlabelled images alike."""
-        return [Batch(*parts) for parts in zip(*(tensor.chunk(count) for tensor in self), strict=True)]
+        return [StepBatch(*parts) for parts in zip(*(tensor.chunk(count) for tensor in self), strict=True)]
 
-    def to(self, device: torch.device) -> Batch:
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+    def to(self, device: torch.device) -> StepBatch:
+        return StepBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
 class Images(NamedTuple):
@@ -58,7 +58,7 @@ class Images(NamedTuple):
     inside: Tensor  # (U, S, S) bool
 
 
-def finish(batch: Batch) -> Images:
+def finish(batch: StepBatch) -> Images:
     """Bytes to floats and weak colour distortion, on the device, for the whole batch at once."""
     labelled = views.jitter(batch.labelled.float().div_(255), batch.labelled_factors)
     unlabelled = batch.unlabelled.float().div_(255)
@@ -136,16 +136,16 @@ class Steps:
 
 
 class _Collate:
-    """Stacks samples into a Batch; the first `labelled` of them are labelled."""
+    """Stacks samples into a StepBatch; the first `labelled` of them are labelled."""
 
     def __init__(self, labelled: int) -> None:
         self.labelled = labelled
 
-    def __call__(self, samples: list[augment.Sample]) -> Batch:
+    def __call__(self, samples: list[augment.Sample]) -> StepBatch:
         known, unknown = samples[: self.labelled], samples[self.labelled :]
         side = samples[0].mask.shape[0]
         images, masks, factors = zip(*map(self._stack, (known, unknown), (side, side)), strict=True)
-        return Batch(images[0], masks[0], factors[0], images[1], masks[1] != IGNORE, factors[1])
+        return StepBatch(images[0], masks[0], factors[0], images[1], masks[1] != IGNORE, factors[1])
 
     @staticmethod
     def _stack(samples: list[augment.Sample], side: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dualteacher.core import losses
-from dualteacher.data.loader import Batch, Images
+from dualteacher.data.loader import Images, StepBatch
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
 
@@ -30,11 +30,11 @@ class Clock(NamedTuple):
         return self.step % self.steps_per_epoch
 
 
-class Piece(NamedTuple):
+class Shard(NamedTuple):
     """A part of a step's global batch: the index of its first unlabelled image, and its number of groups.
 
     A group is the batch of one GPU in the release: its images mix among themselves, and its losses have their own
-    denominators. A step's loss is the mean over its groups, however they are split into pieces and processes.
+    denominators. A step's loss is the mean over its groups, however they are split into shards and processes.
     """
 
     first: int = 0
@@ -48,7 +48,7 @@ class Losses(NamedTuple):
     parts: dict[str, Tensor]
 
 
-ALL = Piece()
+ALL = Shard()
 
 
 def by_group(groups: int, loss: Callable[..., Tensor], *batches: Tensor) -> Tensor:
@@ -93,13 +93,13 @@ class Method(ABC):
         """The name of the mix at this step, for the history."""
         return None
 
-    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device, piece: Piece = ALL) -> Any:
+    def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> Any:
         """The random numbers of one step, functions of (seed, step), copied to the device."""
         return None
 
     @abstractmethod
-    def loss(self, student: Segmenter, images: Images, draws: Any, clock: Clock, piece: Piece = ALL) -> Losses:
-        """The losses of one piece of a batch; `student` is in train mode, and may be compiled."""
+    def loss(self, student: Segmenter, images: Images, draws: Any, clock: Clock, shard: Shard = ALL) -> Losses:
+        """The losses of one shard of a batch; `student` is in train mode, and may be compiled."""
 
     def after_step(self, student: Segmenter, clock: Clock) -> None:  # noqa: B027
         """Called after the optimiser's step: update the teachers here."""

@@ -15,8 +15,8 @@ import torch
 
 from dualteacher.core import losses, mixing, seeds
 from dualteacher.core.mixing import Draws
-from dualteacher.data.loader import Batch, Images
-from dualteacher.methods.base import ALL, Clock, Losses, Method, Piece, by_group
+from dualteacher.data.loader import Images, StepBatch
+from dualteacher.methods.base import ALL, Clock, Losses, Method, Shard, by_group
 from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models import segmenter
 from dualteacher.models.segmenter import Segmenter
@@ -45,12 +45,12 @@ class CPS(Method):
     def mix(self, clock: Clock) -> str:
         return "cutmix"
 
-    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device, piece: Piece = ALL) -> Draws:
+    def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> Draws:
         count, _, height, width = batch.unlabelled.shape
         size = (height, width)
-        return mixing.draw(self.settings.mixing, seed, clock.step, count, 0, size, **piece._asdict()).to(device)
+        return mixing.draw(self.settings.mixing, seed, clock.step, count, 0, size, **shard._asdict()).to(device)
 
-    def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock, piece: Piece = ALL) -> Losses:
+    def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock, shard: Shard = ALL) -> Losses:
         pair = (student, self.partners[0])
         labels = [self_label(network, images) for network in pair]
         mixed = [mixing.strong_cutmix(one, draws, self.settings.mixing) for one in labels]
@@ -58,9 +58,9 @@ class CPS(Method):
         supervised, crossed = [], []
         for network, target in zip(pair, reversed(mixed), strict=True):
             known, unknown = network(batch).split([len(images.labelled), len(images.unlabelled)])
-            supervised.append(by_group(piece.groups, self.supervised_loss, known, images.label))
+            supervised.append(by_group(shard.groups, self.supervised_loss, known, images.label))
             # cross entropy with the other network's hard labels, mean over the valid pixels
-            crossed.append(by_group(piece.groups, losses.supervised_loss, unknown, target.label))
+            crossed.append(by_group(shard.groups, losses.supervised_loss, unknown, target.label))
         first, second = torch.stack(supervised).sum(), torch.stack(crossed).sum()
         total = first + self.weight(clock) * second
         parts = {"loss": total, "loss_supervised": first, "loss_mix": second}

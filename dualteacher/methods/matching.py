@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dualteacher.core import losses, mixing
-from dualteacher.core.mixing import Draws, Labelled
-from dualteacher.data.loader import Batch, Images
-from dualteacher.methods.base import ALL, Clock, Losses, Method, Piece, by_group
+from dualteacher.core.mixing import Draws, PseudoLabelled
+from dualteacher.data.loader import Images, StepBatch
+from dualteacher.methods.base import ALL, Clock, Losses, Method, Shard, by_group
 from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Matching as Options
@@ -38,21 +38,21 @@ class Matching(Method):
     def mix(self, clock: Clock) -> str:
         return "cutmix"
 
-    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device, piece: Piece = ALL) -> list[Draws]:
+    def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> list[Draws]:
         count, _, height, width = batch.unlabelled.shape
         fixed = partial(mixing.draw, self.settings.mixing, seed, clock.step, count, 0, (height, width))
-        return [fixed(view=view, **piece._asdict()).to(device) for view in range(self.views)]
+        return [fixed(view=view, **shard._asdict()).to(device) for view in range(self.views)]
 
-    def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock, piece: Piece = ALL) -> Losses:
+    def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock, shard: Shard = ALL) -> Losses:
         weak = self_label(student, images)
         strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws]
         batch = [images.labelled, *(view.image for view in strong)]
         logits = student(torch.cat(batch)).split([len(part) for part in batch])
-        supervised = by_group(piece.groups, self.supervised_loss, logits[0], images.label)
-        unlabelled = self.view_loss(logits[1:], strong, piece.groups)
+        supervised = by_group(shard.groups, self.supervised_loss, logits[0], images.label)
+        unlabelled = self.view_loss(logits[1:], strong, shard.groups)
         return self.sum_up(supervised, unlabelled, weak.confidence)
 
-    def view_loss(self, logits: tuple[Tensor, ...], strong: list[Labelled], groups: int) -> Tensor:
+    def view_loss(self, logits: tuple[Tensor, ...], strong: list[PseudoLabelled], groups: int) -> Tensor:
         """The thresholded cross entropy, mean over the views."""
         loss = partial(losses.consistency_loss, threshold=self.options.threshold)
         each = [

@@ -5,21 +5,21 @@ from __future__ import annotations
 import torch
 
 from dualteacher.core import losses
-from dualteacher.core.mixing import Labelled
+from dualteacher.core.mixing import PseudoLabelled
 from dualteacher.data.loader import Images
 from dualteacher.models.segmenter import Segmenter
 
 
 @torch.no_grad()
-def label(network: Segmenter, images: Images) -> Labelled:
+def label(network: Segmenter, images: Images) -> PseudoLabelled:
     """The network's labels and confidences for the weak views; padding is ignored and has confidence 0."""
     size = (images.unlabelled.shape[2], images.unlabelled.shape[3])
     found, confidence = losses.pseudo_label(network(images.unlabelled), size)
     found = torch.where(images.inside, found, losses.IGNORE)
-    return Labelled(images.unlabelled, found, torch.where(images.inside, confidence, 0.0))
+    return PseudoLabelled(images.unlabelled, found, torch.where(images.inside, confidence, 0.0))
 
 
-def self_label(network: Segmenter, images: Images) -> Labelled:
+def self_label(network: Segmenter, images: Images) -> PseudoLabelled:
     """`label` by a network in training: in eval mode (full depth, no dropout), then back to train mode."""
     network.eval()
     found = label(network, images)

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dualteacher.core import ema, losses, mixing
-from dualteacher.core.mixing import Draws, Labelled
-from dualteacher.data.loader import Batch, Images
+from dualteacher.core.mixing import Draws, PseudoLabelled
+from dualteacher.data.loader import Images, StepBatch
 from dualteacher.methods import pseudo_labels
-from dualteacher.methods.base import ALL, Clock, Losses, Method, Piece, by_group
+from dualteacher.methods.base import ALL, Clock, Losses, Method, Shard, by_group
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
 from dualteacher.settings import Teacher as TeacherSettings
@@ -54,17 +54,17 @@ class Teaching(Method):
     def mix(self, clock: Clock) -> str:
         return self.options.mixes[clock.epoch % len(self.options.mixes)]
 
-    def draw(self, clock: Clock, batch: Batch, seed: int, device: torch.device, piece: Piece = ALL) -> Draws:
+    def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> Draws:
         count, _, height, width = batch.unlabelled.shape
         classes = self.teachers[0].num_classes
-        draws = mixing.draw(self.settings.mixing, seed, clock.step, count, classes, (height, width), **piece._asdict())
+        draws = mixing.draw(self.settings.mixing, seed, clock.step, count, classes, (height, width), **shard._asdict())
         return draws.to(device)
 
-    def pseudo_label(self, images: Images, clock: Clock) -> Labelled:
+    def pseudo_label(self, images: Images, clock: Clock) -> PseudoLabelled:
         """The active teacher's labels for the weak views; padding is ignored and has confidence 0."""
         return pseudo_labels.label(self.teachers[self.active(clock)], images)
 
-    def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock, piece: Piece = ALL) -> Losses:
+    def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock, shard: Shard = ALL) -> Losses:
         options = self.options
         weak = self.pseudo_label(images, clock)
         strong = weak._replace(image=mixing.strong_view(weak.image, draws))
@@ -77,7 +77,7 @@ class Teaching(Method):
             parts.append(strong.image)
         logits = student(torch.cat(parts)).split([len(part) for part in parts])
 
-        groups, threshold = piece.groups, options.threshold
+        groups, threshold = shard.groups, options.threshold
         supervised = by_group(groups, self.supervised_loss, logits[0], images.label)
         mix_loss = partial(MIX_LOSS[name], threshold=threshold)
         mix = by_group(groups, mix_loss, logits[1], mixed.label, mixed.confidence)

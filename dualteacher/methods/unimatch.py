@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from dualteacher.core import mixing
 from dualteacher.core.mixing import Draws
 from dualteacher.data.loader import Images
-from dualteacher.methods.base import ALL, Clock, Losses, Piece, by_group
+from dualteacher.methods.base import ALL, Clock, Losses, Shard, by_group
 from dualteacher.methods.matching import Matching
 from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models.segmenter import Segmenter
@@ -25,16 +25,16 @@ class UniMatch(Matching):
     options: Options
     views = 2
 
-    def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock, piece: Piece = ALL) -> Losses:
+    def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock, shard: Shard = ALL) -> Losses:
         weak = self_label(student, images)
         strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws]
         batch = [images.labelled, *(view.image for view in strong), weak.image]
         sizes = [len(part) for part in batch]
         features = [self.perturb(level, sizes[-1]) for level in student.features(torch.cat(batch))]
         logits = student.head(features).split(sizes)
-        supervised = by_group(piece.groups, self.supervised_loss, logits[0], images.label)
-        perturbed = self.view_loss(logits[-1:], [weak], piece.groups)
-        unlabelled = (self.view_loss(logits[1:-1], strong, piece.groups) + perturbed) / 2
+        supervised = by_group(shard.groups, self.supervised_loss, logits[0], images.label)
+        perturbed = self.view_loss(logits[-1:], [weak], shard.groups)
+        unlabelled = (self.view_loss(logits[1:-1], strong, shard.groups) + perturbed) / 2
         return self.sum_up(supervised, unlabelled, weak.confidence)
 
     def perturb(self, level: torch.Tensor, last: int) -> torch.Tensor:

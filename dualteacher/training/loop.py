@@ -17,7 +17,7 @@ from dualteacher.data.loader import Augmented, Stream, Take
 from dualteacher.machine import distributed, interrupt
 from dualteacher.machine.distributed import World
 from dualteacher.machine.precision import autocast
-from dualteacher.methods.base import Clock, Method, Piece
+from dualteacher.methods.base import Clock, Method, Shard
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Optimizer, Settings
 from dualteacher.system.console import logger
@@ -135,23 +135,23 @@ def raised(job: Job, progress: Progress) -> list[alarms.Alarm]:
 
 
 def step(
-    job: Job, networks: Sequence[Segmenter], optimizer: torch.optim.Optimizer, batch: loader.Batch, clock: Clock
+    job: Job, networks: Sequence[Segmenter], optimizer: torch.optim.Optimizer, batch: loader.StepBatch, clock: Clock
 ) -> dict[str, Tensor]:
     """One optimiser step on this process's share of the batch; returns the losses' parts, on the device."""
     settings, method, world = job.settings, job.method, job.world
     accumulate = settings.batch.accumulate
     parts: dict[str, Tensor] = {}
     optimizer.zero_grad(set_to_none=True)
-    for number, piece in enumerate(batch.pieces(accumulate)):
-        place = world.rank * accumulate + number  # of this piece among those of all processes
-        where = Piece(place * len(piece.unlabelled), settings.batch.groups // (accumulate * world.size))
+    for number, part in enumerate(batch.shards(accumulate)):
+        place = world.rank * accumulate + number  # of this shard among those of all processes
+        shard = Shard(place * len(part.unlabelled), settings.batch.groups // (accumulate * world.size))
         torch.manual_seed(seeds.derive(job.seed, "dropout", clock.step, place))
 
         # --- losses
-        draws = method.draw(clock, piece, job.seed, job.device, where)
-        images = loader.finish(piece.to(job.device))
+        draws = method.draw(clock, part, job.seed, job.device, shard)
+        images = loader.finish(part.to(job.device))
         with autocast(job.device, settings.runtime.precision):
-            losses = method.loss(job.student, images, draws, clock, where)
+            losses = method.loss(job.student, images, draws, clock, shard)
 
         # --- backward
         (losses.total / accumulate).backward()
@@ -161,14 +161,14 @@ def step(
     # --- optimiser, teachers
     distributed.average_gradients(networks, world)
     distributed.average(parts.values(), world)
-    if good(job, networks, parts, clock):
+    if is_finite(job, networks, parts, clock):
         optimizer.step()
         distributed.average_buffers(networks, world)
         method.after_step(job.student, clock)
     return parts
 
 
-def good(job: Job, networks: Sequence[Segmenter], parts: dict[str, Tensor], clock: Clock) -> bool:
+def is_finite(job: Job, networks: Sequence[Segmenter], parts: dict[str, Tensor], clock: Clock) -> bool:
     """Whether the losses and gradients are numbers; a bad batch ends the run, or is left out where so set.
 
     On a GPU, asking means waiting: there every fiftieth step is asked, and each only where bad ones are skipped.
@@ -206,7 +206,7 @@ def takes(job: Job) -> list[Take]:
     return [Take(stream, size, world.share(size, name)) for stream, size, name in wanted]
 
 
-def feed(job: Job, first: int) -> Iterator[loader.Batch]:
+def feed(job: Job, first: int) -> Iterator[loader.StepBatch]:
     """Batches from step `first` on; what a loader process cannot read comes as a UserError in one line."""
     pin = job.device.type == "cuda"
     workers = job.settings.runtime.workers

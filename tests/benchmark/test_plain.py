@@ -9,7 +9,7 @@ from torch import nn
 from dualteacher.benchmark import cases, plain, programs
 from dualteacher.benchmark.plain_network import PlainNetwork
 from dualteacher.core import upsampling
-from dualteacher.data.loader import Batch, finish
+from dualteacher.data.loader import StepBatch, finish
 from dualteacher.models.segmenter import Segmenter
 from tests.benchmark.test_command import ROOT
 
@@ -31,7 +31,7 @@ def sharpen(*networks: nn.Module) -> None:
         getattr(network, "copied", network).head.classifier.weight.data.mul_(30)
 
 
-def padded(batch: Batch) -> Batch:
+def padded(batch: StepBatch) -> StepBatch:
     """The same batch with padding at the right border."""
     inside = batch.inside.clone()
     inside[:, :, -9:] = False

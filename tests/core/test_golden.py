@@ -48,7 +48,7 @@ def test_losses_on_teacher_labels(name, threshold):
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_classmix(threshold):
-    weak = mixing.Labelled(torch.zeros(3, 3, 48, 64), tensor("teacher_label"), tensor("teacher_confidence"))
+    weak = mixing.PseudoLabelled(torch.zeros(3, 3, 48, 64), tensor("teacher_label"), tensor("teacher_confidence"))
     mixed = mixing.paste(weak, tensor(f"classmix_mask_{threshold}"), tensor("classmix_perm"))
     np.testing.assert_array_equal(mixed.label, GOLDEN[f"classmix_label_{threshold}"])
     share = losses.kept_share(mixed.confidence, threshold).item()

@@ -29,7 +29,7 @@ def source(pack, workers=0, first=0, last=6, unlabelled=True, seed=0, share=lamb
     return loader.batches(dataset, takes, first, last, workers=workers, pin=False)
 
 
-def same(one: loader.Batch, other: loader.Batch) -> bool:
+def same(one: loader.StepBatch, other: loader.StepBatch) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -60,8 +60,8 @@ def test_processes_share_a_batch(pack):
         for rank in (0, 1)
     ]
     for one, first, second in zip(whole, *halves, strict=True):
-        assert same(one, loader.Batch(*(torch.cat(parts) for parts in zip(first, second, strict=True))))
-        assert all(same(a, b) for a, b in zip(one.pieces(2), (first, second), strict=True))
+        assert same(one, loader.StepBatch(*(torch.cat(parts) for parts in zip(first, second, strict=True))))
+        assert all(same(a, b) for a, b in zip(one.shards(2), (first, second), strict=True))
 
 
 def test_labelled_batches_are_the_same_for_every_method(pack):

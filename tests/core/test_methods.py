@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from dualteacher import methods
 from dualteacher.core import ema, losses, seeds
-from dualteacher.data.loader import Batch, finish
+from dualteacher.data.loader import StepBatch, finish
 from dualteacher.methods.base import Clock
 from dualteacher.models import segmenter
 
@@ -23,7 +23,7 @@ def student_of(settings, seed=0, classes=3):
     return segmenter.build(settings.model, classes, None, drop_path=settings.model.drop_path, seed=seed)
 
 
-def batch_of(settings, seed=0, classes=3) -> Batch:
+def batch_of(settings, seed=0, classes=3) -> StepBatch:
     generator = torch.Generator().manual_seed(seed)
     b, u, s = settings.batch.labelled, settings.batch.unlabelled, settings.batch.crop
 
@@ -33,7 +33,7 @@ def batch_of(settings, seed=0, classes=3) -> Batch:
     factors = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     label = torch.randint(0, classes, (b, s, s), generator=generator, dtype=torch.uint8)
     inside = torch.ones((u, s, s), dtype=torch.bool)
-    return Batch(images(b), label, factors.repeat(b, 1), images(u), inside, factors.repeat(u, 1))
+    return StepBatch(images(b), label, factors.repeat(b, 1), images(u), inside, factors.repeat(u, 1))
 
 
 def step(method, student, optimizer, number, settings):
@@ -149,7 +149,7 @@ def test_no_step_waits_for_the_device(name, step_number):
         optimizer = torch.optim.AdamW(student.parameter_groups(0.1, 10.0, 0.01), lr=0.1, foreach=True)
         clock = Clock(step_number, EPOCH)
         real = batch_of(settings)
-        batch = Batch(*(torch.empty_like(tensor, device="meta") for tensor in real))
+        batch = StepBatch(*(torch.empty_like(tensor, device="meta") for tensor in real))
         draws = method.draw(clock, batch, 0, torch.device("meta"))
         result = method.loss(student, finish(batch), draws, clock)
         result.total.backward()

@@ -24,12 +24,12 @@ SILENT = MIXING.model_copy(
 )
 
 
-def tagged(batch: int, size: tuple[int, int], classes: int = 6, seed: int = 0) -> mixing.Labelled:
+def tagged(batch: int, size: tuple[int, int], classes: int = 6, seed: int = 0) -> mixing.PseudoLabelled:
     """Images whose pixels say which image and place they come from, in colour, label and confidence."""
     generator = torch.Generator().manual_seed(seed)
     label = torch.randint(0, classes, (batch, *size), generator=generator)
     tag = torch.arange(batch * size[0] * size[1]).view(batch, *size) / (batch * size[0] * size[1])
-    return mixing.Labelled(tag[:, None].repeat(1, 3, 1, 1), label, tag.clone())
+    return mixing.PseudoLabelled(tag[:, None].repeat(1, 3, 1, 1), label, tag.clone())
 
 
 @settings(max_examples=30, deadline=None)

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dualteacher import methods
 from dualteacher.core import losses, mixing
-from dualteacher.data.loader import Batch, finish
+from dualteacher.data.loader import StepBatch, finish
 from dualteacher.methods.base import Clock
 
 from .conftest import toy_settings
@@ -94,7 +94,9 @@ def test_cps_networks_start_apart_and_learn_each_others_labels():
     # with both networks frozen in evaluation mode the loss can be written down
     frozen = [copy.deepcopy(network) for network in (student, partner)]
     labels = [losses.pseudo_label(network(batch.unlabelled), (32, 32)) for network in frozen]
-    mixed = [mixing.strong_cutmix(mixing.Labelled(batch.unlabelled, *one), draws, settings.mixing) for one in labels]
+    mixed = [
+        mixing.strong_cutmix(mixing.PseudoLabelled(batch.unlabelled, *one), draws, settings.mixing) for one in labels
+    ]
     expected = sum(
         losses.supervised_loss(network(mixed[0].image), other.label)
         for network, other in zip(frozen, reversed(mixed), strict=True)
@@ -169,7 +171,7 @@ def test_no_step_waits_for_the_device(name):
     for partner in method.partners:
         partner.to("meta")
     with FakeTensorMode(allow_non_fake_inputs=True):
-        batch = Batch(*(torch.empty_like(tensor, device="meta") for tensor in batch_of(settings)))
+        batch = StepBatch(*(torch.empty_like(tensor, device="meta") for tensor in batch_of(settings)))
         draws = method.draw(clock_at(0), batch, 0, torch.device("meta"))
         result = method.loss(student, finish(batch), draws, clock_at(0))
         result.total.backward()
