@@ -17,8 +17,6 @@ from dualteacher.training.history import Row
 from dualteacher.training.loop import Progress, steps_per_epoch
 from dualteacher.training.run import open_data, train_cell
 
-SECTIONS = ("model", "batch", "augment", "mixing", "loss", "optimizer", "train", "inference")
-
 
 def run(settings: Settings, dataset: str, partition: str, method: str, seed: int) -> None:
     """Train the student by `method`; judged every `train.validate_every` epochs and at the end."""
@@ -54,7 +52,7 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
 
     train_cell(
         where, settings, data, student, chosen, device, world,
-        length=settings.train, sections=SECTIONS, inputs=[start], observe=observe,
+        length=settings.train, inputs=[start], observe=observe,
         tables={where.calibration: calibrate, where.snapshots: pictures},
     )  # fmt: skip
     distributed.stop()

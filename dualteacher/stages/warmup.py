@@ -13,8 +13,6 @@ from dualteacher.training.diagnostics import blank, validator
 from dualteacher.training.history import Row
 from dualteacher.training.run import open_data, train_cell
 
-SECTIONS = ("model", "batch", "augment", "loss", "optimizer", "warmup", "inference")
-
 
 def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     """Train from the pretrained backbone; validated once, at the end. steps: 0 writes the start itself."""
@@ -35,6 +33,6 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
 
     train_cell(
         where, settings, data, student, method, device, world,
-        length=settings.warmup, sections=SECTIONS, inputs=[start], observe=observe,
+        length=settings.warmup, inputs=[start], observe=observe,
     )  # fmt: skip
     distributed.stop()

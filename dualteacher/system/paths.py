@@ -12,6 +12,7 @@ DATA = Path("data")
 RUNS = Path("results/runs")
 STUDENT = "student.safetensors"  # the trained network of a run
 REPORT = Path("results/report")
+FIGURES = REPORT / "figures"
 SUMMARY = Path("results/summary.json")
 LOGS = Path("logs")
 OWN_DATA_LIST = Path(".snakemake/own_data.txt")  # of the files that Snakemake watches; see engines.watch

@@ -33,6 +33,7 @@ from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 from dualteacher.training import committee, history, loop
 from dualteacher.training.checkpoint import Store, mark_of
+from dualteacher.workflow.contracts import BY_STAGE, PRECISION
 
 Table = Callable[[loop.Progress], pd.DataFrame]
 
@@ -65,7 +66,7 @@ def open_data(where: paths.Cell) -> Data:
 
 def train_cell(
     where: paths.Cell, settings: Settings, data: Data, student: Segmenter, method: Method, device: torch.device,
-    world: World, *, length: Length, sections: Sequence[str], inputs: Sequence[Path],
+    world: World, *, length: Length, inputs: Sequence[Path],
     observe: Callable[[Clock, bool], dict[str, Any]], tables: Mapping[Path, Table] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Run the loop for a cell and write its weights, history, cost and alarms, unless exactly this has been done.
@@ -85,8 +86,8 @@ def train_cell(
         )
     per_epoch = loop.steps_per_epoch(len(data.labelled), settings.batch.labelled)
     steps = length.steps if length.steps is not None else per_epoch * (length.epochs or 0)
-    parameters = used_parameters(settings, sections, where)
     stage = "warmup" if where.method == "warmup" else "train"
+    parameters = used_parameters(settings, stage, where)
     mark = mark_of(parameters, [*data.files, *inputs], stage, method)
     runtime, run_name = settings.runtime, "-".join(where.folder.parts[2:])
     store = Store(run_name, mark, runtime.checkpoint_minutes, runtime.checkpoint_steps, world)
@@ -147,13 +148,14 @@ def run_within_memory(job: loop.Job) -> loop.Progress:
         ) from error
 
 
-def used_parameters(settings: Settings, sections: Sequence[str], where: paths.Cell) -> dict[str, Any]:
-    """The settings that a run's result depends on, and its place in the grid."""
+def used_parameters(settings: Settings, stage: str, cell: paths.Cell) -> dict[str, Any]:
+    """The settings that a stage's result depends on, by its contract, and the cell's place in the grid."""
     everything = settings.model_dump(mode="json")
-    used = {name: everything[name] for name in sections}
-    used["method"] = everything["methods"].get(where.method)
-    used["runtime"] = {key: everything["runtime"][key] for key in ("precision", "compile")}
-    return used | {"cell": [where.dataset, where.partition, where.method, where.seed]}
+    used = {name: everything[name] for name in BY_STAGE[stage].sections}
+    used["method"] = everything["methods"].get(cell.method)
+    precision = [key.removeprefix("runtime.") for key in PRECISION]
+    used["runtime"] = {key: everything["runtime"][key] for key in precision}
+    return used | {"cell": [cell.dataset, cell.partition, cell.method, cell.seed]}
 
 
 def params_fingerprint(parameters: dict[str, Any]) -> str:

@@ -1,20 +1,19 @@
 """Writes the files that are made from the code; `make code-deps` calls it and a test fails when one is outdated.
 
-workflow/code.yaml (Snakemake) and dvc.yaml (DVC) list the sources that each stage uses, so that an edit reruns what it
-changes. workflow/schemas/params.schema.yaml is the JSON schema of params.yaml.
+dvc.yaml is made whole; workflow/code.yaml lists for Snakemake the sources that each stage uses, so that an edit reruns
+what it changes. workflow/schemas/params.schema.yaml is the JSON schema of params.yaml.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import yaml
 
 from dualteacher.system import files
-from dualteacher.workflow.sources import PACKAGE, closure, method_files
-
-STAGES = ("download", "weights", "prepare", "partition", "warmup", "train", "evaluate", "report")
+from dualteacher.workflow import dvc_yaml
+from dualteacher.workflow.contracts import STAGES
+from dualteacher.workflow.sources import closure, method_files
 
 CODE = Path("workflow/code.yaml")
 DVC = Path("dvc.yaml")
@@ -28,24 +27,6 @@ def code_yaml(lists: dict[str, list[str]]) -> str:
         "# The file of a cell's method is added by the train stage's own rule.\n"
     )
     return head + yaml.safe_dump(lists, sort_keys=False, default_flow_style=False)
-
-
-def dvc_yaml(text: str, lists: dict[str, list[str]]) -> str:
-    """dvc.yaml with each stage's `- dualteacher/…` lines replaced."""
-    stage = None
-    lines: list[str] = []
-    written: set[str] = set()
-    for line in text.splitlines():
-        if match := re.fullmatch(r"  (\w+):(?: *&\w+)?(?: *#.*)?", line):
-            stage = match[1]
-        if stage in lists and re.fullmatch(rf" +- {PACKAGE}/[\w/.-]+", line):
-            if stage not in written:
-                indent = line[: line.index("-")]
-                lines += [f"{indent}- {path}" for path in lists[stage]]
-                written.add(stage)
-            continue
-        lines.append(line)
-    return "\n".join(lines) + "\n"
 
 
 def schema_yaml() -> str:
@@ -71,7 +52,7 @@ def wanted(root: Path = Path()) -> dict[Path, str]:
     with_methods = sorted({*lists["train"], *method_files()})
     return {
         CODE: code_yaml(lists),
-        DVC: dvc_yaml((root / DVC).read_text(encoding="utf-8"), lists | {"train": with_methods}),
+        DVC: dvc_yaml.text(lists | {"train": with_methods}),
         SCHEMA: schema_yaml(),
     }
 

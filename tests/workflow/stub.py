@@ -14,10 +14,11 @@ from pathlib import Path
 
 import yaml
 
+from dualteacher import settings
 from dualteacher.system import paths
+from dualteacher.workflow import contracts
 
 CELL = ("dataset", "partition", "method", "seed")
-ALL_TRAINING = ["model", "batch", "augment", "loss", "optimizer", "inference"]
 
 
 def parse(words: list[str]) -> tuple[argparse.Namespace, str]:
@@ -43,7 +44,8 @@ def main() -> None:
         print(log.stem if stage == "report" else f"{stage} {log.stem}", file=file)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("stub\n")
-    inputs, sections, outputs = STAGES[stage](args, params)
+    inputs, outputs = files(stage, args, params)
+    sections = dict.fromkeys(key.split(".")[0] for key in contracts.BY_STAGE[stage].params if "runtime" not in key)
     digest = hashlib.sha256(json.dumps([params[section] for section in sections]).encode())
     code = yaml.safe_load(Path("workflow/code.yaml").read_text())[stage]
     own = [f"dualteacher/methods/{params['methods'][args.method]['kind']}.py"] if stage == "train" else []
@@ -67,78 +69,23 @@ def report(params: dict, score: float) -> None:
             writer.writerows(["d", "p", method, 0, step, score * step / 3] for step in (1, 2, 3))
 
 
-def download(a, p):
-    return [], ["datasets"], [paths.Dataset(a.dataset).manifest]
+def files(stage: str, args: argparse.Namespace, params: dict) -> tuple[list[Path], list[Path]]:
+    """(inputs, outputs) of one job, as the stage's contract has them."""
+    contract = contracts.BY_STAGE[stage]
+    if stage != "report":
+        return [fill(path, vars(args), params) for path in contract.inputs], [
+            fill(path, vars(args), params) for path in contract.outputs
+        ]
+    grid = settings.Grid(**params["grid"])
+    places = [dict(zip(CELL, (*row, seed), strict=True)) for row in grid.rows for seed in grid.seed]
+    inputs = dict.fromkeys(fill(path, place, params) for place in places for path in contract.inputs)
+    return list(inputs), [*contract.outputs, *figures(params["grid"])]
 
 
-def weights(a, p):
-    return [], ["model"], [paths.backbone_weights(p["model"]["backbone"])]
-
-
-def prepare(a, p):
-    data = paths.Dataset(a.dataset)
-    outputs = [data.train, data.val, data.classes, data.stats, data.findings, data.contact_sheet]
-    return [data.manifest], ["datasets"], outputs
-
-
-def partition(a, p):
-    data, split = paths.Dataset(a.dataset), paths.Partition(a.dataset, a.partition, a.seed)
-    return [data.train, data.stats], ["partition"], [split.table, split.provenance]
-
-
-def warmup(a, p):
-    data, split = paths.Dataset(a.dataset), paths.Partition(a.dataset, a.partition, a.seed)
-    cell = paths.Cell(a.dataset, a.partition, "warmup", a.seed)
-    inputs = [data.train, data.val, split.table, paths.backbone_weights(p["model"]["backbone"])]
-    return inputs, [*ALL_TRAINING, "warmup"], [cell.student, cell.history, cell.cost, cell.alarms]
-
-
-def train(a, p):
-    data, split = paths.Dataset(a.dataset), paths.Partition(a.dataset, a.partition, a.seed)
-    cell = paths.Cell(a.dataset, a.partition, a.method, a.seed)
-    inputs = [data.train, data.val, split.table, cell.warmup.student]
-    outputs = [cell.student, cell.history, cell.cost, cell.alarms, cell.calibration, cell.snapshots]
-    return inputs, [*ALL_TRAINING, "mixing", "train", "methods"], outputs
-
-
-def evaluate(a, p):
-    data, split = paths.Dataset(a.dataset), paths.Partition(a.dataset, a.partition, a.seed)
-    cell = paths.Cell(a.dataset, a.partition, a.method, a.seed)
-    inputs = [data.val, data.classes, cell.student, cell.history, split.table]
-    outputs = [
-        cell.metrics,
-        cell.per_class,
-        cell.per_image,
-        cell.confusion,
-        cell.model_card,
-        cell.gallery,
-        cell.pictures,
-    ]
-    return inputs, ["inference", "evaluate"], outputs
-
-
-def report_files(a, p):
-    grid = p["grid"]
-    also = grid["also"]
-    products = [(grid["partition"], grid["method"])]
-    products += [(extra["partition"], extra["method"]) for extra in (also["bound"], also["ablation"])]
-    cells = [
-        paths.Cell(dataset, partition, method, seed)
-        for dataset in grid["dataset"]
-        for partitions, methods in products
-        for partition in partitions
-        for method in methods
-        for seed in grid["seed"]
-    ]
-    inputs = [path for name in grid["dataset"] for path in (paths.Dataset(name).classes, paths.Dataset(name).val)]
-    inputs += {paths.Partition(cell.dataset, cell.partition, cell.seed).provenance: None for cell in cells}
-    for cell in cells:
-        inputs += [cell.alarms, cell.calibration, cell.snapshots, cell.per_image]
-        inputs += [cell.history, cell.cost, cell.metrics, cell.per_class, cell.confusion, cell.gallery, cell.pictures]
-    names = ["table.csv", "table.md", "table.tex", "table.parquet", "table_seeds.parquet", "index.html", "curves.csv"]
-    names += [f"{name}.csv" for name in ("comparisons", "class_gains", "calibration", "hardest", "alarms")]
-    outputs = [paths.REPORT / name for name in names] + list(figures(grid)) + [paths.SUMMARY]
-    return inputs, ["grid", "report"], outputs
+def fill(pattern: Path, place: dict, params: dict) -> Path:
+    """{dataset} by the job's place, {model.backbone} by the parameters."""
+    text = str(pattern).replace("{model.backbone}", params["model"]["backbone"])
+    return Path(text.format(**place))
 
 
 def figures(grid: dict) -> Iterator[Path]:
@@ -151,17 +98,6 @@ def figures(grid: dict) -> Iterator[Path]:
             for p in grid["partition"]:
                 yield from (paths.REPORT / "figures" / f"{d}-{p}-{kind}.{suffix}" for kind in kinds)
 
-
-STAGES = {
-    "download": download,
-    "weights": weights,
-    "prepare": prepare,
-    "partition": partition,
-    "warmup": warmup,
-    "train": train,
-    "evaluate": evaluate,
-    "report": report_files,
-}
 
 if __name__ == "__main__":
     main()

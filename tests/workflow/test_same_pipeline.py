@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import stub
 import yaml
 from conftest import ROOT
 
-from dualteacher.workflow import sources
+from dualteacher.workflow import contracts, sources
 
 # In DVC, a folder stands for the files in it; Snakemake watches own_data only for datasets that lie there.
 FOLDERS = ("results/runs", "results/report/figures", "own_data")
@@ -95,13 +94,17 @@ def test_files_are_equal(jobs):
             assert methods <= theirs
 
 
-def test_files_are_those_of_paths_py(jobs, params):
+def test_files_and_parameters_are_those_of_the_contracts(jobs, params):
     for command, job in jobs["snakemake"].items():
         arguments, stage = stub.parse(command.split()[3:])
-        inputs, _, outputs = stub.STAGES[stage](arguments, params)
+        inputs, outputs = stub.files(stage, arguments, params)
         declared = {path for path in job["inputs"] if not path.startswith("dualteacher/")}
         assert {str(path) for path in outputs} == set(job["outputs"]), command
         assert {str(path) for path in inputs} == declared, command
+        own = {"datasets": "dataset", "partition": "partition", "methods": "method"}  # one entry of a section
+        keys = [key.partition(".") for key in contracts.BY_STAGE[stage].params]
+        names = {own[first] if "{" in rest else rest or first for first, _, rest in keys}
+        assert job["params"].keys() == names, command
         assert job["log"] == [str(stub.log_of(arguments, stage))], command
 
 
@@ -111,17 +114,3 @@ def test_the_reports_figures_are_those_it_draws(jobs, params):
 
     declared = {path for path in jobs["snakemake"]["python -m dualteacher report"]["outputs"] if "/figures/" in path}
     assert declared == {str(path) for path in files_of(Grid(**params["grid"]))}
-
-
-@pytest.mark.parametrize("stage", ["warmup", "train"])
-def test_the_sections_that_a_run_is_fingerprinted_by_are_tracked(jobs, stage):
-    tree = ast.parse((ROOT / f"dualteacher/stages/{stage}.py").read_text())
-    sections = next(
-        ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SECTIONS"
-    )
-    for command, job in jobs["dvc"].items():
-        if f" {stage} " in command:
-            own = {"method"} if stage == "train" else set()
-            assert job["params"].keys() == {*sections, "precision", "compile", *own}

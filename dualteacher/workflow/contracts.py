@@ -1,0 +1,126 @@
+"""What each stage reads, writes and depends on: its contract, written once.
+
+dvc.yaml is made from these contracts, the Snakemake rules are tested against them, and a run's mark and fingerprint
+take the parameters listed here. Paths come from system/paths.py. Wildcards stand as `{dataset}`, a parameter's value as
+`{model.backbone}`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dualteacher.system import paths
+
+DATA = paths.Dataset("{dataset}")
+SPLIT = paths.Partition("{dataset}", "{partition}", "{seed}")  # type: ignore[arg-type]
+CELL = paths.Cell("{dataset}", "{partition}", "{method}", "{seed}")  # type: ignore[arg-type]
+WARMUP = CELL.warmup
+BACKBONE = paths.backbone_weights("{model.backbone}")
+PRECISION = ("runtime.precision", "runtime.compile")  # of the machine's settings, those that change numbers
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One stage. `command` follows `python -m dualteacher`; its options are the wildcards."""
+
+    stage: str
+    command: str
+    wildcards: tuple[str, ...]
+    inputs: tuple[Path, ...]
+    outputs: tuple[Path, ...]
+    params: tuple[str, ...]  # dotted keys of params.yaml
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """The whole sections of params.yaml among the parameters."""
+        return tuple(key for key in self.params if "." not in key)
+
+
+CONTRACTS = (
+    Contract(
+        "download",
+        "download",
+        ("dataset",),
+        inputs=(),
+        outputs=(DATA.manifest,),
+        params=("datasets.{dataset}",),
+    ),
+    Contract(
+        "weights",
+        "download --weights",
+        (),
+        inputs=(),
+        outputs=(BACKBONE,),
+        params=("model.backbone", "model.weights"),
+    ),
+    Contract(
+        "prepare",
+        "prepare",
+        ("dataset",),
+        inputs=(DATA.manifest,),
+        outputs=(DATA.train, DATA.val, DATA.classes, DATA.stats, DATA.findings, DATA.contact_sheet),
+        params=("datasets.{dataset}",),
+    ),
+    Contract(
+        "partition",
+        "partition",
+        ("dataset", "partition", "seed"),
+        inputs=(DATA.train, DATA.stats),
+        outputs=(SPLIT.table, SPLIT.provenance),
+        params=("partition.{partition}",),
+    ),
+    Contract(
+        "warmup",
+        "warmup",
+        ("dataset", "partition", "seed"),
+        inputs=(DATA.train, DATA.val, SPLIT.table, BACKBONE),
+        outputs=(WARMUP.student, WARMUP.history, WARMUP.cost, WARMUP.alarms),
+        params=("model", "batch", "augment", "loss", "optimizer", "warmup", "inference", *PRECISION),
+    ),
+    Contract(
+        "train",
+        "train",
+        ("dataset", "partition", "method", "seed"),
+        inputs=(DATA.train, DATA.val, SPLIT.table, WARMUP.student),
+        outputs=(CELL.student, CELL.history, CELL.cost, CELL.alarms, CELL.calibration, CELL.snapshots),
+        params=(
+            *("model", "batch", "augment", "mixing", "loss", "optimizer", "train", "methods.{method}", "inference"),
+            *PRECISION,
+        ),
+    ),
+    Contract(
+        "evaluate",
+        "evaluate",
+        ("dataset", "partition", "method", "seed"),
+        inputs=(DATA.val, DATA.classes, SPLIT.table, CELL.student, CELL.history),
+        outputs=(
+            *(CELL.metrics, CELL.per_class, CELL.per_image, CELL.confusion, CELL.model_card, CELL.gallery),
+            CELL.pictures,
+        ),
+        params=("inference", "evaluate", "runtime.precision"),
+    ),
+    Contract(
+        "report",
+        "report",
+        (),
+        inputs=(  # of every cell of the grid
+            *(DATA.val, DATA.classes, SPLIT.provenance, CELL.history, CELL.cost, CELL.metrics, CELL.per_class),
+            *(CELL.per_image, CELL.alarms, CELL.calibration, CELL.snapshots, CELL.confusion, CELL.gallery),
+            CELL.pictures,
+        ),
+        outputs=(  # and the figures: reporting/figures has their names
+            *(paths.REPORT / f"table.{suffix}" for suffix in ("csv", "md", "tex", "parquet")),
+            paths.REPORT / "table_seeds.parquet",
+            *(
+                paths.REPORT / f"{name}.csv"
+                for name in ("curves", "comparisons", "class_gains", "calibration", "hardest", "alarms")
+            ),
+            paths.REPORT / "index.html",
+            paths.SUMMARY,
+        ),
+        params=("grid", "report"),
+    ),
+)
+BY_STAGE = {contract.stage: contract for contract in CONTRACTS}
+STAGES = tuple(BY_STAGE)
