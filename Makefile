@@ -31,13 +31,8 @@ estimate: $(READY) ## estimate the disk, GPU memory and GPU time that params.yam
 	@python -m dualteacher estimate
 
 .PHONY: use
-use: $(READY) ## make presets/PRESET.yaml the settings: make use PRESET=tiny
-	@if [ ! -f "presets/$(PRESET).yaml" ]; then \
-		echo "error: make use PRESET=name, where name is one of:" $$(cd presets && ls *.yaml | sed 's/\.yaml//') >&2; exit 2; fi
-	@python -m dualteacher check-params "presets/$(PRESET).yaml"
-	@if [ -f params.yaml ] && ! cmp -s params.yaml "presets/$(PRESET).yaml"; then \
-		cp -p params.yaml params.yaml.bak; echo "params.yaml.bak: the settings until now"; fi
-	@cp "presets/$(PRESET).yaml" params.yaml
+use: $(READY) ## write a preset to params.yaml: make use PRESET=tiny
+	@python -m dualteacher use "$(PRESET)"
 
 .PHONY: report
 report: $(READY) ## Snakemake's account of the last run (figures, times, provenance) in results/snakemake.html
@@ -76,21 +71,16 @@ test: $(READY) ## run the tests (ARGS='-m "not slow"' for the quick ones)
 	@python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 .PHONY: check
-check: $(READY) ## lint, formatting, types, the workflow and the presets
+check: $(READY) ## lint, formatting, types and the workflow
 	ruff check .
 	ruff format --check .
 	mypy
 	snakefmt --line-length 110 --check Snakefile workflow
 	snakemake --lint
-	@for preset in presets/*.yaml; do python -m dualteacher check-params $$preset; done
 
 .PHONY: code-deps
 code-deps: $(READY) ## list anew which sources each stage uses (dvc.yaml, workflow/code.yaml, the schema)
 	@python -m dualteacher.workflow.code_deps
-
-.PHONY: presets
-presets: $(READY) ## write the presets of the paper's rows anew (from dualteacher/workflow/presets.py and presets/bluemarble.yaml)
-	@python -m dualteacher.workflow.presets
 
 .PHONY: reference
 reference: $(READY) ## write docs/reference anew (from settings/, cli.py and workflow/reference/)

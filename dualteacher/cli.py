@@ -363,6 +363,29 @@ def check_params(path: Annotated[Path, typer.Argument(help="a settings file")] =
     print(f"{path}: valid; {len(loaded.grid.rows) * len(loaded.grid.seed)} runs")
 
 
+@app.command()
+def use(preset: Annotated[str, typer.Argument(help="a file's name in presets/, without .yaml")]) -> None:
+    """Make a preset the settings: write the complete params.yaml, and keep the old one as params.yaml.bak."""
+    from dualteacher.workflow import presets
+
+    presets.use(preset)
+
+
+@app.command()
+def diff_params(
+    preset: Annotated[str, typer.Argument(help="a preset's name; `base` if not given")] = "base",
+    path: Annotated[Path, typer.Option("--params", help="the settings to compare")] = Path("params.yaml"),
+) -> None:
+    """Print where params.yaml differs from a preset: one key a line, the preset's value and yours."""
+    from dualteacher.workflow import presets
+
+    ours = settings.load(path).model_dump(mode="json")
+    theirs = settings.parse(presets.load(preset), preset).model_dump(mode="json")
+    for key, mine, other in presets.differences(ours, theirs):
+        shown = ["(none)" if value is ... else presets.spell(value) for value in (other, mine)]
+        print(f"{key}: {shown[0]} → {shown[1]}")
+
+
 def _version(value: bool) -> None:
     if value:
         print(f"dualteacher {__version__}")

@@ -10,8 +10,6 @@ import os
 import sys
 from pathlib import Path
 
-import yaml
-
 from dualteacher import settings
 from dualteacher.commands import suggest
 from dualteacher.data import partition
@@ -21,6 +19,7 @@ from dualteacher.models import saved
 from dualteacher.stages import download, prepare, train, warmup, weights
 from dualteacher.stages import partition as draw
 from dualteacher.system import console, paths, sealed
+from dualteacher.workflow import presets
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs/labelling/results.csv"
@@ -32,7 +31,7 @@ STRATEGIES = ("random", "uncertainty", "disagreement", "diversity", "mixed")
 
 def load() -> settings.Settings:
     """The control's settings, supervised training alone, on a partition for each strategy."""
-    raw = yaml.safe_load((ROOT / "presets/control.yaml").read_text(encoding="utf-8"))
+    raw = presets.load("control", ROOT / "presets")
     raw["partition"] = {
         name: {"fraction": None, "count": FIRST, "list": None, "held_out": None} for name in ("first", *STRATEGIES)
     }

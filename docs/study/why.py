@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from tune import history
+
+from dualteacher.workflow import presets
 
 TABLE = Path("docs/study/why.csv")
 SEEDS = (100, 101)
@@ -63,8 +64,8 @@ VARIANTS: dict[str, tuple[str, Callable[[dict, dict], None]]] = {
 def run(name: str, seed: int) -> dict[str, object]:
     """One row: the scores after the last epoch, and how the teacher's labels were."""
     method, change = VARIANTS[name]
-    raw = yaml.safe_load(Path("presets/bluemarble-tuning.yaml").read_text())
-    study = yaml.safe_load(Path("presets/bluemarble-study.yaml").read_text())
+    raw = presets.load("bluemarble-tuning")
+    study = presets.load("bluemarble-study")
     raw["train"], raw["methods"], raw["grid"]["seed"] = study["train"], study["methods"], [seed]
     change(raw, raw["methods"][method])
     last = history(raw, method).ffill().iloc[-1]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 
 from dualteacher import settings
@@ -36,19 +35,19 @@ class Case:
         return f"{self.model}, {self.classes} classes, {self.side}², {self.labelled} + {self.unlabelled} images"
 
     def settings(self) -> Settings:
-        """presets/bluemarble.yaml with this case's network and batch.
+        """presets/base.yaml with this case's network and batch.
 
         The threshold is 0: an untrained teacher is never sure, so with the usual 0.95 no pixel would count and
         the losses would have little to do. Here every pixel counts, which is the most work there can be.
         """
-        raw = yaml.safe_load(presets.BASE.read_text(encoding="utf-8"))
+        raw = presets.load(presets.BASE)
         raw["model"] |= {"backbone": self.model, "weights": "none"}
         if self.model.startswith("mit_"):
             raw["model"]["head_width"] = 256
         raw["batch"] |= {"labelled": self.labelled, "unlabelled": self.unlabelled, "crop": self.side}
         raw["batch"] |= {"groups": 1, "accumulate": 1}
         raw["methods"]["dual_teacher"]["threshold"] = 0.0
-        return settings.parse(raw, str(presets.BASE))
+        return settings.parse(raw, presets.BASE)
 
     def batch(self, seed: int = 0) -> StepBatch:
         """A batch as the loader makes it, without padding."""

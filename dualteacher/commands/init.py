@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -20,17 +19,22 @@ from dualteacher.data.formats import detect_classes, detect_layout, images
 from dualteacher.data.sources import folder as source
 from dualteacher.system import console, files, parallel
 from dualteacher.system.errors import UserError
-from dualteacher.workflow import engines
+from dualteacher.workflow import engines, presets
 
 PARAMS = Path("params.yaml")
-PRESETS = Path("presets")
-BASE = PRESETS / "bluemarble.yaml"  # whatever is not settled here is as in this preset
+BASE = presets.FOLDER / f"{presets.BASE}.yaml"  # whatever is not settled here is as in this file
 OWN_DATA = Path("own_data")
 LOOKED_AT = 1000  # masks and images, evenly spread, that are opened
 VALIDATION = 0.2
 
 
 SEAL = "# Written by `init` ({}: unless edited, `init` may replace it).\n"
+
+
+PARTITION = """\
+partition: # which training images keep their masks; held_out: a share of those, to pick the best epoch on
+  all: {fraction: null, count: all, list: null, held_out: null}
+"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
 
 
 def _is_preset(path: Path) -> bool:
-    return any(path.read_bytes() == preset.read_bytes() for preset in PRESETS.glob("*.yaml"))
+    text = path.read_text(encoding="utf-8")
+    return any(text == presets.text(name) for name in presets.names())
 
 
 def _is_own(path: Path) -> bool:
@@ -195,17 +200,15 @@ def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[
         "runtime.threads": 1 if quick else max(1, min(8, parallel.cores() // len(methods))),
         "runtime.workers": scale.workers,
     }
-    text = BASE.read_text(encoding="utf-8")
+    made = presets.base()
     for key, value in values.items():
-        text = replace_value(text, key, value)
+        section, _, last = key.partition(".")
+        presets.overlay(made, {section: {last: value}})
     inside = Path(wanted.folder).resolve().is_relative_to(OWN_DATA.resolve())
-    text = replace_value(text, "watched", OWN_DATA.as_posix() if inside else wanted.folder)
-    text = replace_section(text, "datasets", _dataset(name, wanted))
-    text = replace_section(
-        text, "partition",
-        "partition: # which training images keep their masks; held_out: a share of those, to pick the best epoch on\n"
-        "  all: {fraction: null, count: all, list: null, held_out: null}\n",
-    )  # fmt: skip
+    presets.overlay(made, {"watched": OWN_DATA.as_posix() if inside else wanted.folder})
+    presets.overlay(made, presets.commented(_dataset(name, wanted)))
+    presets.overlay(made, presets.commented(PARTITION))
+    text = presets.dump(made)
     heights, widths = zip(*found, strict=True)
     chosen = [
         f"sizes: height {min(heights)}…{max(heights)}, width {min(widths)}…{max(widths)} pixels; crops of {crop},"
@@ -265,22 +268,3 @@ def _dataset(name: str, wanted: settings.Folder) -> str:
 def _flow(value: Any) -> str:
     """A value in YAML, on one line."""
     return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10**6).strip()[1:-1]
-
-
-def replace_value(text: str, key: str, value: Any) -> str:
-    """params.yaml's text with one value replaced; comments stay."""
-    *section, last = key.split(".")
-    start = rf"^{section[0]}:(?:[^\n]*\n)(?:(?:  [^\n]*)?\n)*?  " if section else "^"
-    line = re.compile(rf"({start}{last}: )([^\n]*?)( *#[^\n]*)?$", re.MULTILINE)
-    replaced, number = line.subn(lambda found: found[1] + _flow(value) + (found[3] or ""), text, count=1)
-    if number != 1:
-        raise UserError(f"{BASE}: has no {key}")
-    return replaced
-
-
-def replace_section(text: str, name: str, section: str) -> str:
-    """params.yaml's text with a whole section replaced."""
-    replaced, number = re.subn(rf"(?m)^{name}:[^\n]*\n(?:(?:  [^\n]*)\n)*", lambda _: section, text, count=1)
-    if number != 1:
-        raise UserError(f"{BASE}: has no section {name}")
-    return replaced

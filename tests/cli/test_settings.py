@@ -12,9 +12,10 @@ import yaml
 
 from dualteacher import settings
 from dualteacher.system.errors import UserError
+from dualteacher.workflow import presets
 
 ROOT = Path(__file__).parent.parent.parent
-RAW = yaml.safe_load((ROOT / "presets" / "bluemarble.yaml").read_text())
+RAW = presets.load("bluemarble", ROOT / "presets")
 
 
 def changed(key: str, value) -> dict:
@@ -69,9 +70,10 @@ def test_missing_keys_are_named_and_counted():
         settings.parse(raw)
 
 
-@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("preset", presets.names(ROOT / "presets"))
 def test_every_preset_is_valid(preset):
-    settings.load(preset)
+    text = presets.text(preset, ROOT / "presets")
+    assert settings.parse(yaml.safe_load(text)) == settings.parse(presets.load(preset, ROOT / "presets"))
 
 
 def test_the_default_params_are_the_bluemarble_preset():
@@ -82,7 +84,7 @@ def test_the_default_params_are_the_bluemarble_preset():
     )
     if shown.returncode:
         pytest.skip("no commit yet")
-    assert yaml.safe_load(shown.stdout)["grid"]["dataset"] == ["bluemarble"]
+    assert shown.stdout == presets.text("bluemarble", ROOT / "presets"), "run `make use PRESET=bluemarble`"
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -106,7 +108,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 )  # fmt: skip
 def test_the_command_line_says_it_in_one_line(tmp_path, text, arguments, words):
     if text is not None:
-        good = (ROOT / "presets" / "bluemarble.yaml").read_text()
+        good = presets.text("bluemarble", ROOT / "presets")
         (tmp_path / "params.yaml").write_text(good if text == "good" else text)
     done = run(*arguments, cwd=tmp_path)
     errors = done.stderr.strip().splitlines()

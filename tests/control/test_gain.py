@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from dualteacher import settings as settings_module
 from dualteacher.stages import download, evaluate, partition, prepare, train, warmup, weights
 from dualteacher.system import paths
 from dualteacher.system.errors import UserError
+from dualteacher.workflow import presets
 
 ROOT = Path(__file__).parents[2]
 CELL = ("textures", "dozen")
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 def small() -> settings_module.Settings:
-    raw = yaml.safe_load((ROOT / "presets" / "control.yaml").read_text())
+    raw = presets.load("control", ROOT / "presets")
     raw["datasets"]["textures"] |= {"size": 64, "train": 200, "validation": 60}
     raw["batch"] |= {"crop": 64}
     raw["warmup"] |= {"steps": 100}

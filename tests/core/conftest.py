@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from torch import nn
 
 from dualteacher import settings as settings_module
 from dualteacher.data.pack import ClassInfo, PackWriter, Sample
 from dualteacher.models import segmenter
+from dualteacher.workflow import presets
 
 ROOT = Path(__file__).parent.parent.parent
 CLASSES = [ClassInfo("ground", (120, 90, 60)), ClassInfo("disc", (200, 30, 30)), ClassInfo("bar", (30, 30, 200))]
@@ -61,7 +61,7 @@ def settings():
 
 
 def toy_settings(**sections: dict) -> settings_module.Settings:
-    raw = yaml.safe_load((ROOT / "presets" / "tiny.yaml").read_text())
+    raw = presets.load("tiny", ROOT / "presets")
     raw["datasets"] = {"toy": next(iter(raw["datasets"].values()))}
     raw["partition"] = {"some": {"fraction": None, "count": 5, "list": None, "held_out": None}}
     raw["grid"] |= {"dataset": ["toy"], "partition": ["some"], "method": ["supervised", "mean_teacher", "dual_teacher"],

@@ -66,7 +66,13 @@ def test_the_page_s_method_trains(tmp_path: Path) -> None:
 
     shutil.copytree(ROOT / "dualteacher", tmp_path / "dualteacher", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "tests" / "core").mkdir(parents=True)
-    for name in ("tests/__init__.py", "tests/core/__init__.py", "tests/core/conftest.py", "presets/tiny.yaml"):
+    for name in (
+        "tests/__init__.py",
+        "tests/core/__init__.py",
+        "tests/core/conftest.py",
+        "presets/tiny.yaml",
+        "presets/base.yaml",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     made = blocks()

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from made_up import ade20k_members, as_folder, as_zip, known_lists, png, published, small_ade20k, stripes
 from web import Site, serving
 
@@ -22,9 +21,10 @@ from dualteacher.stages import download, prepare
 from dualteacher.stages import partition as partition_stage
 from dualteacher.system import files, paths
 from dualteacher.system.errors import UserError
+from dualteacher.workflow import presets
 
 PLACE = paths.Dataset("ade20k")
-TINY = Path(__file__).parents[2] / "presets" / "tiny.yaml"
+PRESETS = Path(__file__).parents[2] / "presets"
 Params = Callable[..., settings.Settings]
 
 
@@ -50,7 +50,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     known_lists(monkeypatch, "ade20k", {"dual_teacher_2": (listed([1, 4]), listed([2, 3, 5, 6]))}, {})
 
     def make(**dataset: Any) -> settings.Settings:
-        raw = yaml.safe_load(TINY.read_text())
+        raw = presets.load("tiny", PRESETS)
         raw["datasets"] = {"ade20k": {"source": "ade20k", "archive": None, "lists": True} | dataset}
         raw["partition"] = {
             "dual_teacher_2": {"fraction": None, "count": None, "list": "dual_teacher_2", "held_out": None},

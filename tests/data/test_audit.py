@@ -18,9 +18,10 @@ from dualteacher.data import partition
 from dualteacher.data.pack import ClassInfo, PackWriter, Sample
 from dualteacher.data.sources import published
 from dualteacher.system import paths
+from dualteacher.workflow import presets
 
 PLACE = paths.Dataset("ade20k")
-TINY = Path(__file__).parents[2] / "presets" / "tiny.yaml"
+PRESETS = Path(__file__).parents[2] / "presets"
 IDS = [f"i{n}" for n in range(10)]
 
 
@@ -31,7 +32,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     lines = {"first": IDS[:4], "second": IDS[2:6]}
     texts = {n: ("\n".join(i), "\n".join(set(IDS) - set(i))) for n, i in lines.items()}
     served = known_lists(monkeypatch, "ade20k", texts, {})
-    raw = yaml.safe_load(TINY.read_text())
+    raw = presets.load("tiny", PRESETS)
     raw["datasets"] = {"ade20k": {"source": "ade20k", "archive": None, "lists": True}}
     raw["partition"] = {"some": {"fraction": None, "count": 4, "list": None, "held_out": None}}
     raw["grid"] |= {"dataset": ["ade20k"], "partition": ["some"], "seed": [0, 1]}

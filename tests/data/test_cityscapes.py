@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from made_up import as_folder, as_zip, cityscapes_members, small_cityscapes, stripes
 
 from dualteacher import settings
@@ -18,9 +17,10 @@ from dualteacher.data.sources import cityscapes
 from dualteacher.stages import download, prepare
 from dualteacher.system import files, paths
 from dualteacher.system.errors import UserError
+from dualteacher.workflow import presets
 
 PLACE = paths.Dataset("cityscapes")
-TINY = Path(__file__).parents[2] / "presets" / "tiny.yaml"
+PRESETS = Path(__file__).parents[2] / "presets"
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def params(images: str | None, masks: str | None) -> settings.Settings:
-    raw: dict[str, Any] = yaml.safe_load(TINY.read_text())
+    raw: dict[str, Any] = presets.load("tiny", PRESETS)
     wanted = {"source": "cityscapes", "images": images, "masks": masks, "lists": False}
     raw["datasets"] = {"cityscapes": wanted}
     raw["grid"]["dataset"] = ["cityscapes"]

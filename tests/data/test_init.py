@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from dualteacher import cli, settings
 from dualteacher.data.sources.folder import Folder
 from dualteacher.system.errors import UserError
-from dualteacher.workflow import engines
+from dualteacher.workflow import engines, presets
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +26,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project in which the default preset is used, on a machine without a GPU."""
     root = tmp_path / "project"
     shutil.copytree(ROOT / "presets", root / "presets")
-    shutil.copy(root / "presets/bluemarble.yaml", root / "params.yaml")
+    (root / "params.yaml").write_text(presets.text("bluemarble", root / "presets"), encoding="utf-8")
     monkeypatch.chdir(root)
     monkeypatch.setattr(engines, "gpus", lambda device: 0)
     return root
@@ -75,7 +75,7 @@ def test_settings_that_work_and_what_was_assumed() -> None:
         "height 20…22, width 30…31 pixels",
     ):
         assert part in told
-    kept = yaml.safe_load((ROOT / "presets/bluemarble.yaml").read_text())
+    kept = presets.load("bluemarble", ROOT / "presets")
     written = yaml.safe_load(Path("params.yaml").read_text())
     assert {key: written[key] for key in ("model", "mixing", "optimizer", "methods")} == {
         key: kept[key] for key in ("model", "mixing", "optimizer", "methods")
@@ -86,7 +86,7 @@ def test_settings_that_work_and_what_was_assumed() -> None:
 def test_edited_settings_are_only_replaced_when_asked() -> None:
     folder = fill(Path("own_data/mine"))
     made(folder)
-    assert Path("params.yaml.bak").read_bytes() == Path("presets/bluemarble.yaml").read_bytes()
+    assert Path("params.yaml.bak").read_text(encoding="utf-8") == presets.text("bluemarble")
     made(folder, "--quick")  # its own words it may replace
     edited = Path("params.yaml").read_text().replace("seed: [0]", "seed: [0, 1]")
     Path("params.yaml").write_text(edited)

@@ -47,6 +47,8 @@ def write_zip(path: Path) -> None:
 MEASURED = r"""
 import re, resource, sys
 from dualteacher import cli
+from dualteacher.workflow import presets
+from dualteacher.workflow import presets
 sys.argv = ["dualteacher", "prepare", "--dataset", "ade20k"]
 try:
     cli.main()
@@ -79,7 +81,7 @@ class Run:
 def test_twenty_thousand_images(project_copy: Path) -> None:
     folder = project_copy
     write_zip(folder / "archive.zip")
-    raw = yaml.safe_load((ROOT / "presets" / "tiny.yaml").read_text())
+    raw = presets.load("tiny", ROOT / "presets")
     raw["datasets"] = {"ade20k": {"source": "ade20k", "archive": "archive.zip", "lists": False}}
     raw["grid"]["dataset"] = ["ade20k"]
     (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))

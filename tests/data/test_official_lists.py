@@ -14,6 +14,7 @@ from dualteacher import settings
 from dualteacher.data import official_lists
 from dualteacher.data.sources import published
 from dualteacher.system.errors import UserError
+from dualteacher.workflow import presets
 
 A, B, C = "ADE_train_00000001", "ADE_train_00000002", "ADE_train_00000003"
 
@@ -100,7 +101,9 @@ def test_every_list_of_the_table_is_complete_and_has_a_valid_name() -> None:
 
 
 def test_an_unknown_list_is_refused_with_the_known_ones() -> None:
-    raw = settings.load(Path(__file__).parents[2] / "presets" / "tiny.yaml").model_dump(mode="json", exclude_none=False)
+    raw = settings.parse(presets.load("tiny", Path(__file__).parents[2] / "presets")).model_dump(
+        mode="json", exclude_none=False
+    )
     raw["datasets"] = {"voc": {"source": "voc", "protocol": "classic", "archive": None, "sbd": None, "lists": True}}
     raw["partition"] = {"some": {"fraction": None, "count": None, "list": "classic_93", "held_out": None}}
     raw["grid"] |= {"dataset": ["voc"], "partition": ["some"]}

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from dualteacher import settings
+from dualteacher import cli, settings
 from dualteacher.commands import estimate
 from dualteacher.data import official_lists
 from dualteacher.system.errors import UserError
@@ -26,15 +26,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
 
 
-def test_they_are_those_that_make_presets_writes() -> None:
-    wanted = presets.all_presets()
-    assert len(wanted) == 29
-    stale = [name for name, text in wanted.items() if (ROOT / "presets" / name).read_text(encoding="utf-8") != text]
-    assert stale == [], "run `make presets`"
-
-
 def test_every_row_of_the_paper_has_one() -> None:
-    names = {name.removesuffix(".yaml") for name in presets.all_presets()}
+    names = set(presets.names()) - {"bluemarble", "bluemarble-study", "bluemarble-tuning", "control", "tiny"}
     rows = {f"ade20k-{n}-mit_b1" for n in (631, 1263, 2526, 5052, 10105)}
     for backbone in ("resnet50", "resnet101"):
         rows |= {f"voc-{n}-{backbone}" for n in (92, 183, 366, 732, 1464)}
@@ -44,18 +37,18 @@ def test_every_row_of_the_paper_has_one() -> None:
 
 
 def test_the_released_settings_of_ade20k() -> None:
-    loaded = settings.load(ROOT / "presets" / "ade20k-631-mit_b1.yaml")
+    loaded = settings.parse(presets.load("ade20k-631-mit_b1"))
     assert (loaded.batch.labelled, loaded.batch.unlabelled, loaded.batch.crop) == (8, 8, 512)
     assert loaded.optimizer.ramp_steps == 1500 and loaded.optimizer.horizon == 50000
     assert loaded.train.epochs == 200 and loaded.train.learning_rate == 6e-5 and loaded.warmup.steps == 0
     dual = loaded.methods["dual_teacher"]
     assert dual is not None
     assert (dual.threshold, dual.ema_decay, dual.consistency_weight, dual.normalisation) == (0.95, 0.99, 0.2, "batch")
-    assert loaded.mixing == settings.load(ROOT / "presets" / "bluemarble.yaml").mixing  # the released ones too
+    assert loaded.mixing == settings.parse(presets.load("bluemarble")).mixing  # the released ones too
 
 
 def test_turns_of_the_cnn_presets_are_passes_over_the_unlabelled_images() -> None:
-    loaded = settings.load(ROOT / "presets" / "voc-92-resnet50.yaml")
+    loaded = settings.parse(presets.load("voc-92-resnet50"))
     dual = loaded.methods["dual_teacher"]
     assert dual is not None and loaded.train.steps is not None
     assert (dual.period, dual.period_unit) == ((10582 - 92) // 16, "step")
@@ -64,26 +57,72 @@ def test_turns_of_the_cnn_presets_are_passes_over_the_unlabelled_images() -> Non
 
 
 def test_blended_presets_ask_for_sbd() -> None:
-    for name, text in presets.all_presets().items():
+    for name in presets.names():
         if name.startswith("voc"):
-            protocol = yaml.safe_load(text)["datasets"]["voc"]["protocol"]
+            protocol = presets.load(name)["datasets"]["voc"]["protocol"]
             assert protocol == ("blended" if "blended" in name else "classic"), name
 
 
-def test_a_key_that_the_base_lost_is_noticed_and_comments_stay() -> None:
-    base = (ROOT / "presets" / "tiny.yaml").read_text()
-    text = presets.make(base, "title", ["note"], {"train.learning_rate": 0.00006}, {})
-    assert "learning_rate: 0.00006\n" in text and text.startswith("# title\n# note\n")
-    assert text.count("#") >= base.count("#")
-    assert yaml.safe_load(text)["warmup"] == yaml.safe_load(base)["warmup"]
-    with pytest.raises(UserError, match=r"has no train\.rate, which"):
-        presets.make(base, "title", [], {"train.rate": 1.0}, {})
+def test_the_lengths_of_the_cnn_presets_follow_from_the_lists() -> None:
+    """An epoch is a pass over the unlabelled images, in batches of 16: 80 for VOC, 200 for Cityscapes."""
+    images = {"voc": (10582, 80), "cityscapes": (2975, 200)}
+    for name in presets.names():
+        source = name.partition("-")[0]
+        if source in images:
+            loaded = settings.parse(presets.load(name))
+            (partition,) = loaded.grid.partition
+            labelled = official_lists.official(source, partition).labelled.lines
+            total, passes = images[source]
+            turn = (total - labelled) // 16
+            assert loaded.methods["dual_teacher"].period == turn and loaded.train.steps == passes * turn, name
+            assert loaded.train.validate_every == max(passes * turn // (labelled // 16) // 10, 1), name
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Presets: base, one over it, one over that."""
+    shutil.copy(ROOT / "presets" / "base.yaml", tmp_path)
+    (tmp_path / "one.yaml").write_text(
+        "# One.\ntrain:\n  learning_rate: 0.00006 # slow\nmethods:\n  mean_teacher: {threshold: 0.5}\n"
+        "partition:\n  few: {fraction: 0.5, count: null, list: null, held_out: null}\ngrid: {partition: [few]}\n"
+    )
+    (tmp_path / "two.yaml").write_text("# Two.\nbase: one\ntrain:\n  steps: 7\n")
+    return tmp_path
+
+
+def test_a_preset_says_what_differs_and_is_written_whole(folder: Path) -> None:
+    base, two = presets.load("base", folder), presets.load("two", folder)
+    assert {key for key, _, _ in presets.differences(two, base)} == {
+        *("train.learning_rate", "train.steps", "methods.mean_teacher.threshold", "grid.partition"),
+        *("partition.eighth", "partition.quarter", "partition.full", "partition.few"),
+    }
+    text = presets.text("two", folder)
+    assert text.startswith("# Two.\n# The whole truth") and "learning_rate: 0.00006 # slow\n" in text
+    assert yaml.safe_load(text) == two and "  limit: null\n" in text
+    comments = (folder / "base.yaml").read_text().count(" # ")
+    assert comments - 3 <= text.count(" # ") <= comments + 1  # all but those of the partitions that were replaced
+
+
+def test_a_preset_with_a_key_that_the_base_lacks_is_refused(folder: Path) -> None:
+    (folder / "one.yaml").write_text("train: {rate: 1.0}\n")
+    with pytest.raises(UserError, match=r"one.yaml: train.rate: presets/base.yaml has no such key"):
+        presets.load("two", folder)
+    with pytest.raises(UserError, match=r"no preset is called '../one'; one of: one, two"):
+        presets.load("../one", folder)
+
+
+def test_diff_params_prints_a_line_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    presets.use("tiny", params=tmp_path / "params.yaml")
+    cli.app(["diff-params", "bluemarble", "--params", str(tmp_path / "params.yaml")], standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert "train.steps: 300 → 6" in lines and "datasets.bluemarble.limit: null → 24" in lines
+    assert all(line.count(" → ") == 1 for line in lines) and len(lines) == 17
 
 
 def test_the_estimate_says_that_it_is_one_and_how_it_came_about(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = settings.load(ROOT / "presets" / "ade20k-631-mit_b1.yaml")
+    loaded = settings.parse(presets.load("ade20k-631-mit_b1"))
     monkeypatch.chdir(tmp_path)
     estimate.run(loaded, 1.0)
     text = capsys.readouterr().out
@@ -119,7 +158,7 @@ def test_snakemake_plans_a_preset_before_there_is_any_data(name: str, tmp_path: 
             shutil.copytree(source, tmp_path / item, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, tmp_path / item)
-    shutil.copy(ROOT / "presets" / f"{name}.yaml", tmp_path / "params.yaml")
+    presets.use(name, params=tmp_path / "params.yaml")
     (tmp_path / "own_data").mkdir()
     snakemake = Path(sys.executable).with_name("snakemake")
     done = subprocess.run([snakemake, "--dry-run"], cwd=tmp_path, capture_output=True, text=True, check=False)

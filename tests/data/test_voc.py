@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from made_up import (
     COARSE,
     FINE,
@@ -34,9 +33,10 @@ from dualteacher.stages import download, prepare
 from dualteacher.stages import partition as partition_stage
 from dualteacher.system import paths
 from dualteacher.system.errors import UserError
+from dualteacher.workflow import presets
 
 PLACE = paths.Dataset("voc")
-TINY = Path(__file__).parents[2] / "presets" / "tiny.yaml"
+PRESETS = Path(__file__).parents[2] / "presets"
 
 
 def listed(ids: list[str], end: str = "\n") -> str:
@@ -66,7 +66,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 def params(protocol: str = "classic", **dataset: Any) -> settings.Settings:
-    raw = yaml.safe_load(TINY.read_text())
+    raw = presets.load("tiny", PRESETS)
     wanted = {"source": "voc", "protocol": protocol, "archive": None, "sbd": None, "lists": True} | dataset
     raw["datasets"] = {"voc": wanted}
     raw["partition"] = {

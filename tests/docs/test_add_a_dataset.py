@@ -19,6 +19,8 @@ PAGE = "docs/add-a-dataset.md"
 SCRIPT = """
 import shlex, sys
 from dualteacher import cli
+from dualteacher.workflow import presets
+from dualteacher.workflow import presets
 for command in sys.argv[1:]:
     cli.app(shlex.split(command), standalone_mode=False)
 """
@@ -43,7 +45,7 @@ def test_the_example_is_prepared_and_checked(tmp_path: Path) -> None:
     edit(settings, "AnyDataset = Annotated[BlueMarble |", "AnyDataset = Annotated[Shapes | BlueMarble |")
     edit(place / "__init__.py", "        case settings.BlueMarble():\n", f"{case}        case settings.BlueMarble():\n")
 
-    raw = yaml.safe_load((ROOT / "presets" / "tiny.yaml").read_text())
+    raw = presets.load("tiny", ROOT / "presets")
     raw["datasets"] |= yaml.safe_load(textwrap.dedent(described))
     raw["grid"]["dataset"] = ["shapes"]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dualteacher.workflow import presets
 from tests.docs import pages
 from tests.docs.pages import ROOT, RUN, STUB, Command
 from tests.reliability.conftest import Spawner
@@ -53,7 +54,7 @@ def spawner() -> Iterator[Spawner]:
 def finished(spawner: Spawner, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy in which the preset `tiny` has been run."""
     made = with_environment(Project(tmp_path_factory.mktemp("finished"), stub=False))
-    shutil.copy(made.root / "presets/tiny.yaml", made.root / "params.yaml")
+    presets.use("tiny", made.root / "presets", made.root / "params.yaml")
     for raw in (ROOT / "data").glob("*/raw"):
         ignore = shutil.ignore_patterns("manifest.json")
         shutil.copytree(raw, made.root / raw.relative_to(ROOT), ignore=ignore, dirs_exist_ok=True)
@@ -90,7 +91,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.mark.parametrize("commands", of_page(RUN))
 def test_of_the_program(commands: list[Command], finished: Project, spawner: Spawner) -> None:
-    shutil.copy(ROOT / "presets/tiny.yaml", finished.root / "params.yaml")
+    presets.use("tiny", ROOT / "presets", finished.root / "params.yaml")
     for command in commands:
         words = shlex.split(command.bare)
         if words[:3] == ["python", "-m", "dualteacher"] and "\n" not in command.text:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from dualteacher.workflow import presets
+
 ROOT = Path(__file__).parents[2]
 STUB = Path(__file__).with_name("stub.py")
 NONE = {"partition": [], "method": []}
@@ -31,7 +33,7 @@ def copy_project(root: Path) -> None:
         if (ROOT / name).is_file() and not name.startswith("tests/"):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name)
-    shutil.copy(root / "presets" / "bluemarble.yaml", root / "params.yaml")  # whatever is being tried out
+    presets.use("bluemarble", root / "presets", root / "params.yaml")  # whatever is being tried out
 
 
 class Project:

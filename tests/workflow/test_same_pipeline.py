@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import stub
-import yaml
 from conftest import ROOT
 
-from dualteacher.workflow import contracts, sources
+from dualteacher.workflow import contracts, presets, sources
 
 # In DVC, a folder stands for the files in it; Snakemake watches own_data only for datasets that lie there.
 FOLDERS = ("results/runs", "results/report/figures", "own_data")
@@ -41,7 +40,7 @@ def jobs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def params():
-    return yaml.safe_load((ROOT / "presets" / "bluemarble.yaml").read_text()) | {"grid": GRID}
+    return presets.load("bluemarble", ROOT / "presets") | {"grid": GRID}
 
 
 def expected_commands(grid):

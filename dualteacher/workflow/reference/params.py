@@ -1,7 +1,7 @@
 """docs/reference/params.md: every key of params.yaml with its type, its limits and its meaning.
 
 Types and limits come from the models in settings/, meanings from the comments behind their fields and from their
-docstrings, values from presets/bluemarble.yaml.
+docstrings, values from presets/base.yaml.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from dualteacher import settings
 from dualteacher.workflow import presets
 
-VALUES = Path("presets/bluemarble.yaml")
+VALUES = Path("presets/base.yaml")
 BY_NAME = {"datasets": "NAME", "partition": "NAME", "methods": "NAME"}  # sections whose keys the user names
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
