@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from dualteacher.settings.reader import parse
 from dualteacher.system import files
@@ -86,9 +86,18 @@ def overlay(settings: CommentedMap, changes: Mapping[str, Any], path: str = "") 
         if merged:
             overlay(settings[key], value, place)
         else:
-            settings[key] = value
+            settings[key] = _flow(value)
         if isinstance(changes, CommentedMap) and key in changes.ca.items and not merged:
             settings.ca.items[key] = changes.ca.items[key]
+
+
+def _flow(value: Any) -> Any:
+    """A plain list as one that is written on one line."""
+    if type(value) is not list:
+        return value
+    made = CommentedSeq(value)
+    made.fa.set_flow_style()
+    return made
 
 
 def use(name: str, folder: Path = FOLDER, params: Path = PARAMS) -> None:
@@ -164,8 +173,5 @@ def spell(value: Any) -> str:
         digits = f"{value:.12f}".rstrip("0")
         return digits + "0" if digits.endswith(".") else digits
     if isinstance(value, str):
-        safe = (
-            value.replace("_", "").replace(".", "").replace("/", "").replace("-", "").isalnum() and value[0].isalpha()
-        )
-        return value if safe else f'"{value}"'
+        return value if re.fullmatch(r"[A-Za-z][\w./-]*", value) else f'"{value}"'
     return "null" if value is None else str(value).lower()

@@ -22,6 +22,7 @@ from PIL import Image
 
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources import ade20k
+from dualteacher.workflow import presets
 
 pytestmark = pytest.mark.slow
 
@@ -47,8 +48,6 @@ def write_zip(path: Path) -> None:
 MEASURED = r"""
 import re, resource, sys
 from dualteacher import cli
-from dualteacher.workflow import presets
-from dualteacher.workflow import presets
 sys.argv = ["dualteacher", "prepare", "--dataset", "ade20k"]
 try:
     cli.main()

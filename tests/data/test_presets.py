@@ -116,7 +116,7 @@ def test_diff_params_prints_a_line_a_key(tmp_path: Path, capsys: pytest.CaptureF
     cli.app(["diff-params", "bluemarble", "--params", str(tmp_path / "params.yaml")], standalone_mode=False)
     lines = capsys.readouterr().out.splitlines()
     assert "train.steps: 300 → 6" in lines and "datasets.bluemarble.limit: null → 24" in lines
-    assert all(line.count(" → ") == 1 for line in lines) and len(lines) == 17
+    assert all(line.count(" → ") == 1 for line in lines) and len(lines) == 16
 
 
 def test_the_estimate_says_that_it_is_one_and_how_it_came_about(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dualteacher.workflow import presets
 from tests.docs import pages
 from tests.docs.pages import ROOT
 
@@ -19,8 +20,6 @@ PAGE = "docs/add-a-dataset.md"
 SCRIPT = """
 import shlex, sys
 from dualteacher import cli
-from dualteacher.workflow import presets
-from dualteacher.workflow import presets
 for command in sys.argv[1:]:
     cli.app(shlex.split(command), standalone_mode=False)
 """
