@@ -17,8 +17,7 @@ from dualteacher.reporting.results import Results, Run
 from dualteacher.system import files
 
 HARDEST = 12  # images of a dataset and partition
-STATISTICS = ("n", "mean", "std", "low", "high")
-GAINS = ["dataset", "partition", "method", "class_index", "class_name", *STATISTICS]
+GAINS = ["dataset", "partition", "method", "class_index", "class_name", *statistics.NAMES]
 ALARMS = ["dataset", "partition", "method", "seed", "alarm", "epoch", "step", "text"]
 
 
@@ -44,9 +43,9 @@ def comparisons(seeds: pd.DataFrame, baseline: str) -> pd.DataFrame:
             continue
         found = statistics.paired(group["difference"].to_numpy())
         row = {"dataset": dataset, "partition": partition, "method": method, "baseline": baseline}
-        row |= {name: getattr(found, name) for name in STATISTICS}
+        row |= {name: getattr(found, name) for name in statistics.NAMES}
         rows.append(row | {"differences": " ".join(f"{value:.6f}" for value in group["difference"])})
-    names = ["dataset", "partition", "method", "baseline", *STATISTICS, "differences"]
+    names = ["dataset", "partition", "method", "baseline", *statistics.NAMES, "differences"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -63,7 +62,7 @@ def class_gains(results: Results, dataset: str, partition: str) -> pd.DataFrame:
         for index, info in enumerate(results.classes[dataset] if gains else []):
             found = statistics.paired(np.array([gain[index] for gain in gains]))
             head = (dataset, partition, method, index, info.name)
-            rows.append((*head, *(getattr(found, name) for name in STATISTICS)))
+            rows.append((*head, *(getattr(found, name) for name in statistics.NAMES)))
     return pd.DataFrame(rows, columns=GAINS)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
+from dualteacher.workflow import presets
 from tests.core.conftest import CLASSES, ROOT, png, scene
 
 CELL = ("--dataset", "toy", "--partition", "some", "--seed", "0")
@@ -81,7 +82,7 @@ def spawn() -> Iterator[Spawner]:
 
 def parameters(**sections: dict[str, Any]) -> dict[str, Any]:
     """params.yaml for the toy project: one cell, a few steps."""
-    raw = yaml.safe_load((ROOT / "presets" / "tiny.yaml").read_text())
+    raw = presets.load("tiny", ROOT / "presets")
     raw["grid"] |= {"dataset": ["toy"], "partition": ["some"], "method": ["dual_teacher"], "seed": [0]}
     raw["datasets"] = {
         "toy": {

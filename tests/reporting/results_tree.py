@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import tempfile
@@ -20,6 +19,7 @@ from dualteacher.data.pack import ClassInfo, PackWriter, Sample, class_table
 from dualteacher.evaluation import gallery
 from dualteacher.system import paths
 from dualteacher.training import history
+from dualteacher.workflow import presets
 
 CLASSES = [
     ClassInfo("water", (52, 101, 164)),
@@ -30,13 +30,12 @@ CLASSES = [
 ]
 LIFT = {"supervised": 0.0, "mean_teacher": -0.008, "dual_teacher": 0.021}
 IMAGES = 3
-PARAMS = Path(__file__).parents[2] / "presets" / "bluemarble.yaml"
+PRESETS = Path(__file__).parents[2] / "presets"
 
 
 def parameters(**grid: list[Any]) -> dict[str, Any]:
     """The default parameters with another grid."""
-    path = PARAMS if PARAMS.is_file() else PARAMS.parents[1] / "params.yaml"
-    raw = copy.deepcopy(yaml.safe_load(path.read_text(encoding="utf-8")))
+    raw = presets.load("bluemarble", PRESETS)
     raw["grid"] |= {"dataset": ["bluemarble"], "partition": ["eighth"], "method": list(LIFT), "seed": [0, 1]} | grid
     return raw
 

@@ -20,6 +20,22 @@ def test_three_differences_give_their_range() -> None:
     assert found.clear
 
 
+def test_student_s_interval_has_known_values() -> None:
+    found = statistics.paired(np.array([1.0, 2.0, 3.0]))
+    assert (found.t_low, found.t_high) == (pytest.approx(2 - 2.484138), pytest.approx(2 + 2.484138))
+    two = statistics.paired(np.array([1.0, 3.0]))
+    assert (two.t_low, two.t_high) == (pytest.approx(2 - 12.706205), pytest.approx(2 + 12.706205))
+    assert math.isnan(statistics.paired(np.array([1.0])).t_low)
+    same = statistics.paired(np.array([0.5, 0.5, 0.5]))
+    assert same.t_low == same.t_high == 0.5
+
+
+def test_student_s_interval_holds_the_mean_in_95_of_100_cases() -> None:
+    drawn = np.random.default_rng(0).standard_normal((4000, 3))
+    held = [low <= 0 <= high for low, high in map(statistics.t_interval, drawn)]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.012)
+
+
 def test_below_three_seeds_there_is_no_interval() -> None:
     two = statistics.paired(np.array([0.01, 0.03]))
     assert math.isnan(two.low) and not two.known and two.clear  # by its spread

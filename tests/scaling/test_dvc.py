@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from dualteacher.system import paths
+from dualteacher.workflow import presets
 from tests.workflow.conftest import ROOT, Project
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,7 @@ class Clone(Project):
 def origin(tmp_path_factory) -> Project:
     """A copy whose one small cell DVC has run; committed, and pushed to a folder as the remote."""
     made = Project(tmp_path_factory.mktemp("origin"), stub=False)
-    shutil.copy(made.root / "presets" / "tiny.yaml", made.root / "params.yaml")
+    presets.use("tiny", made.root / "presets", made.root / "params.yaml")
     made.edit("grid.method", [CELL.method])
     made.edit("warmup.steps", 2)
     made.edit("train.steps", 2)

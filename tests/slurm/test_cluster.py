@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from dualteacher.system import heartbeat, paths
+from dualteacher.workflow import presets
 from tests.workflow.conftest import ROOT, Project
 
 SCRIPT = Path(__file__).with_name("cluster.sh")
@@ -57,7 +58,7 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
 def tiny(tmp_path, cluster) -> Project:
     """A copy with the tiny preset, its training long enough to be caught; the archives if the project has them."""
     made = Project(tmp_path, stub=False)
-    shutil.copy(made.root / "presets" / "tiny.yaml", made.root / "params.yaml")
+    presets.use("tiny", made.root / "presets", made.root / "params.yaml")
     made.edit("grid.method", ["supervised", "dual_teacher"])
     made.edit("train.steps", STEPS)
     made.edit("runtime.checkpoint_steps", 1)

@@ -9,12 +9,12 @@ import csv
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 from dualteacher import settings
+from dualteacher.reporting import kinds
 from dualteacher.system import paths
 from dualteacher.workflow import contracts
 
@@ -79,24 +79,13 @@ def files(stage: str, args: argparse.Namespace, params: dict) -> tuple[list[Path
     grid = settings.Grid(**params["grid"])
     places = [dict(zip(CELL, (*row, seed), strict=True)) for row in grid.rows for seed in grid.seed]
     inputs = dict.fromkeys(fill(path, place, params) for place in places for path in contract.inputs)
-    return list(inputs), [*contract.outputs, *figures(params["grid"])]
+    return list(inputs), [*contract.outputs, *kinds.files_of(grid)]
 
 
 def fill(pattern: Path, place: dict, params: dict) -> Path:
     """{dataset} by the job's place, {model.backbone} by the parameters."""
     text = str(pattern).replace("{model.backbone}", params["model"]["backbone"])
     return Path(text.format(**place))
-
-
-def figures(grid: dict) -> Iterator[Path]:
-    """As dualteacher.reporting.figures.files_of, which would take long to import."""
-    kinds = ["curves", "methods", "teachers", "pseudo_labels", "confusion", "per_class"]
-    kinds += ["class_gains", "calibration", "hardest", "snapshots"]
-    for suffix in ("svg", "png"):
-        for d in grid["dataset"]:
-            yield paths.REPORT / "figures" / f"{d}-scores.{suffix}"
-            for p in grid["partition"]:
-                yield from (paths.REPORT / "figures" / f"{d}-{p}-{kind}.{suffix}" for kind in kinds)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, Project
 
 from dualteacher.system import paths
-from dualteacher.workflow import sources
+from dualteacher.workflow import presets, sources
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ NOT_MADE = ("cost.json", "README.md")  # the former says how long it took
 def tiny(tmp_path_factory) -> Project:
     """A copy with the tiny preset, and the archives if the project has them already."""
     made = Project(tmp_path_factory.mktemp("tiny"), stub=False)
-    shutil.copy(made.root / "presets" / "tiny.yaml", made.root / "params.yaml")
+    presets.use("tiny", made.root / "presets", made.root / "params.yaml")
     made.edit("grid.method", ["supervised", "dual_teacher"])
     for raw in (ROOT / paths.DATA).glob("*/raw"):
         ignore = shutil.ignore_patterns("manifest.json")

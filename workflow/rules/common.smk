@@ -8,6 +8,7 @@ from snakemake.utils import validate
 sys.path.insert(0, str(workflow.basedir))  # a clone uses its own package, whatever else is installed
 
 from dualteacher import settings
+from dualteacher.reporting import kinds
 from dualteacher.workflow import engines
 
 engines.check(config)
@@ -47,12 +48,8 @@ def method_file(wildcards) -> str:
 
 
 def figures(suffix: str) -> list[str]:
-    """The report's figures; dualteacher/reporting/figures/__init__.py draws them."""
-    kinds = ["curves", "methods", "teachers", "pseudo_labels", "confusion", "per_class"]
-    kinds += ["class_gains", "calibration", "hardest", "snapshots"]
-    names = ["{dataset}-scores", *(f"{{dataset}}-{{partition}}-{kind}" for kind in kinds)]
-    place = dict(dataset=GRID.dataset, partition=GRID.partition)
-    return [path for name in names for path in expand(f"results/report/figures/{name}.{suffix}", **place)]
+    """The report's figures."""
+    return [str(path) for path in kinds.files_of(GRID, (suffix,))]
 
 
 def captioned(paths: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The report's figures: what each one shows. How they are drawn is drawing.py's affair.
+"""The report's figures: what each one shows. kinds.py names them, drawing.py draws them.
 
 Lines are means over seeds, bands run from the lowest seed to the highest: with two or three seeds that
 is all there is to know, and it invents nothing.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,29 +17,8 @@ from dualteacher.reporting.figures import classes, drawing, insight, methods
 from dualteacher.reporting.figures.classes import Runs
 from dualteacher.reporting.figures.drawing import MARKERS, MUTED, Figure, Panel
 from dualteacher.reporting.results import Results, Run, spoken
-from dualteacher.settings import Grid
-from dualteacher.system import paths
 
-KINDS = (
-    "curves",
-    "methods",
-    "teachers",
-    "pseudo_labels",
-    "confusion",
-    "per_class",
-    "class_gains",
-    "calibration",
-    "hardest",
-    "snapshots",
-)
 DASH = (0, (3, 1.6))
-
-
-def files_of(grid: Grid) -> list[Path]:
-    """Every figure file of a report on `grid`: what Snakemake and DVC declare."""
-    names = [f"{dataset}-scores" for dataset in grid.dataset]
-    names += [f"{d}-{p}-{kind}" for d in grid.dataset for p in grid.partition for kind in KINDS]
-    return [paths.REPORT / "figures" / f"{name}.{suffix}" for name in names for suffix in ("png", "svg")]
 
 
 def build(results: Results) -> dict[str, Figure]:

@@ -4,7 +4,7 @@ Every byte follows from the runs, their logs and params.yaml, so that the same r
 date, no host name, no commit.
 
 How something is added to the page:
-- a figure for each dataset and partition: its kind in figures.KINDS (drawn there), and one entry in SECTIONS, which
+- a figure for each dataset and partition: its kind in kinds.KINDS (drawn in figures/), and one entry in SECTIONS, which
   says what it shows, a sentence a method beside it (`words`) and its numbers (`table`), where there are any;
 - a table on all results: a function in html_tables.py that gives a Table, called in `_content`, and
   `{{ table(name) }}` where it belongs in templates/page.html.j2;

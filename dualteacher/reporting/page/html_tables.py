@@ -72,6 +72,9 @@ def result_table(results: Results, table: pd.DataFrame, seeds: pd.DataFrame, col
                 _score(row, "miou"),
                 Entry("", row.miou_mean, colors[str(row.method)], strip=strip),
                 _score(row, "difference", tables.points),
+                Entry(
+                    tables.span(row.difference_t_low, row.difference_t_high, row.difference_n, 2), row.difference_t_low
+                ),
                 Entry(tables.span(row.difference_low, row.difference_high, row.difference_n), row.difference_low),
                 _score(row, "best_miou"),
                 _score(row, "pixel_accuracy"),
@@ -81,7 +84,7 @@ def result_table(results: Results, table: pd.DataFrame, seeds: pd.DataFrame, col
         )
     ends = f"each seed, {tables.percent(low)} … {tables.percent(high)}"
     against = f"Δ {spoken(results.settings.report.baseline)}"
-    more = ("95 % interval", "best epoch", "pixel acc.", "mean acc.", "seeds")
+    more = ("95 % t interval", "95 % bootstrap", "best epoch", "pixel acc.", "mean acc.", "seeds")
     columns = _columns(results, "mIoU", ends, against, *more)
     return Table("Scores on the validation images, %", columns, rows)
 

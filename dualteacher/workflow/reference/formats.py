@@ -139,7 +139,7 @@ classes_missing | list | classes that no labelled image shows
 labelled_pixels | mapping | by class
 """
 )
-STATISTICS = "n, mean, std, low, high (the bootstrap interval)"
+STATISTICS = "n, mean, std, low, high (the bootstrap interval), t_low, t_high (Student's t interval)"
 
 FORMATS = [
     Format(_spelt(DATASET.manifest), "download", "the archives: file, bytes, sha256, origin of each",
@@ -198,7 +198,8 @@ FORMATS = [
 dataset partition method seeds labelled_min labelled_max held_out_min held_out_max unlabelled_min
 unlabelled_max miou_mean miou_std best_miou_mean best_miou_std pixel_accuracy_mean pixel_accuracy_std
 mean_accuracy_mean mean_accuracy_std difference_n difference_mean difference_std difference_low
-difference_high student_images teacher_images seconds images_per_second peak_memory_bytes parameters selected
+difference_high difference_t_low difference_t_high student_images teacher_images
+seconds images_per_second peak_memory_bytes parameters selected
 bound alarms device list list_sha256
 """)),
     Format(str(paths.REPORT / "table_seeds.parquet"), "report", "one row a run",
@@ -213,11 +214,11 @@ dataset partition method seed epoch step val_miou
 """)),
     Format(str(paths.REPORT / "comparisons.csv"), "report", f"each method against the baseline: {STATISTICS}",
            _names("""
-dataset partition method baseline n mean std low high differences
+dataset partition method baseline n mean std low high t_low t_high differences
 """)),
     Format(str(paths.REPORT / "class_gains.csv"), "report", f"the same by class: {STATISTICS}",
            _names("""
-dataset partition method class_index class_name n mean std low high
+dataset partition method class_index class_name n mean std low high t_low t_high
 """)),
     Format(str(paths.REPORT / "calibration.csv"), "report", "expected calibration error of each run's pseudo-labels",
            _names("""
