@@ -6,10 +6,8 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from timm.models.pvt_v2 import MlpWithDepthwiseConv
 from torch import Tensor, nn
 
-from dualteacher.models.dense import restore_linear
 from dualteacher.models.heads import SegFormerHead
 from dualteacher.models.mix_transformer import MixTransformer
 from dualteacher.models.segmenter import Segmenter
@@ -21,10 +19,6 @@ class PlainNetwork(nn.Module):
     def __init__(self, segmenter: Segmenter) -> None:
         super().__init__()
         self.copied = copy.deepcopy(segmenter).to(memory_format=torch.contiguous_format)
-        restore_linear(self.copied)
-        for module in self.copied.modules():
-            if isinstance(module, MlpWithDepthwiseConv):
-                module.__class__ = MlpWithDepthwiseConv
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) in [0, 1] → logits (B, C, ~H/4, ~W/4)."""

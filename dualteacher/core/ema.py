@@ -9,8 +9,8 @@ from torch import Tensor, nn
 def decay(step: int, maximum: float) -> float:
     """a = min(1 - 1/(step + 1), maximum).
 
-    `step` counts from 0 within the epoch: at its first step a is 0, so the waking teacher becomes a copy
-    of the student.
+    `step` counts from 0 within the teacher's turn: at the first step a is 0, so the teacher starts as a copy of the
+    student.
     """
     return min(1 - 1 / (step + 1), maximum)
 
@@ -19,7 +19,7 @@ def decay(step: int, maximum: float) -> float:
 def update(teacher: nn.Module, student: nn.Module, keep: float) -> None:
     """teacher ← keep · teacher + (1 - keep) · student, parameters and floating-point buffers alike.
 
-    Integer buffers (batch counters) are copied. One fused call for each list: no Python loop over tensors.
+    Integer buffers (batch counters) are copied. One fused call per list, no Python loop over tensors.
     """
     ours, theirs = _floating(teacher), _floating(student)
     if keep == 0.0:

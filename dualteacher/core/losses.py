@@ -1,9 +1,9 @@
 """The losses of Dual Teacher (Na et al., NeurIPS 2023), on logits at the network's own stride.
 
-Throughout: `logits` are the student's, (B, C, h, w); `label` (B, H, W) int64 with 255 for "does not
-count"; `confidence` (B, H, W) in [0, 1]. Logits are upsampled bilinearly (align_corners=False) to the
-label's size inside, never as a whole (see upsampling.py). Every loss returns a scalar and is
-differentiable with respect to `logits` only. The formulas are the paper's, sections 3.2 and 3.3.
+`logits` are the student's, (B, C, h, w); `label` (B, H, W) int64, IGNORE where a pixel does not count; `confidence`
+(B, H, W) in [0, 1]. Logits are upsampled bilinearly (align_corners=False) to the label's size without ever existing at
+full resolution (see upsampling/). Every loss is a scalar, differentiable with respect to `logits` only. The formulas
+are those of the paper's sections 3.2 and 3.3.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dualteacher.settings import Loss
 
 
 def supervised_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Cross entropy, mean over the pixels that have a label; 0 where none has."""
+    """Mean cross entropy over the labelled pixels; 0 if there are none."""
     total, _ = upsampling.cross_entropy_sum(logits, label)
     return total / (label != IGNORE).sum().clamp(min=1)
 
@@ -29,9 +29,8 @@ def supervised_loss(logits: Tensor, label: Tensor) -> Tensor:
 def ohem_loss(logits: Tensor, label: Tensor, threshold: float, minimum: int) -> Tensor:
     """Online hard example mining (Shrivastava et al., CVPR 2016): cross entropy, mean over the hard pixels.
 
-    Hard is a pixel whose class has at most the probability `threshold`, or that is among the `minimum` with the
-    largest loss (ties included). The losses of all pixels come first, without gradient; then only the hard ones
-    are gone through again.
+    A pixel is hard if its class has at most the probability `threshold`, or if its loss is among the `minimum`
+    largest (ties included). A first pass, without gradient, finds them; a second pass covers only the hard pixels.
     """
     entropy = upsampling.cross_entropy_map(logits, label)
     limit = entropy.new_full((), -math.log(threshold) if threshold > 0 else math.inf)
@@ -43,14 +42,14 @@ def ohem_loss(logits: Tensor, label: Tensor, threshold: float, minimum: int) -> 
 
 
 def on_labelled(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss on labelled images that the settings name, a function of (logits, label)."""
+    """The loss on labelled images chosen in the settings: (logits, label) → scalar."""
     if loss.supervised == "ohem":
         return partial(ohem_loss, threshold=loss.ohem_threshold, minimum=loss.ohem_minimum)
     return supervised_loss
 
 
 def pseudo_label(teacher_logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The teacher's class and its probability at every pixel of an image of `size` = (H, W).
+    """The teacher's class and its probability at every pixel of `size` = (H, W).
 
     Returns label (B, H, W) int64 and confidence (B, H, W); without gradient.
     """
@@ -58,8 +57,8 @@ def pseudo_label(teacher_logits: Tensor, size: tuple[int, int]) -> tuple[Tensor,
 
 
 def consistency_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
-    """Implicit consistency: Σ CE · [confidence ≥ threshold] over the number of valid pixels."""
-    # what counts for nothing need not be gone through
+    """Implicit consistency: Σ CE · [confidence ≥ threshold], divided by the number of valid pixels."""
+    # unconfident pixels weigh nothing: ignoring them saves their share of the work
     kept = torch.where(confidence >= threshold, label, IGNORE)
     total, _ = upsampling.cross_entropy_sum(logits, kept)
     return total / (label != IGNORE).sum().clamp(min=1)

@@ -1,10 +1,10 @@
-"""CutMix and ClassMix on batches, and the strong view (paper, section 3.2; facts of the release).
+"""CutMix, ClassMix and the strong view, on batches (paper, section 3.2, and the release's settings).
 
-A mix is described by a paste mask (B, H, W), True where an image keeps its own pixel, and by its partner
-images (a permutation). Image, pseudo-label and confidence are mixed by the same mask: the released code
-leaves the CutMix confidence unmixed, which weighs pixels by another image's certainty.
+A mix is a paste mask (B, H, W), True where an image keeps its own pixel, and a permutation that names each image's
+partner. Image, pseudo-label and confidence are mixed by the same mask. (The released code leaves CutMix's confidence
+unmixed, so pixels are weighted by another image's confidence.)
 
-All randomness is drawn on the host as a function of (seed, step, image position): see `Draws`.
+All random numbers are drawn on the host as a function of (seed, step, image position): see `Draws`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PseudoLabelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one step's strong views, tensors with one row an image."""
+    """The random numbers of one step's strong views: tensors with one row per image."""
 
     partner: Tensor  # (B,) permutation
     box: Tensor  # (B, 4) top, bottom, left, right of the CutMix box, pixels
@@ -44,7 +44,7 @@ class Draws:
     order: tuple[int, ...]  # of the four jitter operations, the same for the batch
 
     def to(self, device: torch.device) -> Draws:
-        """The draws on `device`; pinned copies overlap with the teacher's pass on a GPU."""
+        """The draws on `device`. On a GPU the copies are pinned and overlap with the teacher's pass."""
         moved = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -67,11 +67,11 @@ def draw(
     groups: int = 1,
     view: int = 0,
 ) -> Draws:
-    """Draw one step's strong views for images `first` … `first + batch - 1` of the step's global batch.
+    """The draws for images `first` … `first + batch - 1` of a step's global batch.
 
-    The images form `groups` equal groups; partners come from the own group, and each group has one CutMix
-    ratio, so a group's draws do not depend on which process or shard it falls to. Methods with several
-    strong views number them; view 0 is the same for every method.
+    The images form `groups` equal groups. Partners come from the same group, and each group has one CutMix ratio, so
+    a group's draws do not depend on the process or shard it falls to. Methods with several strong views number them;
+    view 0 is the same for every method.
     """
     place: tuple[int | str, ...] = (step,) if view == 0 else (step, f"view {view}")
     order = tuple(int(i) for i in seeds.generator(seed, "order of jitter", *place).permutation(4))
@@ -130,9 +130,9 @@ def box_mask(box: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def class_mask(label: Tensor, rank: Tensor) -> Tensor:
-    """True where a pixel's class is among the half (floor) of its image's classes drawn by `rank`.
+    """True where a pixel's class is among the drawn half (rounded down) of its image's classes.
 
-    label (B, H, W); rank (B, C) random scores: the present classes with the highest scores are drawn.
+    label (B, H, W); rank (B, C) random scores: of the classes present, those with the highest scores are drawn.
     """
     batch, classes = rank.shape
     index = torch.where(label == IGNORE, classes, label).flatten(1)
@@ -146,7 +146,7 @@ def class_mask(label: Tensor, rank: Tensor) -> Tensor:
 
 
 def paste(own: PseudoLabelled, mask: Tensor, partner: Tensor) -> PseudoLabelled:
-    """Keep own pixels where `mask` is True, take the partner image's elsewhere."""
+    """An image's own pixels where `mask` is True, its partner's elsewhere."""
     return PseudoLabelled(
         torch.where(mask.unsqueeze(1), own.image, own.image[partner]),
         torch.where(mask, own.label, own.label[partner]),
@@ -166,15 +166,15 @@ def cutmix(weak: PseudoLabelled, draws: Draws, mixing: Mixing) -> PseudoLabelled
 def classmix(strong: PseudoLabelled, draws: Draws) -> PseudoLabelled:
     """ClassMix of the strongly augmented images: half of an image's classes onto its partner.
 
-    A pixel of the mixed softmax is wholly one image's, so its argmax and maximum are those of the pixel's
-    own image: mixing label and confidence is the same as mixing the softmax (B, C, H, W), for nothing.
-    The chosen classes are the occluder's: they keep their pixels, the partner shows elsewhere.
+    Every pixel of the mix comes from one image, so mixing labels and confidences equals mixing the softmax
+    (B, C, H, W) and then taking argmax and maximum, at no cost. The drawn classes occlude: they keep their pixels, and
+    the partner shows elsewhere.
     """
     return paste(strong, class_mask(strong.label, draws.rank), draws.partner)
 
 
 def strong_view(image: Tensor, draws: Draws) -> Tensor:
-    """The view of implicit consistency: strong colour jitter and random grayscale; no geometry."""
+    """The view for implicit consistency: strong colour jitter and random grayscale, no geometry."""
     return views.grayscale(views.jitter(image, draws.strong_jitter, draws.order), draws.gray)
 
 

@@ -8,9 +8,9 @@ def poly_warmup(
 ) -> float:
     """Learning rate at `step` (counted from 0).
 
-    Below `warmup_steps` the rate rises linearly from `warmup_ratio` · base_lr, reaching base_lr at the end
-    of the ramp: base_lr · (1 - (1 - step/warmup_steps) · (1 - warmup_ratio)). From there on it is
-    base_lr · (1 - step/max_steps)^power, so it steps down a little where the two meet, as released.
+    Below `warmup_steps` the rate rises linearly from `warmup_ratio` · base_lr to base_lr:
+    base_lr · (1 - (1 - step/warmup_steps) · (1 - warmup_ratio)). After that it is
+    base_lr · (1 - step/max_steps)^power. Where the two meet it drops slightly, as in the release.
     """
     if step < warmup_steps:
         return base_lr * (1 - (1 - step / warmup_steps) * (1 - warmup_ratio))

@@ -1,8 +1,8 @@
 """Photometric views as batched tensor operations on the device: jitter, blur, grayscale, flip.
 
-Images are (B, 3, H, W) floats in [0, 1]. Every image has parameters of its own, drawn beforehand on the
-CPU and given as tensors, so nothing here waits for the device, loops over images or owns a random state.
-An image that a transform leaves alone simply carries its identity parameters (factor 1, angle 0).
+Images are (B, 3, H, W) floats in [0, 1]. Each image has its own parameters, drawn beforehand on the host and passed as
+tensors: nothing here waits for the device, loops over images or keeps a random state. An image that a transform leaves
+unchanged has identity parameters (factor 1, angle 0).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def gray(image: Tensor) -> Tensor:
 
 
 def draw_jitter(rng: np.random.Generator, jitter: Jitter) -> list[float]:
-    """Factors of one image for `jitter`, in the order of COLUMNS; the identity with 1 - probability."""
+    """One image's factors for `jitter`, in the order of COLUMNS; the identity with probability 1 - p."""
     applies = rng.random() < jitter.probability
     spread = rng.uniform(-1, 1, 4) * (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     return [*(1 + spread[:3]), spread[3]] if applies else [1.0, 1.0, 1.0, 0.0]
@@ -70,13 +70,13 @@ def _hue(image: Tensor, turns: Tensor) -> Tensor:
     """Rotate the hue by `turns` at constant HSV saturation and value.
 
     Channel n ∈ {5, 3, 1} of an HSV colour is v - (v - m) · clamp(min(k, 4 - k), 0, 1) with
-    k = (n + 6 h) mod 6 and m the smallest channel; no branch per sextant is needed.
+    k = (n + 6 h) mod 6 and m the smallest channel, so no sextant needs a branch of its own.
     """
     r, g, b = image.unbind(1)
     value, low = image.amax(1), image.amin(1)
     chroma = value - low
     scale = chroma.mul(6).clamp_(min=1e-6).reciprocal_()
-    # hue in turns, by which channel is largest; a choice by 0 or 1 is a lerp, which is faster than `where`
+    # hue in turns, by the largest channel; a lerp by 0 or 1 is a choice, and faster than `where`
     hue = torch.lerp((r - g).mul_(scale).add_(2 / 3), (b - r).mul_(scale).add_(1 / 3), _equal(value, g))
     hue = torch.lerp(hue, (g - b).mul_(scale), _equal(value, r)).add_(1 + turns.squeeze(1))
     out = torch.empty_like(image)
@@ -93,9 +93,9 @@ def _equal(one: Tensor, other: Tensor) -> Tensor:
 
 
 def blur(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    """Gaussian blur with one σ (pixels) an image, (B,); σ = 0 leaves it sharp.
+    """Gaussian blur with one σ (pixels) per image, (B,); σ = 0 leaves an image sharp.
 
-    `largest` bounds σ on the host, so the kernel's size (± 3 σ) is known without a sync.
+    `largest` bounds σ on the host, so the kernel's size (± 3 σ) is known without waiting for the device.
     """
     batch, channels, height, width = image.shape
     radius = min(max(1, int(np.ceil(3 * largest))), height - 1, width - 1)

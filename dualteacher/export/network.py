@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from dualteacher.models import dense
 from dualteacher.models.heads import SegFormerHead
 from dualteacher.models.heads.layers import resize
 from dualteacher.models.segmenter import Segmenter
@@ -57,7 +56,6 @@ def ready(segmenter: Segmenter) -> Segmenter:
     segmenter = copy.deepcopy(segmenter).cpu().eval().requires_grad_(False)
     if isinstance(segmenter.head, SegFormerHead):
         setattr(segmenter, "head", Baked(segmenter.head))  # noqa: B010 — another class than the attribute's
-    dense.restore_linear(segmenter)  # ours looks at sizes, which exporters only have names for
     _fix_padding(segmenter)
     return segmenter
 

@@ -1,4 +1,4 @@
-"""The device a job runs on, and what makes its numbers repeatable."""
+"""The device a job runs on, and reproducible numbers on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of GNU's malloc.h
 
 
 def setup(runtime: Runtime) -> torch.device:
-    """Choose the device and set threads and determinism for this process."""
+    """Pick the device; set this process's threads and determinism."""
     device = pick(runtime.device)
     torch.set_num_threads(runtime.threads)
     repeatable(device)
@@ -23,10 +23,10 @@ def setup(runtime: Runtime) -> torch.device:
 
 
 def repeatable(device: torch.device) -> None:
-    """Determinism and speed of this process.
+    """Set this process's determinism and speed.
 
-    On the CPU the same commit, parameters and seed give the same bytes. On a GPU cuDNN may choose among
-    algorithms (speed), so runs agree to rounding only.
+    On a CPU the same commit, parameters and seed give the same bytes. On a GPU cuDNN picks its fastest algorithms, so
+    runs agree to rounding.
     """
     if device.type == "cpu":
         keep_freed_memory()
@@ -39,10 +39,10 @@ def repeatable(device: torch.device) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep large freed blocks for the next step instead of giving them back to the system.
+    """Let the C library keep large freed blocks for the next step instead of returning them to the system.
 
-    A step frees and takes the same blocks again, and fresh memory costs a page fault every 4 KiB: up to a third
-    of a step's time. Only GNU's library is told; elsewhere nothing changes.
+    Each step allocates the same blocks again, and fresh memory costs a page fault per 4 KiB: up to a third of a step's
+    time. Affects GNU's C library only.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -53,7 +53,7 @@ def keep_freed_memory() -> None:
 
 
 def pick(name: str) -> torch.device:
-    """'auto' takes the first accelerator there is; UserError if the named one is missing."""
+    """'auto' takes a CUDA device if there is one, else the CPU; UserError if a named device is missing."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -69,7 +69,7 @@ def pick(name: str) -> torch.device:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the device where it keeps count, else of this process."""
+    """Peak memory in bytes: of a CUDA device, else of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

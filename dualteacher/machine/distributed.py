@@ -1,9 +1,9 @@
-"""Several processes, one run: started by `torchrun`, each with a share of every step's images.
+"""One run in several processes, started by `torchrun`, each with a share of every step's images.
 
-The network is not wrapped. Gradients are averaged after the backward pass in one flat buffer a type, and
-buffers (running statistics) right after the optimiser's step, so that every process holds the same student and,
-since teachers are functions of it, the same teachers. That keeps a method's loss free to call the network as
-it likes, and a run's mathematics independent of how many processes share it.
+The network is not wrapped in DDP. Gradients are averaged after the backward pass, in one flat buffer per dtype, and
+running statistics after the optimiser's step. So every process holds the same student and, since teachers are functions
+of it, the same teachers. A method's loss may call the network as it likes, and a run's mathematics does not depend on
+the number of processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TIMEOUT = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of its run."""
+    """This process's rank and the number of processes."""
 
     rank: int = 0
     size: int = 1
@@ -50,7 +50,7 @@ class World:
 
 
 def start(device: torch.device) -> tuple[World, torch.device]:
-    """Join the processes that torchrun started, if it did; a GPU each where there are GPUs."""
+    """Join the process group if torchrun started one; each process takes one GPU if there are any."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World(), device
@@ -63,7 +63,7 @@ def start(device: torch.device) -> tuple[World, torch.device]:
 
 
 def stop() -> None:
-    """Leave the group; to be called when all is written."""
+    """Leave the group; call it when everything is written."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -71,7 +71,7 @@ def stop() -> None:
 
 @torch.no_grad()
 def average(tensors: Iterable[Tensor], world: World) -> None:
-    """Replace each tensor by its mean over the processes, one message a type."""
+    """Replace each tensor by its mean over the processes, one message per dtype."""
     if world.size == 1:
         return
     by_type: dict[torch.dtype, list[Tensor]] = {}
@@ -88,7 +88,7 @@ def average(tensors: Iterable[Tensor], world: World) -> None:
 
 
 def reduce_sum(tensor: Tensor, world: World) -> Tensor:
-    """Sum over the processes, in place; one line where another process is gone."""
+    """Sum over the processes, in place; UserError if another process is gone."""
     if world.size > 1:
         try:
             dist.all_reduce(tensor)
@@ -101,12 +101,12 @@ def reduce_sum(tensor: Tensor, world: World) -> Tensor:
 
 
 def average_gradients(networks: Sequence[nn.Module], world: World) -> None:
-    """Average the gradients of networks whose processes saw different images."""
+    """Average gradients over the processes, which saw different images."""
     average([p.grad for network in networks for p in network.parameters() if p.grad is not None], world)
 
 
 def average_buffers(networks: Sequence[nn.Module], world: World) -> None:
-    """Average running statistics, which each process moved by its own images."""
+    """Average running statistics, which each process updated from its own images."""
     average([b for network in networks for b in network.buffers() if b.is_floating_point()], world)
 
 

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM and SIGINT end a run after the step at hand, with a checkpoint."""
+"""Stop on request: after SIGTERM or SIGINT, finish the current step, save, exit."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 
 from dualteacher.machine.distributed import World, reduce_sum
 
-ASK_EVERY = 10  # steps between asking the other processes, which costs a message
+ASK_EVERY = 10  # steps between all-reduces of the request
 
 
 class Request:
-    """Whether somebody asked this run to stop."""
+    """Whether this run was asked to stop."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     def made(self, world: World, step: int, device: torch.device) -> bool:
-        """Whether to stop after this step; all processes of a run give the same answer."""
+        """Whether to stop after this step; the same on every rank."""
         if world.size == 1:
             return self.signal is not None
         if step % ASK_EVERY:
@@ -32,7 +32,7 @@ class Request:
 
 @contextmanager
 def listening() -> Iterator[Request]:
-    """Note SIGTERM and SIGINT instead of dying of them; a second one ends the process at once."""
+    """Record SIGTERM and SIGINT instead of dying; a second signal ends the process at once."""
     request = Request()
 
     def note(number: int, _frame: FrameType | None) -> None:

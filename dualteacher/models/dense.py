@@ -1,4 +1,4 @@
-"""Linear layers that take the fastest kernel there is.
+"""A linear layer over the fastest CPU kernel.
 
 On a CPU torch multiplies float32 matrices by MKL but convolves by oneDNN, which on processors of another
 maker than MKL's takes half the time. A linear layer is a convolution with a 1 × 1 kernel, so it can be had
@@ -11,7 +11,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -23,27 +23,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     planes = x.reshape(images, 1, rows // images, x.shape[-1]).permute(0, 3, 1, 2)
     out = F.conv2d(planes, weight[:, :, None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
-
-
-class Linear(nn.Linear):
-    """nn.Linear through `linear`."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias)
-
-
-def replace_linear(network: nn.Module) -> None:
-    """Make every nn.Linear of a network a Linear; parameters and their names stay."""
-    for module in network.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = Linear
-
-
-def restore_linear(network: nn.Module) -> None:
-    """The inverse of `replace_linear`, for exporters, which do not know the sizes that `linear` looks at."""
-    for module in network.modules():
-        if type(module) is Linear:
-            module.__class__ = nn.Linear  # type: ignore[assignment]
 
 
 def _convolves(x: Tensor) -> bool:

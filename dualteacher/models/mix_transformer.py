@@ -1,20 +1,16 @@
 """Mix Transformer (MiT-B0 … B5), the SegFormer backbone (Xie et al. 2021, arXiv 2105.15203).
 
-It is a pyramid vision transformer whose settings timm's PVTv2 happens to cover, fused attention included,
-so only the table of variants and the multi-scale output are ours.
+MiT is a pyramid vision transformer that timm's PVTv2 covers, fused attention included. Only the table of variants and
+the multi-scale output are ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from timm.models.pvt_v2 import MlpWithDepthwiseConv, PyramidVisionTransformerV2
+from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
-
-from dualteacher.models.dense import replace_linear
 
 STRIDES = (4, 8, 16, 32)
 
@@ -35,25 +31,6 @@ VARIANTS = {
     "mit_b4": Variant((64, 128, 320, 512), (3, 8, 27, 3)),
     "mit_b5": Variant((64, 128, 320, 512), (3, 6, 40, 3)),
 }
-
-
-class Mlp(MlpWithDepthwiseConv):
-    """timm's feed-forward part, which forms its widest tensors anew for the backward pass.
-
-    Only the first layer's result is kept, not the depthwise convolution's, nor GELU's: a fifth of a step's memory
-    (docs/performance.md says for how much of its time).
-    """
-
-    def forward(self, x: Tensor, feat_size: Sequence[int]) -> Tensor:
-        planes = self.fc1(x).transpose(1, 2).unflatten(2, tuple(feat_size))
-        if not planes.requires_grad:
-            return self.narrow(planes)
-        return checkpoint(self.narrow, planes, use_reentrant=False, preserve_rng_state=False)
-
-    def narrow(self, planes: Tensor) -> Tensor:
-        """Depthwise convolution, GELU, and back to the width of the tokens: (B, D, h, w) → (B, h w, d)."""
-        hidden = self.dwconv(planes).flatten(2).transpose(1, 2)
-        return self.fc2(self.act(hidden))
 
 
 class MixTransformer(PyramidVisionTransformerV2):
@@ -78,10 +55,6 @@ class MixTransformer(PyramidVisionTransformerV2):
             self.stages[3].downsample.proj.stride = (1, 1)
         elif output_stride != 32:
             raise ValueError(f"output_stride is 16 or 32, not {output_stride}")
-        replace_linear(self)
-        for module in self.modules():
-            if type(module) is MlpWithDepthwiseConv:
-                module.__class__ = Mlp
         self.channels = variant.channels
         self.reductions = (*STRIDES[:3], output_stride)
 

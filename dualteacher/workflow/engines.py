@@ -92,4 +92,4 @@ def gpus(device: str) -> int:
     """
     if device != "auto":
         return int(device != "cpu")
-    return int(sys.platform == "darwin" or any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/kfd")))
+    return int(any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/kfd")))  # as machine/device.py's auto: no mps
