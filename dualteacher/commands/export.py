@@ -26,7 +26,7 @@ CALIBRATION = 64  # training images for int8
 
 
 @dataclass(frozen=True)
-class Job:
+class Export:
     """The network, what its file says of it, and the images that the exported files are checked on."""
 
     segmenter: Segmenter
@@ -75,7 +75,7 @@ def run(weights: Path, output: Path | None, pack: Path | None, precision: str, a
     return good
 
 
-def open_job(weights: Path, pack: Path | None, argmax: bool) -> Job:
+def open_job(weights: Path, pack: Path | None, argmax: bool) -> Export:
     """Load and check what is needed; UserError in one line."""
     segmenter, description = saved.load(saved.find(weights))
     try:
@@ -91,10 +91,10 @@ def open_job(weights: Path, pack: Path | None, argmax: bool) -> Job:
         raise UserError(f"{place}: holds no image to check the export on")
     if names != [info.name for info in images.classes]:
         raise UserError(f"{place}: its classes are not those of {weights}; give images of the same dataset")
-    return Job(segmenter, description, images, inference, argmax)
+    return Export(segmenter, description, images, inference, argmax)
 
 
-def write_onnx(path: Path, job: Job, model: Any) -> Parity:
+def write_onnx(path: Path, job: Export, model: Any) -> Parity:
     """Write the model and compare it with the network; with argmax the logits are looked at on the way."""
     if not job.argmax:
         onnx_file.write(path, model, job.description)
@@ -107,7 +107,7 @@ def write_onnx(path: Path, job: Job, model: Any) -> Parity:
     return parity.compare(job.expected, onnx_file.runner(path), job.batches, largest)
 
 
-def write_program(path: Path, job: Job, program: torch.export.ExportedProgram) -> Parity:
+def write_program(path: Path, job: Export, program: torch.export.ExportedProgram) -> Parity:
     """Write the torch.export file and compare what is read back with the network."""
     largest = None
     if job.argmax:
@@ -120,7 +120,7 @@ def write_program(path: Path, job: Job, program: torch.export.ExportedProgram) -
     return parity.compare(job.expected, parity.torch_runner(module), job.batches, largest)
 
 
-def write_reduced(path: Path, job: Job, model: Any, precision: str, float32: Path) -> dict[str, float | None]:
+def write_reduced(path: Path, job: Export, model: Any, precision: str, float32: Path) -> dict[str, float | None]:
     """Write the model in fewer bits and measure what that costs, against the float32 file."""
     if precision == "float16":
         reduced = onnx_file.to_float16(model)

@@ -107,7 +107,7 @@ def one_class_fills(mask: np.ndarray, share: float) -> bool:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Example:
     """One weakly augmented image, still without its colour factors applied."""
 
     image: np.ndarray  # (side, side, 3) uint8
@@ -123,7 +123,7 @@ def weak(
     side: int,
     pad: np.ndarray,
     rng: np.random.Generator,
-) -> Sample:
+) -> Example:
     """Scale, crop, flip and draw colour factors; mask (H, W) uint8 or None.
 
     The image, of `size` (H, W), is decoded only when its scale is drawn: `read(least)` gives it whole, (h, w, 3) uint8,
@@ -144,4 +144,4 @@ def weak(
     if rng.random() < augment.flip:
         pixels, cut = pixels[:, ::-1], cut[:, ::-1]
     factors = views.draw_photometric(rng) if augment.photometric else [1.0, 1.0, 1.0, 0.0]
-    return Sample(np.ascontiguousarray(pixels), np.ascontiguousarray(cut), np.array(factors, np.float32))
+    return Example(np.ascontiguousarray(pixels), np.ascontiguousarray(cut), np.array(factors, np.float32))

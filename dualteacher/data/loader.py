@@ -99,7 +99,7 @@ class Augmented(Dataset):
     def __init__(self, pack: Pack, settings: Augment, side: int, pad: np.ndarray, seed: int) -> None:
         self.pack, self.settings, self.side, self.pad, self.seed = pack, settings, side, pad, seed
 
-    def __getitem__(self, item: Item) -> augment.Sample:
+    def __getitem__(self, item: Item) -> augment.Example:
         # an unlabelled image's mask is never read, even where the data set has one
         mask = self.pack.mask(item.index) if item.role == "labelled" else None
         rng = seeds.generator(self.seed, "augment", item.role, item.turn, self.pack.ids[item.index])
@@ -141,14 +141,14 @@ class _Collate:
     def __init__(self, labelled: int) -> None:
         self.labelled = labelled
 
-    def __call__(self, samples: list[augment.Sample]) -> StepBatch:
+    def __call__(self, samples: list[augment.Example]) -> StepBatch:
         known, unknown = samples[: self.labelled], samples[self.labelled :]
         side = samples[0].mask.shape[0]
         images, masks, factors = zip(*map(self._stack, (known, unknown), (side, side)), strict=True)
         return StepBatch(images[0], masks[0], factors[0], images[1], masks[1] != IGNORE, factors[1])
 
     @staticmethod
-    def _stack(samples: list[augment.Sample], side: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _stack(samples: list[augment.Example], side: int) -> tuple[Tensor, Tensor, Tensor]:
         if not samples:
             empty = torch.zeros((0, side, side), dtype=torch.uint8)
             return empty[:, None].expand(0, 3, side, side), empty, torch.zeros((0, 4))

@@ -16,7 +16,7 @@ VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".w
 
 
 @dataclass(frozen=True)
-class Job:
+class Input:
     """An image or a video, and the name of its outputs: relative to the output folder and without an ending."""
 
     file: Path
@@ -27,14 +27,14 @@ class Job:
         return self.file.suffix.lower() in VIDEOS
 
 
-def collect(given: Sequence[Path], output: Path) -> list[Job]:
+def collect(given: Sequence[Path], output: Path) -> list[Input]:
     """Everything once, in the order given; UserError if there is nothing, or two would write the same files.
 
     Names are paths below a given folder, or below the part of a pattern that has no `*`, `?` or `[`. What lies in
     the output folder was written by us and is left out. Endings are dropped unless that makes two names equal.
     """
     own = output.resolve()
-    jobs: dict[Path, Job] = {}
+    jobs: dict[Path, Input] = {}
     for path in given:
         for job in _found(path):
             place = job.file.resolve()
@@ -45,24 +45,24 @@ def collect(given: Sequence[Path], output: Path) -> list[Job]:
     return _named(list(jobs.values()))
 
 
-def _found(path: Path) -> Iterator[Job]:
+def _found(path: Path) -> Iterator[Input]:
     if path.is_dir():
         yield from _below(path, "")
     elif path.exists():
-        yield Job(path, path.name)
+        yield Input(path, path.name)
     elif glob.has_magic(str(path)):
         yield from _matching(path)
     else:
         raise UserError(f"{path}: no such file or folder")
 
 
-def _below(folder: Path, prefix: str) -> Iterator[Job]:
+def _below(folder: Path, prefix: str) -> Iterator[Input]:
     """The images in a folder and the folders in it; hidden ones are left out."""
     for name in images.image_files(folder):
-        yield Job(folder / name, str(PurePosixPath(prefix) / name))
+        yield Input(folder / name, str(PurePosixPath(prefix) / name))
 
 
-def _matching(pattern: Path) -> Iterator[Job]:
+def _matching(pattern: Path) -> Iterator[Input]:
     """The images, videos and folders that a pattern matches."""
     parts = pattern.parts
     base = Path(*parts[: next(number for number, part in enumerate(parts) if glob.has_magic(part))])
@@ -71,10 +71,10 @@ def _matching(pattern: Path) -> Iterator[Job]:
         if match.is_dir():
             yield from _below(match, name)
         elif images.is_image(match) or match.suffix.lower() in VIDEOS:
-            yield Job(match, name)
+            yield Input(match, name)
 
 
-def _named(jobs: list[Job]) -> list[Job]:
+def _named(jobs: list[Input]) -> list[Input]:
     """Names without endings, but with them where they would clash; UserError if they still do."""
     short = [str(PurePosixPath(job.name).with_suffix("")) for job in jobs]
     while clashing := {name for name, number in Counter(short).items() if number > 1}:

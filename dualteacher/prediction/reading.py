@@ -11,7 +11,7 @@ import numpy as np
 
 from dualteacher.data.formats import images
 from dualteacher.prediction import tiff
-from dualteacher.prediction.inputs import Job
+from dualteacher.prediction.inputs import Input
 from dualteacher.prediction.large import Source
 from dualteacher.prediction.record import stamp
 from dualteacher.system import parallel
@@ -63,12 +63,12 @@ class Opened:
         return self.source.height * self.source.width
 
 
-def opened(jobs: Sequence[Job], large: int) -> Iterator[Opened | Failure]:
+def opened(jobs: Sequence[Input], large: int) -> Iterator[Opened | Failure]:
     """Images in their order, those of at most `large` pixels decoded."""
     return parallel.ordered((partial(read, job, large) for job in jobs), min(READERS, parallel.cores()))
 
 
-def read(job: Job, large: int) -> Opened | Failure:
+def read(job: Input, large: int) -> Opened | Failure:
     """Open one image."""
     try:
         taken = stamp(job.file)

@@ -18,7 +18,7 @@ from dualteacher.inference.predictor import Predictor, to_tensor
 from dualteacher.machine.interrupt import Request
 from dualteacher.machine.precision import autocast
 from dualteacher.prediction import reading, video
-from dualteacher.prediction.inputs import Job
+from dualteacher.prediction.inputs import Input
 from dualteacher.prediction.large import Band, Sweep, to_bytes
 from dualteacher.prediction.options import Options, largest
 from dualteacher.prediction.outputs import Files, Look
@@ -55,7 +55,7 @@ class Work:
         self.large = round(largest(options, predictor.inference) * 1e6)
         self.finished = self.before = 0
 
-    def through(self, jobs: Sequence[Job], read_video: Callable[[Path], video.Frames] | None) -> list[Failure]:
+    def through(self, jobs: Sequence[Input], read_video: Callable[[Path], video.Frames] | None) -> list[Failure]:
         """Predict what is not done yet; what failed. Ends early where somebody asked to stop."""
         pictures, videos = [job for job in jobs if not job.video], [job for job in jobs if job.video]
         todo = [job for job in pictures if not self._done(job.name, job.file)]
@@ -83,7 +83,7 @@ class Work:
         except OSError:  # it has gone, or cannot be looked at: reading it will say why
             return False
 
-    def _frames(self, job: Job, read: Callable[[Path], video.Frames]) -> Iterator[Opened | Failure]:
+    def _frames(self, job: Input, read: Callable[[Path], video.Frames]) -> Iterator[Opened | Failure]:
         """The frames of a video that are not done yet, named NAME/000000 and on."""
         try:
             taken = stamp(job.file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from dualteacher import methods
-from dualteacher.machine import distributed
+from dualteacher.machine import distributed, sync_norm
 from dualteacher.machine.device import setup
 from dualteacher.methods.base import Clock
 from dualteacher.models import saved
@@ -27,7 +27,7 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
     student, _ = saved.load(start, drop_path=settings.model.drop_path)
     student.to(device)
     if settings.model.sync_norm:
-        distributed.synchronise_norms(student)
+        sync_norm.synchronise_norms(student)
     chosen = methods.build(method, settings, student)
     validate = validator(student, data.val, settings, device, world)
     select = selector(student, data.train, data.held_out, settings, device, world)

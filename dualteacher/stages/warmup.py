@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dualteacher.machine import distributed
+from dualteacher.machine import distributed, sync_norm
 from dualteacher.machine.device import setup
 from dualteacher.methods.base import Clock
 from dualteacher.methods.supervised import Supervised
@@ -24,7 +24,7 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
         settings.model, len(data.val.classes), start, drop_path=settings.model.drop_path, seed=seed
     ).to(device)
     if settings.model.sync_norm:
-        distributed.synchronise_norms(student)
+        sync_norm.synchronise_norms(student)
     method = Supervised(None, settings, student)
     validate = validator(student, data.val, settings, device, world)
 

@@ -182,14 +182,17 @@ def test_without_pixels_there_are_no_labels():
             upsampling.argmax(torch.zeros(shape), (8, 8))
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), EOFError("Ran out of input")])
+FAULTS = [OSError(28, "No space left on device"), EOFError("Ran out of input"), AttributeError("a renamed class")]
+
+
+@pytest.mark.parametrize("error", FAULTS)
 def test_code_that_cannot_be_kept_is_compiled_anew(error, monkeypatch):
     def fail(self, *arguments):
         raise error
 
     monkeypatch.setattr("numba.core.caching.Cache.load_overload", fail)
     monkeypatch.setattr("numba.core.caching.Cache.save_overload", fail)
-    twice = cpu.compiled(lambda x: 2 * x)
+    twice = cpu.jit(lambda x: 2 * x)
     assert twice(4) == 8
 
 

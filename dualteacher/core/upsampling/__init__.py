@@ -94,12 +94,12 @@ class _CrossEntropy(torch.autograd.Function):
 
 def _sweep(logits: Tensor, label: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor | None]:
     """CE (B, H, W), 0 where ignored, and, given weights, d Σ weight · CE / d logits, (B, C, h, w)."""
-    sweep = _compiled_sweep if for_kernels(logits) else _striped_sweep
+    sweep = _numba_sweep if for_kernels(logits) else _striped_sweep
     own, total, gradient = sweep(logits, label, weight, ignore_index)
     return _entropy(own, total).mul(label != ignore_index), gradient
 
 
-def _compiled_sweep(
+def _numba_sweep(
     logits: Tensor, label: Tensor, weight: Tensor | None, ignore_index: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """A pixel's own class and the sum of powers, (B, H, W) in bits and as a number; and the gradient."""
@@ -183,8 +183,8 @@ def label_and_confidence(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor,
     if for_kernels(logits):
         from dualteacher.core.upsampling import cpu
 
-        found, sure = cpu.label_and_confidence(pixels_first(logits), size)
-        return torch.from_numpy(found), torch.from_numpy(sure)
+        found, probability = cpu.label_and_confidence(pixels_first(logits), size)
+        return torch.from_numpy(found), torch.from_numpy(probability)
     with full_precision(logits.device):
         bits = in_bits(logits)
         upsampler = stripes.upsampler(bits, size)
@@ -209,7 +209,7 @@ def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if for_kernels(logits):
         from dualteacher.core.upsampling import cpu
 
-        return torch.from_numpy(cpu.label_and_confidence(pixels_first(logits), size, sure=False)[0])
+        return torch.from_numpy(cpu.label_and_confidence(pixels_first(logits), size, with_confidence=False)[0])
     with full_precision(logits.device):
         bits = in_bits(logits)
         upsampler = stripes.upsampler(bits, size)

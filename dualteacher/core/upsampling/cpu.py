@@ -47,7 +47,7 @@ EXP2 = tuple(
 )  # fmt: skip
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def jit(function: Callable[..., Any]) -> Any:
     """Compile at the first call; sums may be taken in vectors and products fused, but NaN stays NaN."""
     compiler = functools.partial(numba.njit, nogil=True, error_model="numpy")
     rules = {"reassoc", "contract", "nsz", "arcp"}
@@ -56,16 +56,24 @@ def compiled(function: Callable[..., Any]) -> Any:
     except RuntimeError:  # there is no folder to keep the code in
         return compiler(fastmath=rules)(function)
     if (cache := getattr(made, "_cache", None)) is not None:
-        cache.load_overload, cache.save_overload = _forgiving(cache.load_overload), _forgiving(cache.save_overload)
+        for name in ("load_overload", "save_overload"):
+            setattr(cache, name, _forgiving(getattr(cache, name), cache.flush))
     return made
 
 
-def _forgiving(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A full disk or a damaged file is no reason to stop: then the code is compiled anew."""
+UNREADABLE = (OSError, EOFError, ValueError, UnpicklingError, AttributeError, ImportError)
+
+
+def _forgiving(method: Callable[..., Any], flush: Callable[[], None]) -> Callable[..., Any]:
+    """Never fail over the cache: on a full disk, a damaged file or one of other sources, compile and start it anew."""
 
     def attempt(*arguments: Any) -> Any:
-        with suppress(OSError, EOFError, ValueError, UnpicklingError):
+        try:
             return method(*arguments)
+        except UNREADABLE:
+            with suppress(*UNREADABLE):
+                flush()
+            return None
 
     return attempt
 
@@ -78,7 +86,7 @@ class Axis(NamedTuple):
     weight: np.ndarray
 
 
-class Band(NamedTuple):
+class RowRange(NamedTuple):
     """Input rows from `first` on, and the output rows start … end - 1 that lie below them."""
 
     first: int
@@ -207,10 +215,10 @@ def from_the_largest(
     return total, least
 
 
-@compiled
+@jit
 def entropies(
-    logits: np.ndarray, label: np.ndarray, weight: np.ndarray, ignore: int, wanted: bool, band: Band, down_axis: Axis,
-    across_axis: Axis, own: np.ndarray, total: np.ndarray, gradient: np.ndarray, carry: np.ndarray,
+    logits: np.ndarray, label: np.ndarray, weight: np.ndarray, ignore: int, wanted: bool, band: RowRange,
+    down_axis: Axis, across_axis: Axis, own: np.ndarray, total: np.ndarray, gradient: np.ndarray, carry: np.ndarray,
 ) -> bool:  # fmt: skip
     """One band of one image: CE = -ln(2^own / total) of its output rows, and what is pulled back.
 
@@ -307,9 +315,9 @@ def largest_of(rows: Any, upper: Any, left: Any, right: Any, across: Any, down: 
     return min(i0, last), min(i1, last), min(i2, last), min(i3, last)
 
 
-@compiled
+@jit
 def labels(
-    logits: np.ndarray, band: Band, down_axis: Axis, across_axis: Axis, label: np.ndarray, confidence: np.ndarray
+    logits: np.ndarray, band: RowRange, down_axis: Axis, across_axis: Axis, label: np.ndarray, confidence: np.ndarray
 ) -> None:
     """One band of one image: the largest class of its output rows, and that class's softmax probability."""
     y0, y1, ty = down_axis
@@ -355,8 +363,8 @@ def contenders(rows: Any, left: Any, right: Any, floor: Any, found: Any) -> Any:
     return count
 
 
-@compiled
-def largest(logits: np.ndarray, band: Band, down_axis: Axis, across_axis: Axis, label: np.ndarray) -> None:
+@jit
+def largest(logits: np.ndarray, band: RowRange, down_axis: Axis, across_axis: Axis, label: np.ndarray) -> None:
     """One band of one image: the largest class of its output rows, as `labels` has it.
 
     Most corners agree, and between most others only a few classes can be largest: these are put together.
@@ -400,8 +408,8 @@ def largest(logits: np.ndarray, band: Band, down_axis: Axis, across_axis: Axis, 
         y = stop
 
 
-@compiled
-def enlarge_rows(source: np.ndarray, band: Band, down_axis: Axis, across_axis: Axis, out: np.ndarray) -> None:
+@jit
+def enlarge_rows(source: np.ndarray, band: RowRange, down_axis: Axis, across_axis: Axis, out: np.ndarray) -> None:
     """One band of one image (h, w · C), bilinearly, into (H, W · C); `across_axis` counts channels apart."""
     y0, y1, ty = down_axis
     x0, x1, tx = across_axis
@@ -415,7 +423,7 @@ def enlarge_rows(source: np.ndarray, band: Band, down_axis: Axis, across_axis: A
             out[y, x] = left + tx[x] * (between[x1[x]] - left)
 
 
-@compiled
+@jit
 def count_pairs(target: np.ndarray, prediction: np.ndarray, classes: int, ignore: int, counts: np.ndarray) -> None:
     """Add pairs of classes, (pixels,) each, to counts (classes² + 2,): strange ones and ignored ones come last."""
     before = run = 0  # neighbours are mostly alike: they are added together
@@ -439,11 +447,11 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "upsampling")
 
 
-def _share(work: Callable[[int, Band], None], images: int, height: int, rows: Axis) -> None:
+def _share(work: Callable[[int, RowRange], None], images: int, height: int, rows: Axis) -> None:
     """work(image, band) for every band of every image, over torch's number of threads."""
     firsts = range(0, height, BAND)
     ends = [int(np.searchsorted(rows.low, first)) for first in (*firsts, height)]
-    bands = [Band(*band) for band in zip(firsts, ends, ends[1:], strict=False)]
+    bands = [RowRange(*band) for band in zip(firsts, ends, ends[1:], strict=False)]
     queue = iter([(image, band) for image in range(images) for band in bands])
 
     def run() -> None:
@@ -479,7 +487,7 @@ def cross_entropy(
     pull = own if weight is None else weight
     strange = []
 
-    def work(image: int, band: Band) -> None:
+    def work(image: int, band: RowRange) -> None:
         if not entropies(
             logits[image], label[image], pull[image], ignore, wanted, band, rows, columns,
             own[image], total[image], gradient[image], carry[image, band.first // BAND],
@@ -495,16 +503,21 @@ def cross_entropy(
     return own, total, gradient
 
 
-def label_and_confidence(logits: np.ndarray, size: tuple[int, int], sure: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """logits (B, h, w, C) float32 → labels (B, H, W) int64 and their probabilities, which say nothing unless `sure`."""
+def label_and_confidence(
+    logits: np.ndarray, size: tuple[int, int], with_confidence: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """logits (B, h, w, C) float32 → labels (B, H, W) int64 and their probabilities, empty unless `with_confidence`."""
     images, height, width, classes = logits.shape
     if classes < 1:
         raise ValueError(f"logits {logits.shape} of no class")
     rows, columns = axis(size[0], height), axis(size[1], width)
-    label, confidence = np.empty((images, *size), np.int64), np.empty((images, *size) if sure else 0, np.float32)
+    label, confidence = (
+        np.empty((images, *size), np.int64),
+        np.empty((images, *size) if with_confidence else 0, np.float32),
+    )
 
-    def work(image: int, band: Band) -> None:
-        if sure:
+    def work(image: int, band: RowRange) -> None:
+        if with_confidence:
             labels(logits[image], band, rows, columns, label[image], confidence[image])
         else:
             largest(logits[image], band, rows, columns, label[image])
@@ -528,7 +541,7 @@ def enlarge(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     rows, columns = axis(size[0], height), _channels_apart(size[1], width, channels)
     flat, out = images.reshape(count, height, -1), np.empty((count, size[0], size[1] * channels), np.float32)
 
-    def work(image: int, band: Band) -> None:
+    def work(image: int, band: RowRange) -> None:
         enlarge_rows(flat[image], band, rows, columns, out[image])
 
     _share(work, count, height, rows)

@@ -145,21 +145,21 @@ def _(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
 
 
 @torch.library.custom_op("dualteacher::upsampled_label", mutates_args=())
-def label_and_confidence(logits: Tensor, height: int, width: int, sure: bool) -> tuple[Tensor, Tensor]:
-    """Argmax (B, H, W) int64 and, if `sure`, the largest probability (B, H, W) float32, else nothing."""
+def label_and_confidence(logits: Tensor, height: int, width: int, with_confidence: bool) -> tuple[Tensor, Tensor]:
+    """Argmax (B, H, W) int64 and, if `with_confidence`, the largest probability (B, H, W) float32, else nothing."""
     size = (height, width)
     _check(logits, size)
-    label, confidence = _labels_like(logits, height, width, sure)
+    label, confidence = _labels_like(logits, height, width, with_confidence)
     blocks = _blocks(logits, size)
     with _on(logits):
         kernels.label_kernel[_grid(logits, size, blocks)](
             logits, label, confidence, *_shape(logits, size), *logits.stride(), _most(width, logits.shape[3]),
-            SURE=sure, **blocks._asdict(), num_warps=4,
+            SURE=with_confidence, **blocks._asdict(), num_warps=4,
         )  # fmt: skip
     return label, confidence
 
 
 @label_and_confidence.register_fake
-def _labels_like(logits: Tensor, height: int, width: int, sure: bool) -> tuple[Tensor, Tensor]:
+def _labels_like(logits: Tensor, height: int, width: int, with_confidence: bool) -> tuple[Tensor, Tensor]:
     label = logits.new_empty((len(logits), height, width), dtype=torch.int64)
-    return label, logits.new_empty(label.shape if sure else 0, dtype=torch.float32)
+    return label, logits.new_empty(label.shape if with_confidence else 0, dtype=torch.float32)
