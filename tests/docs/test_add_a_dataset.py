@@ -39,8 +39,7 @@ def test_the_example_is_prepared_and_checked(tmp_path: Path) -> None:
     place = tmp_path / "dualteacher" / "data" / "sources"
     (place / "shapes.py").write_text(source)
     settings = tmp_path / "dualteacher" / "settings" / "datasets.py"
-    edit(settings, "\nSOURCES", f"\n{section}\n\nSOURCES")
-    edit(settings, '    "textures": Textures,\n', '    "textures": Textures,\n    "shapes": Shapes,\n')
+    edit(settings, "\nAnyDataset", f"\n{section}\n\nAnyDataset")
     edit(settings, "AnyDataset = Annotated[BlueMarble |", "AnyDataset = Annotated[Shapes | BlueMarble |")
     edit(place / "__init__.py", "        case settings.BlueMarble():\n", f"{case}        case settings.BlueMarble():\n")
 
