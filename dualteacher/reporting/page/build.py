@@ -53,7 +53,7 @@ PACKAGES = [
 class Section:
     """A section of figures: one figure of this kind for each dataset and partition."""
 
-    kind: str  # of figures.KINDS
+    kind: str  # of kinds.KINDS
     title: str
     intro: str
     layout: str = ""  # CSS class of its panels: "" (small), two (large, beside a table), matrices
