@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from dualteacher import __version__, settings
+from dualteacher.machine import launcher, slots
 from dualteacher.system import console, heartbeat, paths
 from dualteacher.system.errors import RESUME, Interrupted, UserError
 
@@ -62,20 +64,30 @@ class Autocast(StrEnum):
     float16 = "float16"
 
 
-def _stage(stage: str, *arguments: str | int, known: dict[str, str] | None = None) -> Any:
+def _stage(stage: str, *arguments: str | int, known: dict[str, str] | None = None, on_gpus: bool = False) -> Any:
     """Run dualteacher.stages.<stage>.run(settings, *arguments) with a log file; what it returns."""
-    return _logged(f"dualteacher.stages.{stage}", stage, *arguments, known=known)
+    return _logged(f"dualteacher.stages.{stage}", stage, *arguments, known=known, on_gpus=on_gpus)
 
 
-def _logged(module: str, name: str, *arguments: str | int, known: dict[str, str] | None = None) -> Any:
-    """Run `module`.run(settings, *arguments), with a log file under `name`; what it returns."""
+def _logged(
+    module: str, name: str, *arguments: str | int, known: dict[str, str] | None = None, on_gpus: bool = False
+) -> Any:
+    """Run `module`.run(settings, *arguments), with a log file under `name`; what it returns.
+
+    on_gpus: once the GPUs that it needs are free, and in several processes if `runtime.processes` says so.
+    """
     loaded = settings.load()
     _check(loaded, known or {})
     log = paths.log(name, *arguments)
-    with heartbeat.alone(log):
-        console.start(log)
-        with heartbeat.during(log):
-            return importlib.import_module(module).run(loaded, *arguments)
+    with ExitStack() as gpus:
+        with heartbeat.alone(log):
+            console.start(log)
+            with heartbeat.during(log):
+                if on_gpus:
+                    gpus.enter_context(slots.taken(loaded.runtime))
+                if not (on_gpus and launcher.needed(loaded.runtime.processes)):
+                    return importlib.import_module(module).run(loaded, *arguments)
+        launcher.run(main, loaded.runtime.processes)  # its first process has the log and the lock from here on
 
 
 def _check(loaded: settings.Settings, known: dict[str, str]) -> None:
@@ -125,21 +137,21 @@ def partition(dataset: DatasetOption, partition: PartitionOption, seed: SeedOpti
 @app.command()
 def warmup(dataset: DatasetOption, partition: PartitionOption, seed: SeedOption) -> None:
     """Train the student on the labelled images alone: the start that all methods share."""
-    _stage("warmup", dataset, partition, seed, known={"dataset": dataset, "partition": partition})
+    _stage("warmup", dataset, partition, seed, known={"dataset": dataset, "partition": partition}, on_gpus=True)
 
 
 @app.command()
 def train(dataset: DatasetOption, partition: PartitionOption, method: MethodOption, seed: SeedOption) -> None:
     """Train one cell of the grid from its warm-up."""
     known = {"dataset": dataset, "partition": partition, "method": method}
-    _stage("train", dataset, partition, method, seed, known=known)
+    _stage("train", dataset, partition, method, seed, known=known, on_gpus=True)
 
 
 @app.command()
 def evaluate(dataset: DatasetOption, partition: PartitionOption, method: MethodOption, seed: SeedOption) -> None:
     """Score one cell's student on the validation images."""
     known = {"dataset": dataset, "partition": partition, "method": method}
-    _stage("evaluate", dataset, partition, method, seed, known=known)
+    _stage("evaluate", dataset, partition, method, seed, known=known, on_gpus=True)
 
 
 @app.command()
@@ -414,7 +426,8 @@ def guarded(program: Callable[[], object]) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Interrupted as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
+        if console.is_rank_zero():
+            print(f"stopped: {stopped}", file=sys.stderr)
         raise SystemExit(75) from None
     except KeyboardInterrupt:
         print(f"interrupted; {RESUME}", file=sys.stderr)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,9 @@ if not torch.cuda.is_available():
 # `make test ARGS=…` hands its ARGS on to every make below it, and tests call make.
 for name in ("ARGS", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES"):
     os.environ.pop(name, None)
+
+# Tests neither wait for the machine's jobs nor hold them up.
+os.environ["DUALTEACHER_SLOTS"] = str(Path(tempfile.gettempdir()) / f"dualteacher-tests-{os.getpid()}")
 
 # The same examples every time: a suite that fails once in a hundred runs teaches people to run it twice.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -90,6 +90,8 @@ def last_lines(log: Path) -> list[str]:
 
 def _progress(stage: str, said: dict) -> str:
     """«train: step 120/300, loss 0.512, 58 s left»."""
+    if "waiting" in said:
+        return f"{stage}: waiting for {said['waiting']}"
     words = []
     if "step" in said:
         words.append(f"step {said['step']}/{said['steps']}")

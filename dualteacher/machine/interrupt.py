@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +13,7 @@ import torch
 from dualteacher.machine.distributed import World, reduce_sum
 
 ASK_EVERY = 10  # steps between all-reduces of the request
+SAME = 1.0  # seconds within which two signals are one request
 
 
 class Request:
@@ -32,13 +34,19 @@ class Request:
 
 @contextmanager
 def listening() -> Iterator[Request]:
-    """Record SIGTERM and SIGINT instead of dying; a second signal ends the process at once."""
+    """Record SIGTERM and SIGINT instead of dying; a second signal ends the process at once.
+
+    Not within SAME of the first: a scheduler signals all processes of a job, and torch's launcher hands its signal on.
+    """
     request = Request()
+    first = 0.0
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if request.signal is not None:
+        nonlocal first
+        if request.signal is None:
+            request.signal, first = number, time.monotonic()
+        elif time.monotonic() - first > SAME:
             raise KeyboardInterrupt
-        request.signal = number
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dualteacher.settings.base import AtLeastOne, Count, Name, NotNegative, Positive, Section
 
@@ -43,5 +43,13 @@ class Runtime(Section):
     compile: bool  # torch.compile
     threads: AtLeastOne  # CPU threads a job
     workers: Count  # loader processes a job
+    cells_per_gpu: AtLeastOne  # jobs that share a GPU: more than 1 for small networks
+    processes: AtLeastOne  # of a warm-up, training or evaluation, each on a GPU of its own
     checkpoint_minutes: NotNegative  # 0: after every step
     checkpoint_steps: AtLeastOne | None  # in addition, every so many steps
+
+    @model_validator(mode="after")
+    def _one_device_each(self) -> Runtime:
+        if self.processes > 1 and (self.device == "mps" or ":" in self.device):
+            raise ValueError(f"processes ({self.processes}) need device auto, cuda or cpu, not {self.device}")
+        return self

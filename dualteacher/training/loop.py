@@ -117,6 +117,7 @@ def run(job: Job) -> Progress:
             if (asked or job.store.due(progress.step)) and not last:
                 job.store.save(progress.step, checkpoint(job, optimizer, progress))
             if asked and not last:
+                distributed.stop()  # once rank 0 has saved: a launcher ends the others when the first has left
                 raise Interrupted(
                     f"{job.name} at step {progress.step} of {job.steps}; the same command goes on from there"
                 )

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from dualteacher import settings
+from dualteacher.machine import slots
 from dualteacher.system import files, paths
 from dualteacher.system.errors import UserError
 
@@ -86,10 +87,19 @@ def watch(folder: str) -> str:
 
 
 def gpus(device: str) -> int:
-    """GPUs that a training job takes: lets the profile's limit keep such jobs from sharing one.
-
-    Looks at device files, since importing torch would cost every `snakemake` call two seconds.
-    """
+    """GPU slots that a process of a training job takes: the profile's limit counts them."""
     if device != "auto":
         return int(device != "cpu")
-    return int(any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/kfd")))  # as machine/device.py's auto: no mps
+    return int(bool(slots.devices()))  # as machine/device.py's auto: no mps
+
+
+def gpu_slots(params: Path = Path("params.yaml")) -> int:
+    """Jobs that this machine's GPUs take at once: profiles/default's limit. Which GPU is whose, machine/slots.py says.
+
+    1 without any, for a device that only torch knows, and where params.yaml is wrong, which `check` says.
+    """
+    try:
+        sharers = settings.load(params).runtime.cells_per_gpu
+    except UserError:
+        sharers = 1
+    return max(1, len(slots.devices()) * sharers)

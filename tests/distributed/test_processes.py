@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from dualteacher.data import partition
 from dualteacher.data.pack import Pack
@@ -46,6 +48,15 @@ def launch(stages: str, processes: int = 1, **spec) -> subprocess.CompletedProce
         command = [sys.executable, *run, *command[1:]]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+
+
+def start_stage(**sections: dict) -> subprocess.Popen[str]:
+    """The train stage by the command line, which starts its processes itself."""
+    Path("params.yaml").write_text(yaml.safe_dump(toy_settings(**sections).model_dump(mode="json")))
+    options = ["--dataset", "toy", "--partition", "some", "--method", "dual_teacher", "--seed", "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(DRIVER.parents[2])}
+    command = [sys.executable, "-m", "dualteacher", "train", *options]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def train(processes: int = 1, stages: str = "train", **spec) -> pd.DataFrame:
@@ -88,21 +99,42 @@ def test_synchronised_batch_normalisation_and_shared_evaluation(project):
 
 
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(project):
-    sections = {"batch": FOUR, "runtime": {"checkpoint_steps": 1}}
+    """With `runtime.processes`, stopped by a signal to the stage, and to its end: the bytes of torchrun by hand."""
+    sections = {"batch": FOUR, "runtime": {"checkpoint_steps": 1, "processes": 2}}
+    sections["train"] = {"steps": 14, "epochs": None, "validate_every": 99}
     undisturbed = train(2, "warmup train", sections=sections)
     cell = paths.Cell("toy", "some", "dual_teacher", 0)
     expected = cell.student.read_bytes()
     cell.student.unlink()
     done = launch("train", 2, sections=sections, die_at=3, die_rank=1)
     assert done.returncode != 0 and not cell.student.exists()
-    assert list(paths.CHECKPOINTS.rglob("step*.pt"))
-    resumed = train(2, sections=sections)
-    pd.testing.assert_frame_equal(resumed, undisturbed)
+    assert checkpoints() == ["step000000002.pt", "step000000003.pt"]
+
+    with start_stage(**sections) as job:
+        while max(checkpoints()) == "step000000003.pt" and job.poll() is None:
+            time.sleep(0.05)
+        job.terminate()
+        words = job.communicate(timeout=120)[1]
+    assert job.returncode == 75, words
+    assert words.count("stopped: train toy-some-dual_teacher-0 at step") == 1
+    assert "Traceback" not in words and "SIGTERM" not in words
+    assert not cell.student.exists()
+
+    with start_stage(**sections) as job:
+        words = job.communicate(timeout=300)[1]
+    assert job.returncode == 0, words
+    pd.testing.assert_frame_equal(pd.read_parquet(cell.history), undisturbed)
     assert cell.student.read_bytes() == expected
+
+
+def checkpoints() -> list[str]:
+    return sorted(path.name for path in paths.CHECKPOINTS.rglob("step*.pt"))
 
 
 def test_images_that_cannot_be_shared_are_refused_in_one_line(project):
     assert launch("warmup").returncode == 0
-    done = launch("train", 3)
-    assert done.returncode != 0
-    assert "batch.groups = 1 cannot be spread over 3 processes" in done.stderr
+    with start_stage(runtime={"processes": 3}) as job:
+        words = job.communicate(timeout=300)[1]
+    assert job.returncode == 2
+    assert "error: batch.groups = 1 cannot be spread over 3 processes" in words
+    assert "Traceback" not in words

@@ -31,9 +31,9 @@ rule evaluate:
         "logs/evaluate/{dataset}-{partition}-{method}-{seed}.log",
     benchmark:
         "logs/benchmarks/evaluate/{dataset}-{partition}-{method}-{seed}.tsv"
-    threads: config["runtime"]["threads"]
+    threads: config["runtime"]["threads"] * config["runtime"]["processes"]
     resources:
-        gpu=engines.gpus(config["runtime"]["device"]),
+        gpu=engines.gpus(config["runtime"]["device"]) * config["runtime"]["processes"],
     params:
         inference=lookup(dpath="inference", within=config),
         evaluate=lookup(dpath="evaluate", within=config),

@@ -17,9 +17,9 @@ rule warmup:
         "logs/warmup/{dataset}-{partition}-{seed}.log",
     benchmark:
         "logs/benchmarks/warmup/{dataset}-{partition}-{seed}.tsv"
-    threads: config["runtime"]["threads"]
+    threads: config["runtime"]["threads"] * config["runtime"]["processes"]
     resources:
-        gpu=engines.gpus(config["runtime"]["device"]),
+        gpu=engines.gpus(config["runtime"]["device"]) * config["runtime"]["processes"],
     params:
         model=lookup(dpath="model", within=config),
         batch=lookup(dpath="batch", within=config),
@@ -54,9 +54,9 @@ rule train:
         "logs/train/{dataset}-{partition}-{method}-{seed}.log",
     benchmark:
         "logs/benchmarks/train/{dataset}-{partition}-{method}-{seed}.tsv"
-    threads: config["runtime"]["threads"]
+    threads: config["runtime"]["threads"] * config["runtime"]["processes"]
     resources:
-        gpu=engines.gpus(config["runtime"]["device"]),
+        gpu=engines.gpus(config["runtime"]["device"]) * config["runtime"]["processes"],
     params:
         model=lookup(dpath="model", within=config),
         batch=lookup(dpath="batch", within=config),
