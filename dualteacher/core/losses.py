@@ -20,13 +20,21 @@ from dualteacher.core.labels import IGNORE
 from dualteacher.settings import Loss
 
 
-def supervised_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean cross entropy over the labelled pixels; 0 if there are none."""
-    total, _ = upsampling.cross_entropy_sum(logits, label)
-    return total / (label != IGNORE).sum().clamp(min=1)
+def supervised_loss(logits: Tensor, label: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean cross entropy over the labelled pixels; 0 if there are none.
+
+    weights (C,): the mean is weighted by each pixel's class, as in torch's `cross_entropy(weight=…)`.
+    """
+    if weights is None:
+        total, _ = upsampling.cross_entropy_sum(logits, label)
+        return total / (label != IGNORE).sum().clamp(min=1)
+    valid = label != IGNORE
+    weight = weights.to(label.device)[torch.where(valid, label, 0)] * valid
+    total, _ = upsampling.cross_entropy_sum(logits, label, weight)
+    return total / weight.sum().clamp(min=1e-12)
 
 
-def ohem_loss(logits: Tensor, label: Tensor, threshold: float, minimum: int) -> Tensor:
+def ohem_loss(logits: Tensor, label: Tensor, threshold: float, minimum: int, weights: Tensor | None = None) -> Tensor:
     """Online hard example mining (Shrivastava et al., CVPR 2016): cross entropy, mean over the hard pixels.
 
     A pixel is hard if its class has at most the probability `threshold`, or if its loss is among the `minimum`
@@ -38,14 +46,14 @@ def ohem_loss(logits: Tensor, label: Tensor, threshold: float, minimum: int) -> 
         place = max(0, entropy.numel() - minimum) + 1
         limit = torch.minimum(limit, entropy.flatten().kthvalue(place).values)
     hard = torch.where(entropy >= limit, label, IGNORE)
-    return supervised_loss(logits, hard)
+    return supervised_loss(logits, hard, weights)
 
 
-def on_labelled(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss on labelled images chosen in the settings: (logits, label) → scalar."""
+def on_labelled(loss: Loss, weights: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss on labelled images chosen in the settings: (logits, label) → scalar. weights (C,), one a class."""
     if loss.supervised == "ohem":
-        return partial(ohem_loss, threshold=loss.ohem_threshold, minimum=loss.ohem_minimum)
-    return supervised_loss
+        return partial(ohem_loss, threshold=loss.ohem_threshold, minimum=loss.ohem_minimum, weights=weights)
+    return supervised_loss if weights is None else partial(supervised_loss, weights=weights)
 
 
 def pseudo_label(teacher_logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

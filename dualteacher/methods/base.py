@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dualteacher.core import losses
+from dualteacher.core import balance, losses
+from dualteacher.core.balance import PseudoLabelBalance
 from dualteacher.data.loader import Images, StepBatch
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
+from dualteacher.system.console import logger
+from dualteacher.system.errors import UserError
 
 
 class Clock(NamedTuple):
@@ -49,6 +52,7 @@ class Losses(NamedTuple):
 
 
 ALL = Shard()
+Pixels = Callable[[], Sequence[int]]  # counts the labelled pixels of each class
 
 
 def by_group(groups: int, loss: Callable[..., Tensor], *batches: Tensor) -> Tensor:
@@ -68,10 +72,13 @@ class Method(ABC):
 
     uses_unlabelled = False
 
-    def __init__(self, options: Any, settings: Settings, student: Segmenter) -> None:
+    def __init__(self, options: Any, settings: Settings, student: Segmenter, pixels: Pixels | None = None) -> None:
+        """`pixels` is called only where a setting asks for class balance; without it the classes count as equal."""
         self.options = options  # the method's entry in params.yaml
         self.settings = settings
-        self.supervised_loss = losses.on_labelled(settings.loss)
+        pixels = pixels or (lambda: [1] * student.num_classes)
+        self.supervised_loss = losses.on_labelled(settings.loss, _class_weights(settings, student, pixels))
+        self.balance = _balance(options, student, pixels)
         self.teachers: list[Segmenter] = []
         self.partners: list[Segmenter] = []
 
@@ -107,3 +114,26 @@ class Method(ABC):
     @abstractmethod
     def images_seen(self) -> tuple[int, int]:
         """Images a step through networks (with gradient, without), for the cost table."""
+
+
+def _class_weights(settings: Settings, student: Segmenter, pixels: Pixels) -> Tensor | None:
+    """The weights of the labelled pixels, on the student's device; logged."""
+    rule, classes = settings.loss.class_weights, student.num_classes
+    if rule == "none":
+        return None
+    weights = balance.class_weights(rule, pixels() if isinstance(rule, str) else [])
+    assert weights is not None
+    if len(weights) != classes:
+        raise UserError(f"loss.class_weights lists {len(weights)} weights for {classes} classes; give one for each")
+    shown = ", ".join(f"{weight:.3g}" for weight in weights.tolist())
+    logger.info("loss.class_weights: %s, in the classes' order", shown)
+    return weights.to(next(student.parameters()).device)
+
+
+def _balance(options: Any, student: Segmenter, pixels: Pixels) -> PseudoLabelBalance | None:
+    """The balance of the pseudo-labels, where the method's options ask for one."""
+    floor, alignment = getattr(options, "adaptive_floor", None), getattr(options, "alignment", 0.0)
+    if floor is None and not alignment:
+        return None
+    made = PseudoLabelBalance(pixels(), getattr(options, "threshold", 1.0), floor, alignment)
+    return made.to(next(student.parameters()).device)

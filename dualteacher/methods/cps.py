@@ -16,7 +16,7 @@ import torch
 from dualteacher.core import losses, mixing, seeds
 from dualteacher.core.mixing import Draws
 from dualteacher.data.loader import Images, StepBatch
-from dualteacher.methods.base import ALL, Clock, Losses, Method, Shard, by_group
+from dualteacher.methods.base import ALL, Clock, Losses, Method, Pixels, Shard, by_group
 from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models import segmenter
 from dualteacher.models.segmenter import Segmenter
@@ -30,8 +30,8 @@ class CPS(Method):
     options: Options
     uses_unlabelled = True
 
-    def __init__(self, options: Options, settings: Settings, student: Segmenter) -> None:
-        super().__init__(options, settings, student)
+    def __init__(self, options: Options, settings: Settings, student: Segmenter, pixels: Pixels | None = None) -> None:
+        super().__init__(options, settings, student, pixels)
         device = next(student.parameters()).device
         drop_path = settings.model.drop_path
         seed = seeds.derive(options.partner_seed, "cps partner")

@@ -1,6 +1,7 @@
 """Dual Teacher (Na et al., NeurIPS 2023): temporary teachers that take turns. Ablations differ in their options only.
 
-A turn lasts `period` epochs or steps; the paper has two teachers and turns of one epoch. Only the active teacher
+A turn lasts `period` epochs or steps, and `period_at_least` steps or more; the paper has two teachers and turns of one
+epoch. Only the active teacher
 labels, and only it follows the student. The others keep the weights of their last turn, so the student's labels come
 from a teacher that differs from its own recent past (section 3.1). The mix changes with the turn (section 3.2).
 """
@@ -8,7 +9,7 @@ from a teacher that differs from its own recent past (section 3.1). The mix chan
 from __future__ import annotations
 
 from dualteacher.core import ema
-from dualteacher.methods.base import Clock
+from dualteacher.methods.base import Clock, Pixels
 from dualteacher.methods.teaching import Teaching
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import DualTeacher as Options
@@ -20,15 +21,14 @@ class DualTeacher(Teaching):
 
     options: Options
 
-    def __init__(self, options: Options, settings: Settings, student: Segmenter) -> None:
+    def __init__(self, options: Options, settings: Settings, student: Segmenter, pixels: Pixels | None = None) -> None:
         self.number = options.teachers
-        super().__init__(options, settings, student)
+        super().__init__(options, settings, student, pixels)
 
     def turn(self, clock: Clock) -> tuple[int, int]:
         """(number of the turn, step within it), both from 0."""
-        if self.options.period_unit == "step":
-            return divmod(clock.step, self.options.period)
-        return divmod(clock.step, self.options.period * clock.steps_per_epoch)
+        unit = 1 if self.options.period_unit == "step" else clock.steps_per_epoch
+        return divmod(clock.step, max(self.options.period * unit, self.options.period_at_least))
 
     def active(self, clock: Clock) -> int:
         return self.turn(clock)[0] % self.number

@@ -44,7 +44,7 @@ class Matching(Method):
         return [fixed(view=view, **shard._asdict()).to(device) for view in range(self.views)]
 
     def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock, shard: Shard = ALL) -> Losses:
-        weak = self_label(student, images)
+        weak = self_label(student, images, self.balance)
         strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws]
         batch = [images.labelled, *(view.image for view in strong)]
         logits = student(torch.cat(batch)).split([len(part) for part in batch])

@@ -5,23 +5,33 @@ from __future__ import annotations
 import torch
 
 from dualteacher.core import losses
+from dualteacher.core.balance import PseudoLabelBalance
 from dualteacher.core.mixing import PseudoLabelled
 from dualteacher.data.loader import Images
 from dualteacher.models.segmenter import Segmenter
 
 
 @torch.no_grad()
-def label(network: Segmenter, images: Images) -> PseudoLabelled:
-    """The network's labels and confidences for the weak views; padding is ignored and has confidence 0."""
+def label(network: Segmenter, images: Images, balance: PseudoLabelBalance | None = None) -> PseudoLabelled:
+    """The network's labels and confidences for the weak views; padding is ignored and has confidence 0.
+
+    balance: aligns the labels and scales the confidences to the classes' own thresholds.
+    """
     size = (images.unlabelled.shape[2], images.unlabelled.shape[3])
-    found, confidence = losses.pseudo_label(network(images.unlabelled), size)
+    logits = network(images.unlabelled)
+    if balance is not None:
+        balance.observe(logits, images.inside)
+        logits = balance.align(logits)
+    found, confidence = losses.pseudo_label(logits, size)
+    if balance is not None:
+        confidence = balance.scale(found, confidence)
     found = torch.where(images.inside, found, losses.IGNORE)
     return PseudoLabelled(images.unlabelled, found, torch.where(images.inside, confidence, 0.0))
 
 
-def self_label(network: Segmenter, images: Images) -> PseudoLabelled:
+def self_label(network: Segmenter, images: Images, balance: PseudoLabelBalance | None = None) -> PseudoLabelled:
     """`label` by a network in training: in eval mode (full depth, no dropout), then back to train mode."""
     network.eval()
-    found = label(network, images)
+    found = label(network, images, balance)
     network.train()
     return found

@@ -18,12 +18,12 @@ from dualteacher.core import ema, losses, mixing
 from dualteacher.core.mixing import Draws, PseudoLabelled
 from dualteacher.data.loader import Images, StepBatch
 from dualteacher.methods import pseudo_labels
-from dualteacher.methods.base import ALL, Clock, Losses, Method, Shard, by_group
+from dualteacher.methods.base import ALL, Clock, Losses, Method, Pixels, Shard, by_group
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
 from dualteacher.settings import Teacher as TeacherSettings
 
-MIX_LOSS = {"cutmix": losses.cutmix_loss, "classmix": losses.classmix_loss}
+MIX_LOSS = {"cutmix": losses.cutmix_loss, "classmix": losses.classmix_loss}  # pixels: share
 
 
 class Teaching(Method):
@@ -32,8 +32,10 @@ class Teaching(Method):
     uses_unlabelled = True
     number = 1
 
-    def __init__(self, options: TeacherSettings, settings: Settings, student: Segmenter) -> None:
-        super().__init__(options, settings, student)
+    def __init__(
+        self, options: TeacherSettings, settings: Settings, student: Segmenter, pixels: Pixels | None = None
+    ) -> None:
+        super().__init__(options, settings, student, pixels)
         self.options: TeacherSettings = options
         self.teachers = [make_teacher(student, options.normalisation) for _ in range(self.number)]
 
@@ -62,7 +64,7 @@ class Teaching(Method):
 
     def pseudo_label(self, images: Images, clock: Clock) -> PseudoLabelled:
         """The active teacher's labels for the weak views; padding is ignored and has confidence 0."""
-        return pseudo_labels.label(self.teachers[self.active(clock)], images)
+        return pseudo_labels.label(self.teachers[self.active(clock)], images, self.balance)
 
     def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock, shard: Shard = ALL) -> Losses:
         options = self.options
@@ -79,7 +81,10 @@ class Teaching(Method):
 
         groups, threshold = shard.groups, options.threshold
         supervised = by_group(groups, self.supervised_loss, logits[0], images.label)
-        mix_loss = partial(MIX_LOSS[name], threshold=threshold)
+        # pixels: confident takes the mean of CE · [c ≥ τ], as consistency does
+        mix_loss = partial(
+            losses.consistency_loss if options.pixels == "confident" else MIX_LOSS[name], threshold=threshold
+        )
         mix = by_group(groups, mix_loss, logits[1], mixed.label, mixed.confidence)
         consistency = logits[0].new_zeros(())
         if options.consistency_weight > 0:

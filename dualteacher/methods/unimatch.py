@@ -26,7 +26,7 @@ class UniMatch(Matching):
     views = 2
 
     def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock, shard: Shard = ALL) -> Losses:
-        weak = self_label(student, images)
+        weak = self_label(student, images, self.balance)
         strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws]
         batch = [images.labelled, *(view.image for view in strong), weak.image]
         sizes = [len(part) for part in batch]

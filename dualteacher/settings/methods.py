@@ -25,6 +25,9 @@ class Teacher(Section):
     consistency_weight: NotNegative  # of the strong view's loss
     mixes: Annotated[list[Literal["cutmix", "classmix"]], Field(min_length=1)]  # used in turn
     normalisation: Literal["running", "batch"]  # batch-norm statistics of the teachers
+    pixels: Literal["share", "confident"]  # mixed images: weighed by their confident share, or confident pixels alone
+    adaptive_floor: Share | None  # each class's threshold adapts, from here up to `threshold`; null: it is fixed
+    alignment: Share  # of the pseudo-labels with the labelled classes' shares; 0: none, 1: in full
 
 
 class MeanTeacher(Teacher):
@@ -40,6 +43,7 @@ class DualTeacher(Teacher):
     teachers: AtLeastOne  # number of teachers
     period: AtLeastOne  # length of a turn
     period_unit: Literal["epoch", "step"]  # unit of `period`
+    period_at_least: Count  # steps that a turn lasts at least: with few labels an epoch is too short
     temporary: bool  # each turn starts from a copy of the student
 
 
@@ -49,6 +53,8 @@ class Matching(Section):
     kind: str
     threshold: Share  # confidence from which a pseudo-label counts
     unlabelled_weight: NotNegative  # of the loss on unlabelled images
+    adaptive_floor: Share | None  # each class's threshold adapts, from here up to `threshold`; null: it is fixed
+    alignment: Share  # of the pseudo-labels with the labelled classes' shares; 0: none, 1: in full
 
 
 class FixMatch(Matching):

@@ -25,6 +25,7 @@ class Evaluate(Section):
 
     scales: Annotated[list[Positive], Field(min_length=1)]  # predictions at these scales are averaged
     flip: bool  # and those of the mirrored image
+    weights: Literal["student", "average"]  # the student's after the last step, or their moving average in training
     gallery: AtLeastOne  # images in the gallery
 
 

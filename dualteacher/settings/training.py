@@ -90,6 +90,8 @@ class Loss(Section):
     supervised: Literal["cross_entropy", "ohem"]  # ohem: of the hardest pixels only
     ohem_threshold: Share  # pixels whose class has at most this probability always count
     ohem_minimum: Count  # so many pixels of a group count at least
+    # of the labelled pixels, from their counts, or one weight a class in the classes' order
+    class_weights: Literal["none", "inverse_sqrt", "effective_number"] | list[Positive]
 
 
 class Optimizer(Section):

@@ -8,6 +8,7 @@ from dualteacher import methods
 from dualteacher.machine import distributed, sync_norm
 from dualteacher.machine.device import setup
 from dualteacher.methods.base import Clock
+from dualteacher.methods.teaching import make_teacher
 from dualteacher.models import saved
 from dualteacher.settings import Settings
 from dualteacher.system import paths
@@ -28,10 +29,12 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
     student.to(device)
     if settings.model.sync_norm:
         sync_norm.synchronise_norms(student)
-    chosen = methods.build(method, settings, student)
-    validate = validator(student, data.val, settings, device, world)
-    select = selector(student, data.train, data.held_out, settings, device, world)
-    record = snapshots.recorder(student, data.val, settings.inference, device)
+    chosen = methods.build(method, settings, student, data.class_pixels)
+    average = make_teacher(student, "running") if settings.evaluate.weights == "average" else None
+    scored = student if average is None else average
+    validate = validator(scored, data.val, settings, device, world)
+    select = selector(scored, data.train, data.held_out, settings, device, world)
+    record = snapshots.recorder(scored, data.val, settings.inference, device)
     probe = probe_images(data.train, data.unlabelled, settings.train.probe_images, seed)
 
     def observe(clock: Clock, last: bool) -> Row:
@@ -52,7 +55,7 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
 
     train_cell(
         where, settings, data, student, chosen, device, world,
-        length=settings.train, inputs=[start], observe=observe,
+        length=settings.train, inputs=[start], average=average, observe=observe,
         tables={where.calibration: calibrate, where.snapshots: pictures},
     )  # fmt: skip
     distributed.stop()

@@ -25,7 +25,7 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     ).to(device)
     if settings.model.sync_norm:
         sync_norm.synchronise_norms(student)
-    method = Supervised(None, settings, student)
+    method = Supervised(None, settings, student, data.class_pixels)
     validate = validator(student, data.val, settings, device, world)
 
     def observe(clock: Clock, last: bool) -> Row:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualteacher.core import schedule, seeds
+from dualteacher.core import ema, schedule, seeds
 from dualteacher.data import loader
 from dualteacher.data.loader import Augmented, Stream, Take
 from dualteacher.machine import distributed, interrupt
@@ -26,6 +26,8 @@ from dualteacher.training import alarms, history
 from dualteacher.training.checkpoint import Store
 from dualteacher.training.history import Row
 from dualteacher.training.watch import Watch
+
+AVERAGE_DECAY = 0.99  # upper limit, a step
 
 
 @dataclass
@@ -46,6 +48,12 @@ class Job:
     store: Store
     world: World
     observe: Callable[[Clock, bool], Row]
+    average: Segmenter | None = None  # follows the student and is scored in its place; evaluate.weights: average
+
+    @property
+    def scored(self) -> Segmenter:
+        """The network that is judged, and whose weights the run ends with."""
+        return self.student if self.average is None else self.average
 
     @property
     def steps_per_epoch(self) -> int:
@@ -121,6 +129,8 @@ def run(job: Job) -> Progress:
                 raise Interrupted(
                     f"{job.name} at step {progress.step} of {job.steps}; the same command goes on from there"
                 )
+    if job.average is not None:
+        job.student.load_state_dict(job.average.state_dict())
     if progress.best is not None:
         job.student.load_state_dict(progress.best["weights"])
         logger.info("%s: the weights of epoch %d did best on the held-out images", job.name, progress.best["epoch"])
@@ -166,6 +176,13 @@ def step(
         optimizer.step()
         distributed.average_buffers(networks, world)
         method.after_step(job.student, clock)
+        if job.average is not None:
+            ema.update(job.average, job.student, ema.decay(clock.step, AVERAGE_DECAY))
+        if method.balance is not None:
+            distributed.average([method.balance.pending], world)
+            method.balance.step()
+    elif method.balance is not None:
+        method.balance.pending.zero_()
     return parts
 
 
@@ -247,7 +264,7 @@ def finish_epoch(job: Job, progress: Progress, clock: Clock, rate: float, last: 
     progress.history.append(row)
     held_out = row.get("held_out_miou", math.nan)
     if held_out > (progress.best["score"] if progress.best else -math.inf):  # never so if it is not a number
-        weights = {key: value.to("cpu", copy=True) for key, value in job.student.state_dict().items()}
+        weights = {key: value.to("cpu", copy=True) for key, value in job.scored.state_dict().items()}
         progress.best = {"score": held_out, "epoch": clock.epoch, "step": progress.step, "weights": weights}
 
 
@@ -261,14 +278,16 @@ def checkpoint(job: Job, optimizer: torch.optim.Optimizer, progress: Progress) -
         "counted": progress.counted,
         "best": progress.best,
         "student": job.student.state_dict(),
-        "others": [network.state_dict() for network in others(job.method)],
+        "others": [network.state_dict() for network in others(job)],
+        "balance": job.method.balance.state_dict() if job.method.balance is not None else None,
         "optimizer": optimizer.state_dict(),
     }
 
 
-def others(method: Method) -> list[Segmenter]:
+def others(job: Job) -> list[Segmenter]:
     """The networks beside the student."""
-    return [*method.teachers, *method.partners]
+    average = [] if job.average is None else [job.average]
+    return [*job.method.teachers, *job.method.partners, *average]
 
 
 def resume(job: Job, optimizer: torch.optim.Optimizer) -> Progress:
@@ -277,8 +296,10 @@ def resume(job: Job, optimizer: torch.optim.Optimizer) -> Progress:
     if state is None:
         return Progress()
     job.student.load_state_dict(state["student"])
-    for network, saved in zip(others(job.method), state["others"], strict=True):
+    for network, saved in zip(others(job), state["others"], strict=True):
         network.load_state_dict(saved)
+    if job.method.balance is not None:
+        job.method.balance.load_state_dict(state["balance"])
     optimizer.load_state_dict(state["optimizer"])
     logger.info("%s: going on from step %d of %d", job.name, state["step"], job.steps)
     kept = (state[name] for name in ("step", "seconds", "history", "sums", "counted", "best"))

@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 
 from dualteacher import __version__
+from dualteacher.core.labels import IGNORE
 from dualteacher.data import partition
 from dualteacher.data.loader import Augmented, Stream
 from dualteacher.data.pack import Pack, class_table
@@ -49,6 +50,15 @@ class Data:
     unlabelled: list[int]
     files: tuple[Path, ...]
 
+    def class_pixels(self) -> list[int]:
+        """Labelled training pixels of each class; reads every labelled mask."""
+        counts = np.zeros(IGNORE + 1, np.int64)
+        for index in self.labelled:
+            mask = self.train.mask(index)
+            assert mask is not None  # open_data has checked
+            counts += np.bincount(mask.ravel(), minlength=IGNORE + 1)
+        return [int(count) for count in counts[: len(self.train.classes)]]
+
 
 def open_data(where: paths.Cell) -> Data:
     """Open the packs and the partition; UserError if they do not belong together."""
@@ -67,11 +77,12 @@ def open_data(where: paths.Cell) -> Data:
 def train_cell(
     where: paths.Cell, settings: Settings, data: Data, student: Segmenter, method: Method, device: torch.device,
     world: World, *, length: Length, inputs: Sequence[Path],
-    observe: Callable[[Clock, bool], dict[str, Any]], tables: Mapping[Path, Table] = MappingProxyType({}),
+    observe: Callable[[Clock, bool], dict[str, Any]], average: Segmenter | None = None,
+    tables: Mapping[Path, Table] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Run the loop for a cell and write its weights, history, cost and alarms, unless exactly this has been done.
 
-    tables: further outputs, made from the run at its end.
+    average: the student's moving average, scored in its place. tables: further outputs, made from the run at its end.
     """
     if method.uses_unlabelled and not data.unlabelled:
         raise UserError(
@@ -112,6 +123,7 @@ def train_cell(
         store=store,
         world=world,
         observe=observe,
+        average=average,
     )
     logger.info(
         "%s: %d labelled, %d unlabelled images, %d steps of %d an epoch, on %s",
@@ -154,6 +166,8 @@ def used_parameters(settings: Settings, stage: str, cell: paths.Cell) -> dict[st
     used = {name: everything[name] for name in BY_STAGE[stage].sections}
     used["method"] = everything["methods"].get(cell.method)
     precision = [key.removeprefix("runtime.") for key in PRECISION]
+    if stage == "train":
+        used["evaluate"] = {"weights": everything["evaluate"]["weights"]}
     used["runtime"] = {key: everything["runtime"][key] for key in precision}
     return used | {"cell": [cell.dataset, cell.partition, cell.method, cell.seed]}
 

@@ -86,7 +86,7 @@ CONTRACTS = (
         outputs=(CELL.student, CELL.history, CELL.cost, CELL.alarms, CELL.calibration, CELL.snapshots),
         params=(
             *("model", "batch", "augment", "mixing", "loss", "optimizer", "train", "methods.{method}", "inference"),
-            *PRECISION,
+            *("evaluate.weights", *PRECISION),
         ),
     ),
     Contract(

@@ -70,9 +70,10 @@ def toy_settings(**sections: dict) -> settings_module.Settings:
     raw["batch"] |= {"labelled": 2, "unlabelled": 2, "crop": 32}
     raw["runtime"] |= {"device": "cpu", "checkpoint_minutes": 60, "workers": 0}
     dual = raw["methods"]["dual_teacher"]
+    match = {"threshold": 0.3, "unlabelled_weight": 1.0, "adaptive_floor": None, "alignment": 0.0}
     raw["methods"] |= {
-        "fixmatch": {"kind": "fixmatch", "threshold": 0.3, "unlabelled_weight": 1.0},
-        "unimatch": {"kind": "unimatch", "threshold": 0.3, "unlabelled_weight": 1.0, "feature_dropout": 0.5},
+        "fixmatch": match | {"kind": "fixmatch"},
+        "unimatch": match | {"kind": "unimatch", "feature_dropout": 0.5},
         "cps": {"kind": "cps", "unlabelled_weight": 1.0, "partner_seed": 1, "ramp_steps": 0},
         "dual_teacher_single": dual | {"teachers": 1},
         "dual_teacher_triple": dual | {"teachers": 3, "period": 2},
