@@ -118,12 +118,13 @@ class Method(ABC):
 
 def _class_weights(settings: Settings, student: Segmenter, pixels: Pixels) -> Tensor | None:
     """The weights of the labelled pixels, on the student's device; logged."""
-    rule, classes = settings.loss.class_weights, student.num_classes
+    rule = settings.loss.class_weights
     if rule == "none":
         return None
     weights = balance.class_weights(rule, pixels() if isinstance(rule, str) else [])
     assert weights is not None
-    if len(weights) != classes:
+    if len(weights) != student.num_classes:
+        classes = student.num_classes
         raise UserError(f"loss.class_weights lists {len(weights)} weights for {classes} classes; give one for each")
     shown = ", ".join(f"{weight:.3g}" for weight in weights.tolist())
     logger.info("loss.class_weights: %s, in the classes' order", shown)

@@ -79,6 +79,8 @@ def toy_settings(**sections: dict) -> settings_module.Settings:
         "dual_teacher_triple": dual | {"teachers": 3, "period": 2},
         "dual_teacher_steps": dual | {"period": 4, "period_unit": "step"},
         "dual_teacher_permanent": dual | {"temporary": False},
+        "dual_teacher_balanced": dual
+        | {"threshold": 0.5, "pixels": "confident", "adaptive_floor": 0.3, "alignment": 0.5, "period_at_least": 2},
     }
     for name, values in sections.items():
         raw[name] = raw[name] | values

@@ -67,6 +67,7 @@ rule train:
         train=lookup(dpath="train", within=config),
         method=lookup(dpath="methods/{method}", within=config),
         inference=lookup(dpath="inference", within=config),
+        weights=lookup(dpath="evaluate/weights", within=config),
         precision=lookup(dpath="runtime/precision", within=config),
         compile=lookup(dpath="runtime/compile", within=config),
     shell:
