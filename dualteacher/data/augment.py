@@ -17,6 +17,7 @@ from dualteacher.core import views
 from dualteacher.core.labels import IGNORE
 from dualteacher.settings import Augment
 
+SHOWN = 0.01  # of a crop that a wanted class covers at least
 TRIES = 10  # crops drawn before one class may fill more than `class_share` of it
 
 
@@ -123,8 +124,11 @@ def weak(
     side: int,
     pad: np.ndarray,
     rng: np.random.Generator,
+    wanted: int | None = None,
 ) -> Example:
     """Scale, crop, flip and draw colour factors; mask (H, W) uint8 or None.
+
+    `wanted`: a class that should cover SHOWN of the crop; after TRIES places the last one stays.
 
     The image, of `size` (H, W), is decoded only when its scale is drawn: `read(least)` gives it whole, (h, w, 3) uint8,
     at its size or a smaller one, but not below `least` (H, W).
@@ -137,6 +141,11 @@ def weak(
         cut = cut_mask(mask, crop)
         for _ in range(TRIES if augment.class_share < 1 else 0):
             if not one_class_fills(cut, augment.class_share):
+                break
+            crop = move(rng, crop)
+            cut = cut_mask(mask, crop)
+        for _ in range(TRIES if wanted is not None else 0):
+            if np.mean(cut == wanted) >= SHOWN:
                 break
             crop = move(rng, crop)
             cut = cut_mask(mask, crop)

@@ -74,6 +74,7 @@ class Item:
     role: str
     turn: int
     index: int
+    wanted: int | None = None  # a class that the crop should show
 
 
 class Stream:
@@ -93,6 +94,26 @@ class Stream:
         return Item(self.role, turn, int(self._order[place]))
 
 
+class RareStream(Stream):
+    """Rare-class sampling (Hoyer et al., DAFormer, CVPR 2022): first a class is drawn, then an image that shows it.
+
+    A class of share f has the probability exp((1 - f) / T), normalised; `pixels` (images, classes) are the counts in
+    the images of `indices`, T the temperature. Each position is a draw of its own, with its own augmentation.
+    """
+
+    def __init__(self, role: str, indices: np.ndarray, seed: int, pixels: np.ndarray, temperature: float) -> None:
+        super().__init__(role, indices, seed)
+        self.shown = [indices[column > 0] for column in pixels.T]
+        share = pixels.sum(0) / max(1, pixels.sum())
+        weight = np.where(share > 0, np.exp((share[share > 0].min(initial=1.0) - share) / temperature), 0.0)
+        self.probability = weight / weight.sum()
+
+    def __getitem__(self, position: int) -> Item:
+        rng = seeds.generator(self.seed, "rare classes", self.role, position)
+        wanted = int(rng.choice(len(self.probability), p=self.probability))
+        return Item(self.role, position, int(rng.choice(self.shown[wanted])), wanted)
+
+
 class Augmented(Dataset):
     """Decodes and weakly augments the images that Items name."""
 
@@ -105,7 +126,8 @@ class Augmented(Dataset):
         rng = seeds.generator(self.seed, "augment", item.role, item.turn, self.pack.ids[item.index])
         size = self.pack.size(item.index)
         return augment.weak(
-            size, lambda least: self.pack.image(item.index, least), mask, self.settings, self.side, self.pad, rng
+            *(size, lambda least: self.pack.image(item.index, least), mask, self.settings, self.side, self.pad, rng),
+            item.wanted,
         )
 
 

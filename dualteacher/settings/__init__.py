@@ -46,13 +46,25 @@ from dualteacher.settings.methods import (
 )
 from dualteacher.settings.reader import Settings, load, parse
 from dualteacher.settings.results import Evaluate, Inference, Report, Runtime
-from dualteacher.settings.training import Augment, Batch, Jitter, Length, Loss, Mixing, Model, Optimizer, Train, Warmup
+from dualteacher.settings.training import (
+    Augment,
+    Batch,
+    Jitter,
+    Length,
+    Loss,
+    Mixing,
+    Model,
+    Optimizer,
+    Sampling,
+    Train,
+    Warmup,
+)
 
 __all__ = [
     "ADE20K", "CPS", "KINDS", "SOURCES", "VOC", "Also", "AnyDataset", "AnyMethod", "AtLeastOne", "Augment", "Batch",
     "BlueMarble", "Byte", "Cityscapes", "Color", "Count", "DualTeacher", "Evaluate", "Extra", "FixMatch", "Folder",
     "FolderClass", "FolderValidation", "Grid", "Inference", "Inside", "Jitter", "Length", "Loss", "MaskValue",
     "Matching", "MeanTeacher", "Mixing", "Model", "Name", "NotNegative", "Optimizer", "Partition", "Place",
-    "Positive", "Report", "Runtime", "Section", "Settings", "Share", "Supervised", "Teacher", "Textures", "Train",
-    "UniMatch", "Warmup", "load", "parse",
+    "Positive", "Report", "Runtime", "Sampling", "Section", "Settings", "Share", "Supervised", "Teacher", "Textures",
+    "Train", "UniMatch", "Warmup", "load", "parse",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from dualteacher.settings.datasets import SOURCES, AnyDataset
 from dualteacher.settings.grid import Grid, Partition
 from dualteacher.settings.methods import KINDS, AnyMethod
 from dualteacher.settings.results import Evaluate, Inference, Report, Runtime
-from dualteacher.settings.training import Augment, Batch, Loss, Mixing, Model, Optimizer, Train, Warmup
+from dualteacher.settings.training import Augment, Batch, Loss, Mixing, Model, Optimizer, Sampling, Train, Warmup
 from dualteacher.system.errors import UserError
 
 # Sections whose entries are one of several models: the key that tells which, and the models by its value.
@@ -34,6 +34,7 @@ class Settings(Section):
     model: Model
     batch: Batch
     augment: Augment
+    sampling: Sampling
     mixing: Mixing
     loss: Loss
     optimizer: Optimizer

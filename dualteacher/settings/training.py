@@ -62,6 +62,12 @@ class Augment(Section):
         return self
 
 
+class Sampling(Section):
+    """Which labelled images a step takes, and from where its crops."""
+
+    rare_classes: Positive | None  # temperature of rare-class sampling, small: the rarest alone; null: none
+
+
 class Jitter(Section):
     """Colour jitter; a factor is drawn from 1 ± the given range (hue: ± the range, in turns)."""
 

@@ -21,7 +21,7 @@ import torch
 from dualteacher import __version__
 from dualteacher.core.labels import IGNORE
 from dualteacher.data import partition
-from dualteacher.data.loader import Augmented, Stream
+from dualteacher.data.loader import Augmented, RareStream, Stream
 from dualteacher.data.pack import Pack, class_table
 from dualteacher.machine.device import peak_memory
 from dualteacher.machine.distributed import World
@@ -50,14 +50,22 @@ class Data:
     unlabelled: list[int]
     files: tuple[Path, ...]
 
+    def pixels_by_image(self) -> np.ndarray:
+        """Pixels (labelled images, classes) int64; reads every labelled mask."""
+        masks = [self.train.mask(index) for index in self.labelled]
+        counts = [np.bincount(mask.ravel(), minlength=IGNORE + 1) for mask in masks if mask is not None]
+        return np.stack(counts)[:, : len(self.train.classes)]
+
     def class_pixels(self) -> list[int]:
-        """Labelled training pixels of each class; reads every labelled mask."""
-        counts = np.zeros(IGNORE + 1, np.int64)
-        for index in self.labelled:
-            mask = self.train.mask(index)
-            assert mask is not None  # open_data has checked
-            counts += np.bincount(mask.ravel(), minlength=IGNORE + 1)
-        return [int(count) for count in counts[: len(self.train.classes)]]
+        """Labelled training pixels of each class."""
+        return [int(count) for count in self.pixels_by_image().sum(0)]
+
+    def labelled_stream(self, seed: int, temperature: float | None) -> Stream:
+        """Shuffled passes over the labelled images, or rare-class sampling at this temperature."""
+        indices = np.array(self.labelled)
+        if temperature is None:
+            return Stream("labelled", indices, seed)
+        return RareStream("labelled", indices, seed, self.pixels_by_image(), temperature)
 
 
 def open_data(where: paths.Cell) -> Data:
@@ -114,7 +122,7 @@ def train_cell(
         student=student,
         method=method,
         dataset=Augmented(data.train, settings.augment, side, pad, where.seed),
-        labelled=Stream("labelled", np.array(data.labelled), where.seed),
+        labelled=data.labelled_stream(where.seed, settings.sampling.rare_classes),
         unlabelled=Stream("unlabelled", np.array(data.unlabelled), where.seed) if method.uses_unlabelled else None,
         steps=steps,
         learning_rate=length.learning_rate,

@@ -76,7 +76,7 @@ CONTRACTS = (
         ("dataset", "partition", "seed"),
         inputs=(DATA.train, DATA.val, SPLIT.table, BACKBONE),
         outputs=(WARMUP.student, WARMUP.history, WARMUP.cost, WARMUP.alarms),
-        params=("model", "batch", "augment", "loss", "optimizer", "warmup", "inference", *PRECISION),
+        params=("model", "batch", "augment", "sampling", "loss", "optimizer", "warmup", "inference", *PRECISION),
     ),
     Contract(
         "train",
@@ -85,8 +85,8 @@ CONTRACTS = (
         inputs=(DATA.train, DATA.val, SPLIT.table, WARMUP.student),
         outputs=(CELL.student, CELL.history, CELL.cost, CELL.alarms, CELL.calibration, CELL.snapshots),
         params=(
-            *("model", "batch", "augment", "mixing", "loss", "optimizer", "train", "methods.{method}", "inference"),
-            *("evaluate.weights", *PRECISION),
+            *("model", "batch", "augment", "sampling", "mixing", "loss", "optimizer", "train", "methods.{method}"),
+            *("inference", "evaluate.weights", *PRECISION),
         ),
     ),
     Contract(

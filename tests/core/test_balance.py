@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from dualteacher import methods
 from dualteacher.core import balance, losses
 from dualteacher.core.balance import PseudoLabelBalance
-from dualteacher.data.loader import finish
+from dualteacher.data import augment
+from dualteacher.data.loader import RareStream, finish
 from dualteacher.methods.base import Clock
 from dualteacher.methods.pseudo_labels import label as label_with
 from dualteacher.system.errors import UserError
@@ -179,3 +181,34 @@ def test_turns_last_at_least_so_many_steps():
     assert [method.active(Clock(s, 3)) for s in range(11)] == [0] * 5 + [1] * 5 + [0]  # an epoch is three steps
     assert [method.active(Clock(s, 8)) for s in (7, 8)] == [0, 1]
     assert method.decay(Clock(5, 3)) == 0 and method.mix(Clock(5, 3)) == "classmix"
+
+
+def test_rare_classes_are_drawn_as_often_as_daformers_formula_says():
+    pixels = np.array([[90, 10, 0], [100, 0, 0], [80, 0, 20]])
+    stream = RareStream("labelled", np.array([7, 8, 9]), 0, pixels, temperature=0.5)
+    shares = np.array([270, 10, 20]) / 300
+    expected = np.exp((1 - shares) / 0.5)
+    items = [stream[i] for i in range(4000)]
+    drawn = np.bincount([item.wanted for item in items], minlength=3) / len(items)
+    np.testing.assert_allclose(drawn, expected / expected.sum(), atol=0.03)
+    assert {item.index for item in items if item.wanted == 1} == {7}
+    assert {item.index for item in items if item.wanted == 0} == {7, 8, 9}
+    assert items[5] == RareStream("labelled", np.array([7, 8, 9]), 0, pixels, temperature=0.5)[5]
+    cold = RareStream("labelled", np.array([7, 8, 9]), 0, pixels, temperature=1e-4)  # no overflow: the rarest alone
+    assert {cold[i].wanted for i in range(50)} == {1}
+
+
+def test_a_crop_shows_the_wanted_class_where_it_can():
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:16, :32] = 1
+    image = np.zeros((64, 64, 3), np.uint8)
+    settings = toy_settings(augment={"scale": [1.0, 1.0]}).augment
+    pad = np.zeros(3, np.uint8)
+
+    def crops(wanted):
+        for seed in range(40):
+            rng = np.random.default_rng(seed)
+            yield augment.weak((64, 64), lambda least: image, mask, settings, 16, pad, rng, wanted).mask
+
+    plain, looked_for = ([float(np.mean(crop == 1)) for crop in crops(wanted)] for wanted in (None, 1))
+    assert np.mean(np.array(plain) >= 0.01) < 0.6 and np.mean(np.array(looked_for) >= 0.01) > 0.95
