@@ -90,14 +90,16 @@ class Mixing(Section):
     grayscale: Share  # probability, of the strong view
 
 
+ClassWeights = Literal["none", "inverse_sqrt", "effective_number"] | list[Positive]
+
+
 class Loss(Section):
     """The loss on labelled images."""
 
     supervised: Literal["cross_entropy", "ohem"]  # ohem: of the hardest pixels only
     ohem_threshold: Share  # pixels whose class has at most this probability always count
     ohem_minimum: Count  # so many pixels of a group count at least
-    # of the labelled pixels, from their counts, or one weight a class in the classes' order
-    class_weights: Literal["none", "inverse_sqrt", "effective_number"] | list[Positive]
+    class_weights: ClassWeights  # of the labelled pixels, from their counts; or one weight a class, in their order
 
 
 class Optimizer(Section):
