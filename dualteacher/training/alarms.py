@@ -15,6 +15,8 @@ measured, so a rough start raises nothing. The rules and their thresholds:
   temporary teacher starts its turn as a copy, so one such epoch is normal, and epochs of one step do not count. At
   the end of the schedule both stand still, so epochs below MOVING of the peak learning rate do not count. Otherwise an
   EMA is orders of magnitude farther away (default run: 1e-3 to 1e-2).
+- unlearning: mIoU is FELL below that of the best validation so far while pixel accuracy is no lower: what is rare is
+  unlearnt, what is common gains. The text names the classes that have lost LOST or more.
 
 An alarm never stops a run or changes a number.
 """
@@ -25,13 +27,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dualteacher.training.history import Row
+from dualteacher.training.history import CLASS_IOU, Row
 
 SKIPPED = 0.05
 COVERAGE_LOW, GRACE = 0.005, 0.2
 COVERAGE_HIGH, TRUSTED, UNCHECKED = 0.99, 0.9, 0.999
 SWALLOWED = 0.97
 SAME, MOVING = 1e-6, 0.1
+FELL, LOST, NAMED = 0.01, 0.02, 5  # NAMED: classes that the text lists
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Context:
 
     steps: int  # of the whole run
     thresholded: bool  # pseudo-labels pass a confidence threshold that can be missed
+    classes: Sequence[str] = ()  # their names
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Epoch:
     context: Context
     steps: int  # of this epoch
     rate: float  # its learning rate, relative to the peak so far
+    best: Row | None = None  # the earlier epoch with the highest validation mIoU
 
     def value(self, name: str) -> float | None:
         """A number of the row; None if it was not measured."""
@@ -93,11 +98,13 @@ def check(history: Sequence[Row], context: Context) -> list[Alarm]:
 
 
 def _epochs(history: Sequence[Row], context: Context) -> Iterator[Epoch]:
-    before, peak = 0, 0.0
+    before, peak, best = 0, 0.0, None
     for row in history:
         peak = max(peak, row["learning_rate"])
-        yield Epoch(row, context, row["step"] - before, row["learning_rate"] / peak if peak else 0.0)
+        yield Epoch(row, context, row["step"] - before, row["learning_rate"] / peak if peak else 0.0, best)
         before = row["step"]
+        if row.get("val_miou", math.nan) > (best["val_miou"] if best else -math.inf):
+            best = row
 
 
 def _not_a_number(epoch: Epoch) -> str:
@@ -148,6 +155,21 @@ def _teacher_is_student(epoch: Epoch) -> str | None:
     return f"the teacher equals the student (relative distance {apart:.1e})" if apart < SAME else ""
 
 
+def _unlearning(epoch: Epoch) -> str | None:
+    miou, right, best = epoch.value("val_miou"), epoch.value("val_pixel_accuracy"), epoch.best
+    if miou is None or right is None:
+        return None
+    if best is None or best["val_miou"] - miou < FELL or right < best["val_pixel_accuracy"]:
+        return ""
+    pairs = zip(epoch.context.classes, best.get(CLASS_IOU, ()), epoch.row.get(CLASS_IOU, ()), strict=False)
+    lost = sorted((now - then, name, then, now) for name, then, now in pairs if then - now >= LOST)
+    named = ", ".join(f"{name} ({then:.1%} to {now:.1%})" for _, name, then, now in lost[:NAMED])
+    return (
+        f"since epoch {best['epoch']} mIoU fell from {best['val_miou']:.1%} to {miou:.1%} while pixel accuracy rose"
+        f" from {best['val_pixel_accuracy']:.1%} to {right:.1%}; being unlearnt: {named or 'no class alone'}"
+    )
+
+
 RULES = (
     Rule("not_a_number", 1, _not_a_number),
     Rule("skipped", 1, _skipped),
@@ -155,4 +177,5 @@ RULES = (
     Rule("coverage_high", 3, _coverage_high),
     Rule("one_class", 2, _one_class),
     Rule("teacher_is_student", 3, _teacher_is_student),
+    Rule("unlearning", 2, _unlearning),
 )

@@ -43,6 +43,7 @@ def validator(
             "val_miou": scores["miou"],
             "val_pixel_accuracy": scores["pixel_accuracy"],
             "val_swallowed": matrix.swallowed(),
+            history.CLASS_IOU: scores["class_iou"].tolist(),
         }
 
     return validate

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pandas as pd
 
 Row = dict[str, Any]  # one epoch, by column
+CLASS_IOU = "val_class_iou"  # in a row, no column: a list in the classes' order, for the alarms
 Part = Literal["loop", "losses", "validation", "probe", "distance"]
 
 

@@ -142,7 +142,8 @@ def raised(job: Job, progress: Progress) -> list[alarms.Alarm]:
     """The alarms of the run so far."""
     threshold = job.method.threshold
     thresholded = threshold is not None and threshold > 1 / job.student.num_classes
-    return alarms.check(progress.history, alarms.Context(job.steps, thresholded))
+    names = [info.name for info in job.dataset.pack.classes]
+    return alarms.check(progress.history, alarms.Context(job.steps, thresholded, names))
 
 
 def step(

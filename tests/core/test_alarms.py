@@ -57,6 +57,34 @@ def test_a_rough_start_raises_nothing() -> None:
     assert raised(kept=start, distance_active=copies, val_swallowed=[math.nan] * 4 + [1.0]) == []
 
 
+def judged(miou: list[float], accuracy: list[float], rare: list[float]) -> list[str]:
+    """Texts of the alarms of a run with these scores at its four validations; the rare class has its own IoU."""
+    columns: dict[str, list[Any]] = {name: [math.nan] * 20 for name in ("val_miou", "val_pixel_accuracy")}
+    columns["val_class_iou"] = [[]] * 20
+    for place, (score, right, iou) in enumerate(zip(miou, accuracy, rare, strict=True)):
+        columns["val_miou"][5 * place + 4] = score
+        columns["val_pixel_accuracy"][5 * place + 4] = right
+        columns["val_class_iou"][5 * place + 4] = [0.8, iou, math.nan]
+    run = Context(STEPS, thresholded=True, classes=("road", "pole", "nowhere"))
+    found = check(history(**columns), run)
+    assert {alarm.name for alarm in found} <= {"unlearning"}
+    return [alarm.text for alarm in found]
+
+
+def test_classes_that_are_unlearnt_are_named() -> None:
+    (text,) = judged([0.42, 0.45, 0.43, 0.42], [0.80, 0.81, 0.82, 0.83], [0.20, 0.25, 0.18, 0.10])
+    assert text == (
+        "since epoch 9 mIoU fell from 45.0% to 42.0% while pixel accuracy rose from 81.0% to 83.0%;"
+        " being unlearnt: pole (25.0% to 10.0%)"
+    )
+
+
+def test_a_fall_of_everything_or_for_once_is_no_unlearning() -> None:
+    assert judged([0.45, 0.40, 0.40, 0.40], [0.80, 0.78, 0.78, 0.78], [0.2] * 4) == []
+    assert judged([0.45, 0.40, 0.46, 0.41], [0.80, 0.81, 0.82, 0.83], [0.2] * 4) == []
+    assert judged([0.45, 0.445, 0.443, 0.444], [0.80, 0.81, 0.82, 0.83], [0.2] * 4) == []
+
+
 @pytest.mark.parametrize(
     ("columns", "alarm"),
     [
