@@ -2,6 +2,7 @@
 
     python docs/study/gain/run.py tiles DUBAI TILES      cut tiles; places 1, 3 and 4 are for validation
     python docs/study/gain/run.py run DATA RECIPE SEED   one row of results.csv
+    python docs/study/gain/run.py table                  the tables of README.md
 
 DATA is the tiles' folder, or `bluemarble` or `textures`. Run it in the project's folder; it works in `--work`. A row
 that results.csv has already is not run again.
@@ -19,6 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from dualteacher import settings
+from dualteacher.reporting import statistics
 from dualteacher.stages import download, evaluate, partition, prepare, train, warmup, weights
 from dualteacher.system import paths
 from dualteacher.workflow import presets
@@ -57,6 +59,8 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "dual_teacher_alignment": ("dual_teacher", ALIGN),
     "dual_teacher_adaptive": ("dual_teacher", ADAPT | PIXELS),
     "dual_teacher_average": ("dual_teacher", AVERAGE),
+    "supervised_rare": ("supervised", RARE),
+    "dual_teacher_rare": ("dual_teacher", RARE),
     "dual_teacher_all": ("dual_teacher", WEIGHTS | PIXELS | TURNS | ALIGN | AVERAGE),
     "mean_teacher_all": ("mean_teacher", WEIGHTS | PIXELS | ALIGN | AVERAGE),
 }
@@ -122,7 +126,7 @@ def row(data: str, recipe: str, seed: int, steps: int, work: Path) -> dict[str, 
     (name,) = made.grid.dataset
     shared_by = [
         key for key in RECIPES[recipe][1] if key.startswith(("loss.", "sampling."))
-    ]  # the warm-up depends on it
+    ]  # of these the warm-up depends
     folder = work / "-".join([name, str(steps), *shared_by])
     folder.mkdir(parents=True, exist_ok=True)
     shared = work / "data"
@@ -156,6 +160,38 @@ def row(data: str, recipe: str, seed: int, steps: int, work: Path) -> dict[str, 
     }  # fmt: skip
 
 
+def markdown(rows: pd.DataFrame) -> str:
+    """A table for each data set: scores in %, differences to `supervised` in points, paired by seed."""
+    text = []
+    for data, part in rows.groupby("data", sort=False):
+        text += [f"### {data}, {part.warmup.iloc[0]} + {part.steps.iloc[0]} steps\n"]
+        text += ["| recipe | seeds | mIoU | Δ | 95 % interval (t) | pixel accuracy | Δ IoU by class |"]
+        text += ["|---|--:|--:|--:|--:|--:|---|"]
+        base = part[part.recipe == "supervised"].set_index("seed")
+        for recipe, own in part.groupby("recipe", sort=False):
+            own = own.set_index("seed")
+            difference = 100 * (own.miou - base.miou).dropna()
+            found = statistics.paired(difference.to_numpy())
+            interval = f"{found.t_low:+.1f} … {found.t_high:+.1f}" if found.n > 1 else "none"
+            scores = f"{100 * own.miou.mean():.1f}", f"{100 * own.pixel_accuracy.mean():.1f}"
+            if recipe == "supervised":
+                shown = " ".join(f"{name} {value:.1f}" for name, value in by_class(own).mean().items())
+                text.append(f"| {recipe} | {len(own)} | {scores[0]} | — | — | {scores[1]} | {shown} |")
+                continue
+            gains = (by_class(own) - by_class(base)).mean()
+            shown = " ".join(f"{name} {value:+.1f}" for name, value in gains.items())
+            gain = f"{found.mean:+.1f} | {interval}"
+            text.append(f"| {recipe} | {found.n} | {scores[0]} | {gain} | {scores[1]} | {shown} |")
+        text.append("")
+    return "\n".join(text)
+
+
+def by_class(rows: pd.DataFrame) -> pd.DataFrame:
+    """IoU in % by class, a row a seed."""
+    pairs = [dict(item.rsplit(":", 1) for item in text.split()) for text in rows.class_iou]
+    return pd.DataFrame(pairs, index=rows.index).astype(float)
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -170,7 +206,11 @@ def main() -> None:
     run.add_argument("--steps", type=int, default=300)
     run.add_argument("--work", type=Path, default=Path("study"))
     run.add_argument("--table", type=Path, default=TABLE)
+    commands.add_parser("table")
     asked = parser.parse_args()
+    if asked.command == "table":
+        print(markdown(pd.read_csv(TABLE)))
+        return
     if asked.command == "tiles":
         cut(asked.source, asked.target)
         return
