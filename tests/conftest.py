@@ -35,13 +35,13 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 COMPILE = """
 import numpy as np
-from dualteacher.core.upsampling import cpu as kernels
+from dualteacher.core.upsampling import cpu, numba_kernels
 logits, label = np.zeros((1, 2, 2, 3), np.float32), np.zeros((1, 4, 4), np.int64)
-kernels.cross_entropy(logits, label, np.ones((1, 4, 4), np.float32), 255)
+cpu.cross_entropy(logits, label, np.ones((1, 4, 4), np.float32), 255)
 for with_confidence in (False, True):
-    kernels.label_and_confidence(logits, (4, 4), with_confidence)
-kernels.enlarge(logits, (4, 4))
-kernels.count_pairs(np.zeros(4, np.uint8), np.zeros(4, np.int64), 3, 255, np.zeros(11, np.int64))
+    cpu.label_and_confidence(logits, (4, 4), with_confidence)
+cpu.enlarge(logits, (4, 4))
+numba_kernels.count_pairs(np.zeros(4, np.uint8), np.zeros(4, np.int64), 3, 255, np.zeros(11, np.int64))
 """
 
 

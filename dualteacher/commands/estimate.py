@@ -21,6 +21,7 @@ from dualteacher.models import segmenter
 from dualteacher.reporting.tables import duration
 from dualteacher.settings import Length, Settings
 from dualteacher.system import paths
+from dualteacher.training.loop import steps_per_epoch
 
 PASSES = 3  # forward and backward, in forward passes
 # TFLOP/s that a GPU keeps up over a run, from … to: assumed, unless --tflops says it. The lower one is what published
@@ -173,7 +174,7 @@ def _drawn(loaded: Settings, dataset: str, wanted: settings.Partition, size: Siz
 
 
 def _steps(length: Length, labelled: int, batch: int) -> int:
-    return length.steps if length.steps is not None else (length.epochs or 0) * max(1, labelled // batch)
+    return length.steps if length.steps is not None else (length.epochs or 0) * steps_per_epoch(labelled, batch)
 
 
 def _table(cells: list[dict[str, Any]]) -> Iterator[str]:

@@ -78,7 +78,8 @@ def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
 
 def _is_preset(path: Path) -> bool:
     text = path.read_text(encoding="utf-8")
-    return any(text == presets.text(name) for name in presets.names())
+    likely = sorted(presets.names(), key=lambda name: name != presets.DEFAULT)  # each takes a tenth of a second
+    return any(text == presets.text(name) for name in likely)
 
 
 def _is_own(path: Path) -> bool:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dualteacher.core.labels import IGNORE
+
 
 class ConfusionMatrix:
     """Counts (target, prediction) pixel pairs on the device; memory does not grow with the images.
@@ -17,7 +19,7 @@ class ConfusionMatrix:
     do not count; a target outside 0 … C-1 (and not ignored) raises when the scores are read.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255, device: torch.device | str = "cpu") -> None:
+    def __init__(self, num_classes: int, ignore_index: int = IGNORE, device: torch.device | str = "cpu") -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         # two cells more collect what must not be there, so that checking needs no sync, and what is ignored
@@ -31,9 +33,9 @@ class ConfusionMatrix:
         if target.shape != prediction.shape:
             raise ValueError(f"target has {target.numel()} pixels, prediction {prediction.numel()}")
         if device.type == "cpu":
-            from dualteacher.core.upsampling import cpu
+            from dualteacher.core.upsampling import numba_kernels
 
-            cpu.count_pairs(target.numpy(), prediction.numpy(), c, self.ignore_index, self._flat.numpy())
+            numba_kernels.count_pairs(target.numpy(), prediction.numpy(), c, self.ignore_index, self._flat.numpy())
             return
         # a long for a pair of pixels moves more memory than it is worth
         target, prediction = target.int(), prediction.int()

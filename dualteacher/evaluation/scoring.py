@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dualteacher.core.labels import IGNORE
 from dualteacher.data.pack import Pack
 from dualteacher.evaluation.confusion import ConfusionMatrix
 from dualteacher.inference.predictor import Predictor, same_size_runs, to_tensor
@@ -27,7 +28,7 @@ def score(
     """
     world = world or World()
     matrix = ConfusionMatrix(len(pack.classes), device=device)
-    with_mask = world.mine([i for i in (range(len(pack)) if images is None else images) if pack.has_mask(i)])
+    with_mask = world.every_nth([i for i in (range(len(pack)) if images is None else images) if pack.has_mask(i)])
     runs = list(same_size_runs(pack, with_mask, batch))
     on_cpu = device.type == "cpu"
     jobs = (partial(decode, pack, run, torch.get_num_threads() if on_cpu else parallel.cores()) for run in runs)
@@ -77,7 +78,7 @@ class PerImage:
         return np.where(values[:, 2:] > 0, values[:, :2], np.nan)
 
 
-def image_scores(target: Tensor, prediction: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+def image_scores(target: Tensor, prediction: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
     """(B, 3) float64: each image's mIoU over the classes its truth shows, pixel accuracy, 1 if it has any truth.
 
     target, prediction: (B, H, W) class indices.

@@ -31,8 +31,8 @@ class World:
     size: int = 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes files and speaks."""
+    def is_rank_zero(self) -> bool:
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
     def share(self, count: int, what: str) -> slice:
@@ -42,7 +42,7 @@ class World:
         each = count // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
-    def mine(self, items: Sequence[Any]) -> Sequence[Any]:
+    def every_nth(self, items: Sequence[Any]) -> Sequence[Any]:
         """Every size-th item from rank on; shares may differ by one."""
         return items[self.rank :: self.size]
 

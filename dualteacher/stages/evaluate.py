@@ -30,54 +30,54 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
 
     The last epoch counts, or the one that did best on the labelled images held out for that.
     """
-    where = paths.Cell(dataset, partition, method, seed)
+    cell = paths.Cell(dataset, partition, method, seed)
     world, device = distributed.start(setup(settings.runtime))
-    model, description = saved.load(where.student)
+    model, description = saved.load(cell.student)
     val = Pack(paths.Dataset(dataset).val)
     known = [entry["name"] for entry in description["classes"]]
     if known != [info.name for info in val.classes]:
-        raise UserError(f"{where.student}: trained on other classes than {val.path} has; train it again")
+        raise UserError(f"{cell.student}: trained on other classes than {val.path} has; train it again")
     model.to(device)
     predictor = Predictor(model, settings.inference, settings.evaluate.scales, settings.evaluate.flip)
     with autocast(device, settings.runtime.precision):
         images = PerImage(len(val), len(val.classes), device)
-        matrix = score(predictor, val, device, settings.inference.batch, world, world.leads, per_image=images)
-        if world.leads:
-            draw_gallery(where, predictor, val, device, settings.evaluate.gallery)
+        matrix = score(predictor, val, device, settings.inference.batch, world, world.is_rank_zero, per_image=images)
+        if world.is_rank_zero:
+            draw_gallery(cell, predictor, val, device, settings.evaluate.gallery)
     distributed.stop()
-    if not world.leads:
+    if not world.is_rank_zero:
         return
     scores = matrix.scores()
-    write_images(where, val, images.scores())
-    per_class = write_tables(where, val.classes, matrix.counts, scores)
+    write_images(cell, val, images.scores())
+    per_class = write_tables(cell, val.classes, matrix.counts, scores)
     with_mask = sum(val.has_mask(i) for i in range(len(val)))
     metrics = {
         "dataset": dataset, "partition": partition, "method": method, "seed": seed,
         "miou": scores["miou"], "pixel_accuracy": scores["pixel_accuracy"],
         "mean_accuracy": scores["mean_accuracy"],
-        **validation_record(read_history(where)),
+        **validation_record(read_history(cell)),
         **selection(description),
         "images": with_mask,
         "partition_sha256": files.sha256(paths.Partition(dataset, partition, seed).table),
-        "weights_sha256": files.sha256(where.student),
+        "weights_sha256": files.sha256(cell.student),
         "train_sha256": description["train_sha256"],
         "params_fingerprint": description["params_fingerprint"],
         "parameters": description["parameters"],
     }  # fmt: skip
-    sealed.write_json(where.metrics, metrics)
-    text = card.render(where.student, model, description, metrics, per_class, settings.evaluate)
-    files.write_text(where.model_card, text)
-    logger.info("%s: mIoU %.4f, pixel accuracy %.4f", where.student, scores["miou"], scores["pixel_accuracy"])
+    sealed.write_json(cell.metrics, metrics)
+    text = card.render(cell.student, model, description, metrics, per_class, settings.evaluate)
+    files.write_text(cell.model_card, text)
+    logger.info("%s: mIoU %.4f, pixel accuracy %.4f", cell.student, scores["miou"], scores["pixel_accuracy"])
 
 
-def read_history(where: paths.Cell) -> pd.DataFrame:
+def read_history(cell: paths.Cell) -> pd.DataFrame:
     """The epochs of a cell's training; UserError if the file is not the one that was written."""
     try:
-        return sealed.read_table(where.history).to_pandas()
+        return sealed.read_table(cell.history).to_pandas()
     except FileNotFoundError:
-        raise UserError(f"{where.history}: no such file; run the train stage") from None
+        raise UserError(f"{cell.history}: no such file; run the train stage") from None
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(f"{where.history}: {error}; remove it and run the train stage again") from None
+        raise UserError(f"{cell.history}: {error}; remove it and run the train stage again") from None
 
 
 def validation_record(history: pd.DataFrame) -> dict[str, Any]:
@@ -97,14 +97,14 @@ def selection(description: Mapping[str, Any]) -> dict[str, Any]:
     return {"selected": chosen["by"], "selected_epoch": chosen["epoch"]}
 
 
-def write_images(where: paths.Cell, val: Pack, scores: np.ndarray) -> None:
+def write_images(cell: paths.Cell, val: Pack, scores: np.ndarray) -> None:
     """per_image.parquet: image_id, miou, pixel_accuracy of every image with a known pixel."""
     table = pd.DataFrame({"image_id": val.ids, "miou": scores[:, 0], "pixel_accuracy": scores[:, 1]}).dropna()
-    sealed.write_table(where.per_image, pa.Table.from_pandas(table, preserve_index=False))
+    sealed.write_table(cell.per_image, pa.Table.from_pandas(table, preserve_index=False))
 
 
 def write_tables(
-    where: paths.Cell, classes: list[ClassInfo], counts: np.ndarray, scores: dict[str, Any]
+    cell: paths.Cell, classes: list[ClassInfo], counts: np.ndarray, scores: dict[str, Any]
 ) -> pd.DataFrame:
     """per_class.parquet, which is returned, and confusion.parquet."""
     names = [info.name for info in classes]
@@ -120,12 +120,12 @@ def write_tables(
     )
     target, prediction = np.indices(counts.shape)
     confusion = pd.DataFrame({"target": target.ravel(), "prediction": prediction.ravel(), "pixels": counts.ravel()})
-    for path, table in ((where.per_class, per_class), (where.confusion, confusion)):
+    for path, table in ((cell.per_class, per_class), (cell.confusion, confusion)):
         sealed.write_table(path, pa.Table.from_pandas(table, preserve_index=False))
     return per_class
 
 
-def draw_gallery(where: paths.Cell, predictor: Predictor, val: Pack, device: torch.device, count: int) -> None:
+def draw_gallery(cell: paths.Cell, predictor: Predictor, val: Pack, device: torch.device, count: int) -> None:
     """Images spread evenly over the validation set, so that nobody chose them."""
     with_mask = [i for i in range(len(val)) if val.has_mask(i)]
     step = max(1, math.ceil(len(with_mask) / count))
@@ -136,5 +136,5 @@ def draw_gallery(where: paths.Cell, predictor: Predictor, val: Pack, device: tor
         assert truth is not None
         prediction = predictor(to_tensor([image], device))[0].cpu().numpy().astype(np.uint8)
         rows.append((image, truth, prediction))
-    gallery.render(rows, val.classes, where.gallery)
-    gallery.save([val.ids[i] for i in chosen], rows, val.classes, where.pictures)
+    gallery.render(rows, val.classes, cell.gallery)
+    gallery.save([val.ids[i] for i in chosen], rows, val.classes, cell.pictures)

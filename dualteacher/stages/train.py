@@ -21,10 +21,10 @@ from dualteacher.training.run import open_data, train_cell
 
 def run(settings: Settings, dataset: str, partition: str, method: str, seed: int) -> None:
     """Train the student by `method`; judged every `train.validate_every` epochs and at the end."""
-    where = paths.Cell(dataset, partition, method, seed)
+    cell = paths.Cell(dataset, partition, method, seed)
     world, device = distributed.start(setup(settings.runtime))
-    start = where.warmup.student
-    data = open_data(where)
+    start = cell.warmup.student
+    data = open_data(cell)
     student, _ = saved.load(start, drop_path=settings.model.drop_path)
     student.to(device)
     if settings.model.sync_norm:
@@ -54,8 +54,8 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
         return snapshots.table(progress.history, [data.val.ids[i] for i in snapshots.snapshot_images(data.val)])
 
     train_cell(
-        where, settings, data, student, chosen, device, world,
+        cell, settings, data, student, chosen, device, world,
         length=settings.train, inputs=[start], average=average, observe=observe,
-        tables={where.calibration: calibrate, where.snapshots: pictures},
+        tables={cell.calibration: calibrate, cell.snapshots: pictures},
     )  # fmt: skip
     distributed.stop()

@@ -16,10 +16,10 @@ from dualteacher.training.run import open_data, train_cell
 
 def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     """Train from the pretrained backbone; validated once, at the end. steps: 0 writes the start itself."""
-    where = paths.Cell(dataset, partition, "warmup", seed)
+    cell = paths.Cell(dataset, partition, "warmup", seed)
     world, device = distributed.start(setup(settings.runtime))
     start = paths.backbone_weights(settings.model.backbone)
-    data = open_data(where)
+    data = open_data(cell)
     student = segmenter.build(
         settings.model, len(data.val.classes), start, drop_path=settings.model.drop_path, seed=seed
     ).to(device)
@@ -32,7 +32,7 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
         return blank() | (validate() if last else {})
 
     train_cell(
-        where, settings, data, student, method, device, world,
+        cell, settings, data, student, method, device, world,
         length=settings.warmup, inputs=[start], observe=observe,
     )  # fmt: skip
     distributed.stop()

@@ -59,12 +59,12 @@ class Store:
         self.world = world or World()
         self.folder = paths.CHECKPOINTS / run / self.mark[:16]
         self._last = time.monotonic()
-        if self.world.leads:
+        if self.world.is_rank_zero:
             self._name_others()
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is due after `step` steps. Rank 0 only: elsewhere False."""
-        if not self.world.leads:
+        if not self.world.is_rank_zero:
             return False
         by_step = self.every is not None and step % self.every == 0
         return by_step or time.monotonic() - self._last >= self.minutes * 60
@@ -91,7 +91,7 @@ class Store:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write the state after `step` steps. Keeps the two newest. Rank 0 only."""
-        if not self.world.leads:
+        if not self.world.is_rank_zero:
             return
         if not (self.folder / "mark.json").exists():
             files.write_json(self.folder / "mark.json", self.described)

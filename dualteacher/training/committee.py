@@ -20,26 +20,26 @@ def members(method: Method) -> list[Segmenter]:
     return method.teachers if len(method.teachers) > 1 else method.partners
 
 
-def keep(where: paths.Cell, method: Method) -> None:
+def keep(cell: paths.Cell, method: Method) -> None:
     """Write the members as they are at the end of training; earlier ones of this cell go. After the student."""
-    for path in where.committee.glob("*.safetensors"):
+    for path in cell.committee.glob("*.safetensors"):
         path.unlink()
-    mark = files.sha256(where.student) if members(method) else ""
+    mark = files.sha256(cell.student) if members(method) else ""
     for number, network in enumerate(members(method)):
         description = {"student_sha256": mark, "teacher": network in method.teachers}
-        saved.save(where.committee / f"{number}.safetensors", network, description)
+        saved.save(cell.committee / f"{number}.safetensors", network, description)
 
 
-def load(where: paths.Cell, student: Segmenter) -> tuple[list[Segmenter], str]:
+def load(cell: paths.Cell, student: Segmenter) -> tuple[list[Segmenter], str]:
     """(networks in eval mode, what they are): the two teachers, or the student and its partners.
 
     An empty list where a method has none of them, or where those of this very student are not here.
     """
     networks: list[Segmenter] = []
     teachers = True
-    mark = files.sha256(where.student)
+    mark = files.sha256(cell.student)
     try:
-        for path in sorted(where.committee.glob("*.safetensors")):
+        for path in sorted(cell.committee.glob("*.safetensors")):
             network, description = saved.load(path)
             if description.get("student_sha256") != mark:
                 return [], ""

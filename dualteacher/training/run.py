@@ -68,14 +68,14 @@ class Data:
         return RareStream("labelled", indices, seed, self.pixels_by_image(), temperature)
 
 
-def open_data(where: paths.Cell) -> Data:
+def open_data(cell: paths.Cell) -> Data:
     """Open the packs and the partition; UserError if they do not belong together."""
-    dataset = paths.Dataset(where.dataset)
-    table = paths.Partition(where.dataset, where.partition, where.seed).table
+    dataset = paths.Dataset(cell.dataset)
+    table = paths.Partition(cell.dataset, cell.partition, cell.seed).table
     train, val = Pack(dataset.train), Pack(dataset.val)
     labelled, held_out, unlabelled = ([train.index(name) for name in names] for names in partition.read(table))
     if not labelled:
-        raise UserError(f"{table}: no labelled image; give partition.{where.partition} a larger fraction or count")
+        raise UserError(f"{table}: no labelled image; give partition.{cell.partition} a larger fraction or count")
     without = [train.ids[i] for i in labelled + held_out if not train.has_mask(i)]
     if without:
         raise UserError(f"{table}: {without[0]} is labelled but {dataset.train} holds no mask for it")
@@ -83,7 +83,7 @@ def open_data(where: paths.Cell) -> Data:
 
 
 def train_cell(
-    where: paths.Cell, settings: Settings, data: Data, student: Segmenter, method: Method, device: torch.device,
+    cell: paths.Cell, settings: Settings, data: Data, student: Segmenter, method: Method, device: torch.device,
     world: World, *, length: Length, inputs: Sequence[Path],
     observe: Callable[[Clock, bool], dict[str, Any]], average: Segmenter | None = None,
     tables: Mapping[Path, Table] = MappingProxyType({}),
@@ -94,7 +94,7 @@ def train_cell(
     """
     if method.uses_unlabelled and not data.unlabelled:
         raise UserError(
-            f"{where.method} needs unlabelled images and partition.{where.partition} leaves none;"
+            f"{cell.method} needs unlabelled images and partition.{cell.partition} leaves none;"
             " lower its fraction or count"
         )
     batch, passes = settings.batch, settings.batch.accumulate * world.size
@@ -105,28 +105,28 @@ def train_cell(
         )
     per_epoch = loop.steps_per_epoch(len(data.labelled), settings.batch.labelled)
     steps = length.steps if length.steps is not None else per_epoch * (length.epochs or 0)
-    stage = "warmup" if where.method == "warmup" else "train"
-    parameters = used_parameters(settings, stage, where)
+    stage = "warmup" if cell.method == "warmup" else "train"
+    parameters = used_parameters(settings, stage, cell)
     mark = mark_of(parameters, [*data.files, *inputs], stage, method)
-    runtime, run_name = settings.runtime, "-".join(where.folder.parts[2:])
+    runtime, run_name = settings.runtime, "-".join(cell.folder.parts[2:])
     store = Store(run_name, mark, runtime.checkpoint_minutes, runtime.checkpoint_steps, world)
-    outputs = (where.student, where.history, where.cost, where.alarms, *tables)
+    outputs = (cell.student, cell.history, cell.cost, cell.alarms, *tables)
     if store.finished(outputs):
-        logger.info("%s is already there, made by exactly this run; remove it to train again", where.student)
+        logger.info("%s is already there, made by exactly this run; remove it to train again", cell.student)
         return
     side = settings.batch.crop
     pad = (student.mean.flatten().cpu().numpy() * 255).round().astype(np.uint8)
     job = loop.Job(
-        name=f"{stage} {where.dataset}-{where.partition}-{where.method}-{where.seed}",
+        name=f"{stage} {cell.dataset}-{cell.partition}-{cell.method}-{cell.seed}",
         settings=settings,
         student=student,
         method=method,
-        dataset=Augmented(data.train, settings.augment, side, pad, where.seed),
-        labelled=data.labelled_stream(where.seed, settings.sampling.rare_classes),
-        unlabelled=Stream("unlabelled", np.array(data.unlabelled), where.seed) if method.uses_unlabelled else None,
+        dataset=Augmented(data.train, settings.augment, side, pad, cell.seed),
+        labelled=data.labelled_stream(cell.seed, settings.sampling.rare_classes),
+        unlabelled=Stream("unlabelled", np.array(data.unlabelled), cell.seed) if method.uses_unlabelled else None,
         steps=steps,
         learning_rate=length.learning_rate,
-        seed=where.seed,
+        seed=cell.seed,
         device=device,
         store=store,
         world=world,
@@ -138,11 +138,11 @@ def train_cell(
         job.name, len(data.labelled), len(data.unlabelled), steps, per_epoch, device,
     )  # fmt: skip
     progress = run_within_memory(job)
-    if world.leads:
+    if world.is_rank_zero:
         for path, table in tables.items():
             sealed.write_table(path, pa.Table.from_pandas(table(progress), preserve_index=False))
-        write(where, job, progress, data, parameters)
-        committee.keep(where, method)
+        write(cell, job, progress, data, parameters)
+        committee.keep(cell, method)
         store.finish(outputs)
 
 
@@ -201,9 +201,9 @@ def scores(progress: loop.Progress) -> dict[str, Any] | None:
     return None if any(math.isnan(value) for value in found.values()) else found
 
 
-def write(where: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data, parameters: dict[str, Any]) -> None:
+def write(cell: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data, parameters: dict[str, Any]) -> None:
     """Weights with their description, history, cost, alarms; the weights last, as the sign of completion."""
-    sealed.write_table(where.history, pa.Table.from_pandas(history.table(progress.history), preserve_index=False))
+    sealed.write_table(cell.history, pa.Table.from_pandas(history.table(progress.history), preserve_index=False))
     student_images, teacher_images = job.method.images_seen()
     images = (student_images + teacher_images) * progress.step
     cost = {
@@ -218,15 +218,15 @@ def write(where: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }
-    sealed.write_json(where.cost, cost)
-    sealed.write_json(where.alarms, {"alarms": [dataclasses.asdict(alarm) for alarm in loop.raised(job, progress)]})
+    sealed.write_json(cell.cost, cost)
+    sealed.write_json(cell.alarms, {"alarms": [dataclasses.asdict(alarm) for alarm in loop.raised(job, progress)]})
     description = {
         "program": f"dualteacher {__version__}",
         "cell": {
-            "dataset": where.dataset,
-            "partition": where.partition,
-            "method": where.method,
-            "seed": where.seed,
+            "dataset": cell.dataset,
+            "partition": cell.partition,
+            "method": cell.method,
+            "seed": cell.seed,
         },
         "classes": class_table(data.train.classes),
         "crop": job.settings.batch.crop,
@@ -242,4 +242,4 @@ def write(where: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data,
         "selected": selected(progress),
         "scores": scores(progress),
     }
-    saved.save(where.student, job.student, description)
+    saved.save(cell.student, job.student, description)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dualteacher.system import paths
-from dualteacher.workflow.contracts import CONTRACTS, Contract
+from dualteacher.workflow.contracts import BY_STAGE, CONTRACTS, Contract
 
 HEAD = """\
 # The pipeline for DVC: `dvc repro` runs it all, `dvc status` says what it would run.
@@ -42,16 +42,12 @@ def text(sources: Mapping[str, Sequence[str]]) -> str:
     """The file's text; sources: of each stage."""
     blocks = ["\n".join(_stage(contract, sources[contract.stage])) + "\n" for contract in CONTRACTS]
     also = [
-        f"  {stage}_{kind}:\n    <<: *{stage}\n" + "".join(f"{line}\n" for line in _matrix(_contract(stage), kind))
+        f"  {stage}_{kind}:\n    <<: *{stage}\n" + "".join(f"{line}\n" for line in _matrix(BY_STAGE[stage], kind))
         for kind, stages in EXTRAS.items()
         for stage in stages
     ]
     *stages, report = blocks
     return HEAD + "\n".join([*stages, ALSO + "\n".join(also), report]) + "\n" + PLOTS
-
-
-def _contract(stage: str) -> Contract:
-    return next(contract for contract in CONTRACTS if contract.stage == stage)
 
 
 def _stage(contract: Contract, sources: Sequence[str]) -> Iterator[str]:

@@ -79,8 +79,8 @@ def overlay(settings: CommentedMap, changes: Mapping[str, Any], path: str = "") 
     """Put `changes` over `settings`, in place; UserError on a key that the base lacks, except for named entries."""
     for key, value in changes.items():
         place = f"{path}.{key}" if path else str(key)
-        named = path in ("methods", *WHOLE)
-        if not named and key not in settings and "." not in path and not path.startswith("methods"):
+        free = path.split(".")[0] in ("methods", *WHOLE)  # entries by name, with their kind's own keys
+        if not free and key not in settings:
             raise UserError(f"{place}: {FOLDER / BASE}.yaml has no such key")
         merged = isinstance(value, Mapping) and isinstance(settings.get(key), Mapping) and place not in WHOLE
         if merged:
@@ -113,12 +113,12 @@ def use(name: str, folder: Path = FOLDER, params: Path = PARAMS) -> None:
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(dotted key, our value, their value) wherever two settings differ; `...` where one lacks the key."""
     for key in dict.fromkeys([*theirs, *ours]):
-        mine, other = ours.get(key, ...), theirs.get(key, ...)
+        our, their = ours.get(key, ...), theirs.get(key, ...)
         place = f"{path}{key}"
-        if isinstance(mine, Mapping) and isinstance(other, Mapping):
-            yield from differences(mine, other, f"{place}.")
-        elif mine != other:
-            yield place, mine, other
+        if isinstance(our, Mapping) and isinstance(their, Mapping):
+            yield from differences(our, their, f"{place}.")
+        elif our != their:
+            yield place, our, their
 
 
 def _resolved(name: str, folder: Path) -> tuple[CommentedMap, list[str]]:

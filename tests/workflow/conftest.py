@@ -28,7 +28,9 @@ def copy_project(root: Path) -> None:
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True, text=True,
     ).stdout.split("\0")  # fmt: skip
-    compiled = [path.relative_to(ROOT) for path in ROOT.glob("dualteacher/core/upsampling/__pycache__/cpu.*.nb?")]
+    compiled = [
+        path.relative_to(ROOT) for path in ROOT.glob("dualteacher/core/upsampling/__pycache__/numba_kernels.*.nb?")
+    ]
     for name in (*filter(None, listed), *map(str, compiled)):
         if (ROOT / name).is_file() and not name.startswith("tests/"):
             (root / name).parent.mkdir(parents=True, exist_ok=True)

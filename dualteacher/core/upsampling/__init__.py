@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dualteacher.core.labels import IGNORE
 from dualteacher.core.upsampling import stripes
 from dualteacher.core.upsampling.stripes import CLASSES
 
@@ -147,7 +148,7 @@ def _entropy(own: Tensor, total: Tensor) -> Tensor:
 
 
 def cross_entropy_sum(
-    logits: Tensor, label: Tensor, weight: Tensor | float = 1.0, ignore_index: int = 255
+    logits: Tensor, label: Tensor, weight: Tensor | float = 1.0, ignore_index: int = IGNORE
 ) -> tuple[Tensor, Tensor]:
     """Σ weight · CE over the pixels of bilinearly upsampled logits, and how many pixels had CE > 0.
 
@@ -163,7 +164,7 @@ def cross_entropy_sum(
 
 
 @torch.no_grad()
-def cross_entropy_map(logits: Tensor, label: Tensor, ignore_index: int = 255) -> Tensor:
+def cross_entropy_map(logits: Tensor, label: Tensor, ignore_index: int = IGNORE) -> Tensor:
     """CE of every pixel of the upsampled logits, (B, H, W), without gradient; 0 where it is ignored."""
     if for_triton(logits):
         from dualteacher.core.upsampling import gpu

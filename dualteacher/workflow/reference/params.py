@@ -10,7 +10,7 @@ import io
 import re
 import tokenize
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -52,9 +52,13 @@ def page() -> str:
         if section is None and name not in BY_NAME:
             parts.append(f"## {name}\n\n{_sentence(comments[settings.Settings, name])} Here: `{values[name]}`.\n")
         elif name == "datasets":
-            parts.append(_datasets(values[name], comments))
+            text = "## datasets.NAME\n\nWhere images come from; `source` says which of these it is.\n"
+            parts.append(text + _tagged("source", settings.SOURCES, values[name], comments))
         elif name == "methods":
-            parts.append(_methods(values[name], comments))
+            text = (
+                "## methods.NAME\n\nMethods by name; `kind` says which of these it is. An ablation is one more name.\n"
+            )
+            parts.append(text + _tagged("kind", settings.KINDS, values[name], comments))
         else:
             model: type[BaseModel] = settings.Partition if section is None else section
             head = f"{name}.{BY_NAME[name]}" if name in BY_NAME else name
@@ -63,19 +67,12 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def _datasets(values: dict[str, Any], comments: dict[Any, str]) -> str:
-    text = "## datasets.NAME\n\nWhere images come from; `source` says which of these it is.\n"
-    for source, model in settings.SOURCES.items():
-        shown: dict[str, Any] = next((value for value in values.values() if value["source"] == source), {})
-        text += f"\n### source: {source}\n\n{_doc(model)}\n\n{_table(model, shown, comments)}"
-    return text
-
-
-def _methods(values: dict[str, Any], comments: dict[Any, str]) -> str:
-    text = "## methods.NAME\n\nMethods by name; `kind` says which of these it is. An ablation is one more name.\n"
-    for kind, model in settings.KINDS.items():
-        shown: dict[str, Any] = next((value for value in values.values() if value["kind"] == kind), {})
-        text += f"\n### kind: {kind}\n\n{_doc(model)}\n\n{_table(model, shown, comments)}"
+def _tagged(tag: str, models: Mapping[str, type[BaseModel]], values: dict[str, Any], comments: dict[Any, str]) -> str:
+    """A part for each kind of a named entry; `tag` is the key that says which kind it is."""
+    text = ""
+    for kind, model in models.items():
+        shown: dict[str, Any] = next((value for value in values.values() if value[tag] == kind), {})
+        text += f"\n### {tag}: {kind}\n\n{_doc(model)}\n\n{_table(model, shown, comments)}"
     return text
 
 
