@@ -135,7 +135,9 @@ def test_the_slider_moves_by_keyboard_and_by_hand(page: Browser) -> None:
     assert all(np.abs(side).max() > 50 for side in np.split(truth - prediction, [half], axis=1))
     page.run(f"{slider}.value = 50")
     page.press("ArrowRight")
-    assert page.run(f"{slider}.getAttribute('aria-valuetext')").startswith("51 % truth, the rest Dual Teacher")
+    assert page.run(f"{slider}.getAttribute('aria-valuetext')").startswith(
+        "left 51 %: ground truth, right: Dual Teacher"
+    )
     both = stage(page)
     assert np.abs(both - truth)[:, : half - 6].max() <= 3 and np.abs(both - prediction)[:, half + 12 :].max() <= 3
     left, top, right, _ = box(page)
@@ -147,7 +149,7 @@ def test_the_slider_moves_by_keyboard_and_by_hand(page: Browser) -> None:
 
 def test_the_gallery_shows_any_run_on_either_side_and_only_its_errors(page: Browser) -> None:
     focus(page, ".gallery select[name=left]")
-    assert page.run("document.querySelector('.scores').textContent").startswith("truth")
+    assert page.run("document.querySelector('.scores').textContent").startswith("ground truth")
     page.press("s")  # as in any list: the first choice of that letter
     assert page.run("document.querySelector('.scores span').textContent").startswith("Supervised, seed 0: ")
     shown = page.run("[...document.querySelectorAll('.mask.left, .mask.right')].map(layer => layer.dataset.key)")
@@ -159,7 +161,9 @@ def test_the_gallery_shows_any_run_on_either_side_and_only_its_errors(page: Brow
     errors = stage(page)
     assert np.abs(whole - errors).mean() > 3
     alts = page.run("[...document.images].map(image => image.alt)")
-    assert all(alts) and any("% right" in alt for alt in alts) and any("Truth of tile 0: " in alt for alt in alts)
+    assert (
+        all(alts) and any("% correct" in alt for alt in alts) and any("Ground truth of tile 0: " in alt for alt in alts)
+    )
 
 
 def test_a_method_is_picked_out(page: Browser) -> None:

@@ -85,7 +85,7 @@ def test_a_picture_is_embedded_once_and_its_errors_are_the_wrong_pixels(loaded: 
     assert 0 < wrong.mean() < 0.5 and (truth[:3] == len(CLASSES)).all()
     with Image.open(io.BytesIO(page_gallery._errors(wrong))) as drawn:
         assert np.array_equal(np.asarray(drawn.convert("RGBA"))[..., 3] > 0, wrong)
-    assert picture.layers[0].score == f"{100 * (1 - wrong[3:].mean()):.0f} % right"
+    assert picture.layers[0].score == f"{100 * (1 - wrong[3:].mean()):.0f} % correct"
 
 
 def test_stored_masks_are_coloured_small_and_exact(tmp_path: Path) -> None:

@@ -240,6 +240,6 @@ def test_works_with_one_method_without_teachers_validation_or_spread(
     report.run(loaded)
     assert set(outputs(tmp_path)) == {*OUTPUTS, *(path.as_posix() for path in kinds.files_of(loaded.grid))}
     text = Path("results/report/index.html").read_text(encoding="utf-8")
-    assert "Only Supervised was run" in text and "Nothing here: no method of this grid has a teacher" in text
+    assert "Only Supervised was run" in text and "No data: no method of this grid has a teacher" in text
     printed = capsys.readouterr().out
     assert "± —" in printed and "± 0.0" not in printed

@@ -1,14 +1,14 @@
-"""The report as one HTML page that needs nothing else: no network, no files beside it.
+"""The report as one self-contained HTML page: no network access, no other files.
 
-Every byte follows from the runs, their logs and params.yaml, so that the same results give the same page: no
-date, no host name, no commit.
+The page depends only on the runs, their logs and params.yaml. It holds no date, host name or commit, so the same
+results give the same bytes.
 
-How something is added to the page:
-- a figure for each dataset and partition: its kind in kinds.KINDS (drawn in figures/), and one entry in SECTIONS, which
-  says what it shows, a sentence a method beside it (`words`) and its numbers (`table`), where there are any;
-- a table on all results: a function in html_tables.py that gives a Table, called in `_content`, and
-  `{{ table(name) }}` where it belongs in templates/page.html.j2;
-- a remark on the results of a dataset and partition, such as a warning: one more line in reading.read.
+To add to the page:
+- a figure for each dataset and partition: add its kind to kinds.KINDS, draw it in figures/, and add an entry to
+  SECTIONS with its intro and, if wanted, a sentence for each method (`words`) and a table of its numbers (`table`);
+- a table over all results: write a function in html_tables.py that returns a Table, call it in `_content`, and put
+  `{{ table(name) }}` into templates/page.html.j2;
+- a remark on a dataset and partition, such as a warning: add a line in reading.read.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ PACKAGES = [
 
 @dataclass(frozen=True)
 class Section:
-    """A section of figures: one figure of this kind for each dataset and partition."""
+    """A section of the page: one figure of a kind for each dataset and partition."""
 
-    kind: str  # of kinds.KINDS
+    kind: str  # one of kinds.KINDS
     title: str
     intro: str
-    layout: str = ""  # CSS class of its panels: "" (small), two (large, beside a table), matrices
+    layout: str = ""  # CSS class of its panels: "" (small), two (large, beside a table), wide, matrices
     words: Callable[[str, Sequence[Run]], str] | None = None  # (method, its runs) → a sentence, or ""
-    table: Callable[[Results, str, str], Table] | None = None  # (results, dataset, partition) → its numbers
-    lines: Callable[[Sequence[Run], Sequence[str]], list[str]] | None = None  # (runs, classes) → below a method's panel
+    table: Callable[[Results, str, str], Table] | None = None  # (results, dataset, partition) → numbers
+    lines: Callable[[Sequence[Run], Sequence[str]], list[str]] | None = None  # (runs, classes) → lines below the panel
 
     @property
     def target(self) -> str:
-        """Its address in the page."""
+        """The section's anchor in the page."""
         return self.kind.replace("_", "-")
 
 
@@ -71,77 +71,78 @@ SECTIONS = (
     Section(
         "curves",
         "Learning curves",
-        "By optimiser step, after the warm-up. The line is the mean over seeds, the band reaches from the lowest seed"
-        " to the highest. Press a method to pick it out.",
+        "By optimiser step, after the warm-up. Lines are means over seeds; bands span the lowest to the highest seed."
+        " Click a method to highlight it.",
     ),
     Section(
         "methods",
         "Method by method",
-        "Validation mIoU once more, a panel for each method: thin lines are its seeds, the thick one their mean, the"
-        " grey ones the other methods' means. All panels have the same scale.",
+        "Validation mIoU again, one panel per method. Thin lines are seeds, the thick line is their mean, grey lines"
+        " are the other methods' means. All panels share the same scale.",
     ),
     Section(
         "teachers",
         "Teachers",
-        "How far each teacher is from its student: relative L2 distance of the parameters, and share of pixels with"
-        " another label. Temporary teachers take turns: the active one follows the student, the waiting one is left"
-        " behind, so the two lines alternate. Shaded: epochs in which teacher B is active.",
+        "How far each teacher is from its student: relative L2 distance between their parameters, and share of pixels"
+        " they label differently. Temporary teachers take turns: the active one tracks the student while the waiting"
+        " one falls behind, so the two lines alternate. Shaded: epochs in which teacher B is active.",
         words=reading.teachers,
     ),
     Section(
         "pseudo_labels",
         "Pseudo-labels",
-        "How many of the labels that each method learns pass its threshold, and how many of those are right, judged on"
-        " probe images whose masks training never sees; dashed: of all labels, kept or not. Many kept and few right is"
-        " how self-training goes wrong.",
+        "Share of pseudo-labels that pass the confidence threshold, and the accuracy of those kept, measured on probe"
+        " images whose masks training never uses. Dashed: accuracy of all pseudo-labels, kept or not. Many kept but few"
+        " correct is how self-training fails.",
         words=reading.pseudo_labels,
     ),
     Section(
         "calibration",
         "Calibration",
-        "Reliability of the last labels that each method learnt, on the probe images (of a supervised student: of those"
-        " it would give): bars are the share of right labels by confidence, which on the dashed line would be honest;"
-        " dots are the share of all pixels. ECE: mean distance from that line over pixels.",
+        "Reliability on the probe images of the last pseudo-labels each method trained on (for supervised training: of"
+        " the pseudo-labels its student would give). Bars: accuracy by confidence; perfect calibration is the dashed"
+        " line. Dots: share of all pixels. ECE, the expected calibration error, is the mean distance from that line"
+        " over pixels.",
         words=insight.calibrated,
     ),
     Section(
         "per_class",
         "Classes",
-        "IoU by class, the most frequent class first; thin lines reach from the lowest seed to the highest.",
+        "IoU by class, most frequent class first. Thin lines span the lowest to the highest seed.",
         layout="two",
         table=html_tables.class_table,
     ),
     Section(
         "class_gains",
         "Gains by class",
-        "IoU of each class minus the baseline's with the same seed, mean over seeds, with its interval where three or"
-        " more seeds give one. A gain in the mean can be a loss in a rare class.",
+        "Each class's IoU minus the baseline's with the same seed, averaged over seeds; with three or more seeds, a"
+        " confidence interval too. A gain in mIoU can hide a loss in a rare class.",
     ),
     Section(
         "confusion",
         "Confusion",
-        "Where the pixels of each true class (row) went, in % of the row, all seeds together. The shading favours small"
-        " shares; the numbers are exact.",
+        "How the pixels of each true class (row) were classified, in % of the row, all seeds pooled. The shading"
+        " exaggerates small shares; the numbers are exact.",
         layout="matrices",
         lines=classes.mistakes,
     ),
     Section(
         "snapshots",
         "Predictions over epochs",
-        "One fixed validation image, and what each method's student (first seed) said of it at its validations.",
+        "One fixed validation image, and the prediction of each method's student (first seed) at several validations.",
         layout="wide",
     ),
     Section(
         "hardest",
         "Hardest images",
-        "The validation images with the lowest mIoU, mean over methods and seeds, beside their truth.",
+        "The validation images with the lowest mIoU, averaged over methods and seeds, beside their ground truth.",
     ),
 )
 
 
 @dataclass(frozen=True)
 class Block:
-    """A figure's panels for one dataset and partition, with the words and numbers that go with them."""
+    """A figure's panels for one dataset and partition, with their remarks and numbers."""
 
     heading: str
     panels: Sequence[tuple[str, Markup, Sequence[str]]] = ()  # title, svg, lines below
@@ -172,7 +173,7 @@ def write(results: Results, table: pd.DataFrame, seeds: pd.DataFrame, drawn: dic
 def _content(
     results: Results, table: pd.DataFrame, seeds: pd.DataFrame, drawn: dict[str, Figure], params: str
 ) -> dict[str, Any]:
-    """What the template shows."""
+    """The template's variables."""
     settings, grid = results.settings, results.settings.grid
     colors = {m: drawing.variable(c) for m, c in drawing.colors(grid.methods, settings.report.baseline).items()}
     return {
@@ -203,14 +204,14 @@ def _content(
 
 
 def nobreak(text: str) -> str:
-    """Keep a number and its sign or unit on one line."""
+    """Keep a number and its unit on one line, with no-break spaces."""
     for sign in ("%", "×", "points", "point"):
         text = text.replace(f" {sign}", f"\u00a0{sign}")
     return text.replace("± ", "±\u00a0").replace(" ±", "\u00a0±")
 
 
 def _heading(results: Results, dataset: str, partition: str) -> str:
-    """Says only what tells the blocks apart."""
+    """Heading of a block: dataset and partition, where there are several."""
     grid = results.settings.grid
     parts = [dataset] if len(grid.dataset) > 1 else []
     parts += [partition] if len(grid.partition) > 1 else []
@@ -218,7 +219,7 @@ def _heading(results: Results, dataset: str, partition: str) -> str:
 
 
 def _findings(results: Results, seeds: pd.DataFrame) -> dict[str, Any]:
-    """The reading of each dataset and partition; what holds for all of them is said once."""
+    """The findings for each dataset and partition; remarks that hold for all of them are listed once."""
     found: list[dict[str, Any]] = []
     for dataset, partition in results.fields:
         of_field = seeds[(seeds["dataset"] == dataset) & (seeds["partition"] == partition)]
@@ -242,7 +243,7 @@ def _findings(results: Results, seeds: pd.DataFrame) -> dict[str, Any]:
 def _figure(figure: Figure, heading: str, results: Results) -> Block:
     methods = {spoken(method): method for method in results.settings.grid.methods}
     panels = [
-        (panel.title, Markup(drawing.inline(panel, f"{figure.name}-{i}")), ())  # our own markup, labels escaped there
+        (panel.title, Markup(drawing.inline(panel, f"{figure.name}-{i}")), ())  # safe: labels are escaped there
         for i, panel in enumerate(figure.panels)
     ]
     legend = [(label, drawing.variable(color), methods[label]) for label, color, _ in figure.legend]
@@ -250,13 +251,13 @@ def _figure(figure: Figure, heading: str, results: Results) -> Block:
 
 
 def _blocks(results: Results, drawn: dict[str, Figure], section: Section) -> list[Block]:
-    """The figures of a section, each with the words and tables that go with it."""
+    """The figures of a section, each with its remarks and table."""
     blocks = []
     for dataset, partition in results.fields:
         block = _figure(drawn[f"{dataset}-{partition}-{section.kind}"], _heading(results, dataset, partition), results)
         of_method = results.by_method(dataset, partition)
         panels, remarks = block.panels, []
-        if section.lines:  # such a figure has a panel for each method
+        if section.lines:  # such figures have one panel per method
             names = [entry.name for entry in results.classes[dataset]]
             panels = [
                 (title, svg, section.lines(runs, names))
@@ -278,14 +279,14 @@ def _all_published() -> dict[str, Any]:
 
 
 def _published(results: Results) -> list[dict[str, Any]]:
-    """Others' numbers on the datasets of this report, by the dataset's source."""
+    """Published results on the report's datasets, found by each dataset's source."""
     datasets = results.settings.datasets
     sources = dict.fromkeys(str(datasets[name].source) for name in results.settings.grid.dataset)
     return [_all_published()[source] for source in sources if source in _all_published()]
 
 
 def _versions() -> list[tuple[str, str]]:
-    """Versions without importing anything: the report needs no torch."""
+    """Package versions, without importing the packages: the report needs no torch."""
     found = []
     for name in PACKAGES:
         try:

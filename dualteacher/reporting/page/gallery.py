@@ -1,7 +1,7 @@
-"""The page's gallery: one figure an image, whose two sides show the image, its truth or a run's prediction.
+"""The page's gallery: each figure compares two of an image, its ground truth and the runs' predictions.
 
-Masks are embedded as they lie in gallery.parquet, as PNGs of a few hundred bytes that the browser lays over
-the image; so an image is embedded once and a hundred runs fit.
+Images are embedded once. Masks are embedded as stored in gallery.parquet, PNGs of a few hundred bytes that the
+browser overlays on the image, so a hundred runs fit on the page.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from dualteacher.data.pack import ClassInfo
 from dualteacher.reporting import tables
 from dualteacher.reporting.results import Results, Run, spoken
 
-BUDGET = 6_000_000  # bytes of pictures in the page, as encoded
+BUDGET = 6_000_000  # bytes of encoded images in the page
 WRONG = (213, 94, 0)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A run's prediction on one image, and where it is wrong."""
+    """A run's prediction on one image, and its errors."""
 
-    key: str  # of the run
+    key: str  # identifies the run
     name: str
     prediction: str  # data URI
     errors: str  # data URI
@@ -36,30 +36,30 @@ class Layer:
 
 @dataclass(frozen=True)
 class Picture:
-    """One validation image with everything that can be laid over it."""
+    """One validation image with all its overlays."""
 
     name: str
     width: int
     height: int
     image: str  # data URI
     truth: str  # data URI
-    content: str  # the truth in words
+    content: str  # the ground truth in words
     layers: Sequence[Layer]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures of one dataset and partition, and what can be chosen."""
+    """The pictures of one dataset and partition, and the runs to choose from."""
 
     heading: str
-    runs: Sequence[tuple[str, Sequence[tuple[str, str]]]]  # method, its runs as (key, seed in words)
+    runs: Sequence[tuple[str, Sequence[tuple[str, str]]]]  # method, its runs as (key, label)
     pictures: Sequence[Picture]
     legend: Sequence[tuple[str, str]]  # class, CSS colour
-    left_out: Sequence[str] = ()  # sheets of the runs for which there was no room
+    left_out: Sequence[str] = ()  # gallery.png of the runs over BUDGET
 
 
 def galleries(results: Results, headings: dict[tuple[str, str], str]) -> list[Gallery]:
-    """A gallery for each dataset and partition, all methods' first seeds before any second seed."""
+    """A gallery for each dataset and partition; BUDGET is spent on every method's first seed before any second."""
     left, made = BUDGET, []
     seeds = results.settings.grid.seed
     room: dict[tuple[str, str], list[Run]] = {field: [] for field in results.fields}
@@ -82,7 +82,7 @@ def _of(results: Results, field: tuple[str, str]) -> list[Run]:
 
 
 def _gallery(heading: str, all_runs: Sequence[Run], room: Sequence[Run], classes: Sequence[ClassInfo]) -> Gallery:
-    """Runs in the table's order; `room`: those for which there is room."""
+    """Runs in the table's order; `room`: those within BUDGET."""
     shown = [run for run in all_runs if run in room]
     by_method: dict[str, list[tuple[str, str]]] = {}
     for run in shown:
@@ -101,7 +101,10 @@ def _gallery(heading: str, all_runs: Sequence[Run], room: Sequence[Run], classes
             layers.append(
                 Layer(
                     *(_key(run), f"{spoken(run.cell.method)}, seed {run.cell.seed}", _uri(content, "png")),
-                    *(_uri(_errors(wrong), "png"), "no truth" if math.isnan(score) else f"{100 * score:.0f} % right"),
+                    *(
+                        _uri(_errors(wrong), "png"),
+                        "no ground truth" if math.isnan(score) else f"{100 * score:.0f} % correct",
+                    ),
                 )
             )
         seen |= set(np.unique(truth).tolist())
@@ -118,7 +121,7 @@ def _key(run: Run) -> str:
 
 
 def _described(picture: Picture, truth: np.ndarray, classes: Sequence[ClassInfo]) -> Picture:
-    """The three largest classes of the truth, in words."""
+    """Describe the picture by the three largest classes of its ground truth."""
     counts = np.bincount(truth.ravel(), minlength=len(classes) + 1)[: len(classes)]
     largest = [int(i) for i in np.argsort(-counts, kind="stable")[:3] if counts[i]]
     words = ", ".join(f"{classes[i].name} {tables.percent(counts[i] / truth.size)} %" for i in largest)
@@ -131,7 +134,7 @@ def _indices(content: bytes) -> np.ndarray:
 
 
 def _errors(wrong: np.ndarray) -> bytes:
-    """Wrong pixels in one colour, the others transparent: a PNG of one bit a pixel."""
+    """1-bit PNG: wrong pixels in one colour, the others transparent."""
     picture = Image.fromarray(wrong.astype(np.uint8))
     picture.putpalette([0, 0, 0, *WRONG])
     buffer = io.BytesIO()

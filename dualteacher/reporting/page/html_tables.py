@@ -1,4 +1,4 @@
-"""The page's tables: which columns, what each cell shows and what it sorts by."""
+"""The page's tables: their columns, and each cell's text and sort key."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from dualteacher.reporting.results import Results, Run, spoken
 
 @dataclass(frozen=True)
 class Entry:
-    """A table cell: what is shown, what it sorts by, and marks beside the text."""
+    """A table cell: its text, sort key and marks."""
 
     text: str
     sort: float | str | None = None
-    color: str = ""  # of a swatch
+    color: str = ""  # CSS colour of the swatch or strip
     code: bool = False
-    strip: Sequence[float] = ()  # positions 0…1 of the seeds; their mean is marked
-    head: bool = False  # names the row
-    links: Sequence[tuple[str, str, str]] = ()  # instead of the text: (text, address in the page, what it is)
+    strip: Sequence[float] = ()  # the seeds' positions, 0…1, drawn with their mean
+    head: bool = False  # row header
+    links: Sequence[tuple[str, str, str]] = ()  # instead of the text: (text, anchor, description)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Column heads, rows, and what the table is (for its caption)."""
+    """A table's caption, column heads and rows."""
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Entry]]
-    filtered: bool = False  # long: with a field that picks rows by their words
+    filtered: bool = False  # with a search field, for long tables
 
 
 def _names(results: Results, row: Any, colors: dict[str, str]) -> list[Entry]:
-    """The leading cells of a row; what is the same in all rows is left out."""
+    """Leading cells of a row: dataset and partition where there are several, then the method."""
     grid = results.settings.grid
     entries = [Entry(row.dataset)] if len(grid.dataset) > 1 else []
     entries += [Entry(row.partition)] if len(grid.partitions) > 1 else []
@@ -90,14 +90,14 @@ def result_table(results: Results, table: pd.DataFrame, seeds: pd.DataFrame, col
 
 
 def _link(run: Run, text: str) -> tuple[str, str, str]:
-    """To the run's sheet."""
+    """Link to the run's sheet."""
     cell = run.cell
     named = f"{spoken(cell.method)}, {cell.dataset}, {cell.partition}, seed {cell.seed}"
     return text, runs.target(cell), f"Parameters, hashes and log of {named}"
 
 
 def run_table(results: Results, colors: dict[str, str]) -> Table:
-    """A row for every run, with the way to its sheet."""
+    """One row per run, with a link to its sheet."""
     rows = []
     for run in results.runs:
         cell, metrics = run.cell, run.metrics
@@ -135,7 +135,7 @@ def cost_table(results: Results, table: pd.DataFrame, colors: dict[str, str]) ->
     ]
     more = ("student images", "teacher images", "time", "images/s", "peak memory", "trained", "device")
     return Table(
-        "Cost of training a run, mean over seeds, without the warm-up that all methods share",
+        "Cost of training one run, mean over seeds, excluding the shared warm-up",
         _columns(results, *more),
         rows,
     )
@@ -159,10 +159,10 @@ def data_table(results: Results) -> Table:
             ]
         )
     columns = ["dataset", "partition", "seed", "labelled", "unlabelled", "validation"]
-    columns += ["classes without labels", "labelled list", "images"]
+    columns += ["unlabelled classes", "labelled list", "images"]
     return Table(
-        "Images; the official list's name, if one was used, and the first digits of the SHA-256 of the labelled list"
-        " and of the packed images",
+        "Image counts, with the name of the official list if one was used, and the first digits of the SHA-256 of the"
+        " labelled list and of the packed images",
         columns,
         rows,
     )
@@ -181,4 +181,4 @@ def class_table(results: Results, dataset: str, partition: str) -> Table:
         cells += [Entry(tables.percent(t["mean"][index]), t["mean"][index]) for t in of_method.values()]
         rows.append(cells)
     rows.sort(key=lambda row: -float(row[1].sort or 0))
-    return Table("IoU by class, mean over seeds, %", ["class", "of pixels", *map(spoken, of_method)], rows)
+    return Table("IoU by class, mean over seeds, %", ["class", "% of pixels", *map(spoken, of_method)], rows)

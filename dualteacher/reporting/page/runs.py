@@ -1,4 +1,4 @@
-"""The page's account of single runs: where each one's numbers come from, so that the page can be mailed."""
+"""Details of each run on the page: parameters, hashes, commands and log, so the page can be shared on its own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dualteacher.reporting import tables
 from dualteacher.reporting.results import Results, Run, spoken
 from dualteacher.system import paths
 
-TAIL = 16  # last lines of a log, and the most characters of them
-LONGEST = 3000
+TAIL = 16  # last lines of a log to show
+LONGEST = 3000  # characters of them at most
 HASHES = {
     "labelled images": "list_sha256",
     "all images": "pack_sha256",
@@ -27,21 +27,21 @@ HASHES = {
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a run's dialog shows."""
+    """Contents of a run's dialog."""
 
-    target: str  # its address in the page
+    target: str  # anchor in the page
     title: str
     place: str
     facts: Sequence[tuple[str, str]]
     hashes: Sequence[tuple[str, str]]
     parameters: str  # YAML
-    changed: Sequence[str]  # parameters that params.yaml has otherwise now
+    changed: Sequence[str]  # parameters whose value in params.yaml has changed since
     commands: Sequence[str]
     logs: Sequence[tuple[str, str]]  # path, last lines
 
 
 def target(cell: paths.Cell) -> str:
-    """The address of a run's sheet in the page."""
+    """Anchor of a run's sheet in the page."""
     return f"run-{cell.dataset}-{cell.partition}-{cell.method}-{cell.seed}"
 
 
@@ -56,9 +56,9 @@ def _sheet(run: Run, results: Results) -> Sheet:
         ("mIoU, last epoch", f"{tables.percent(float(metrics['miou']))} %"),
         ("best epoch", _best(metrics)),
         ("pixel accuracy", f"{tables.percent(float(metrics['pixel_accuracy']))} %"),
-        ("images", f"{run.provenance['labelled']} labelled, {run.provenance['unlabelled']} not"),
-        ("trained", f"{metrics['last_epoch']} epochs, {cost.get('steps', '?')} steps, {_time(cost)}"),
-        ("on", f"{cost['device']}, {cost['threads']} thread{'' if cost['threads'] == 1 else 's'}"),
+        ("images", f"{run.provenance['labelled']} labelled, {run.provenance['unlabelled']} unlabelled"),
+        ("training", f"{metrics['last_epoch']} epochs, {cost.get('steps', '?')} steps, {_time(cost)}"),
+        ("device", f"{cost['device']}, {cost['threads']} thread{'' if cost['threads'] == 1 else 's'}"),
     ]
     parameters = metrics.get("parameters")
     arguments = f"--dataset {cell.dataset} --partition {cell.partition} --method {cell.method} --seed {cell.seed}"
@@ -92,14 +92,14 @@ def _yaml(parameters: dict[str, Any]) -> str:
 
 
 def _changed(parameters: dict[str, Any], results: Results) -> list[str]:
-    """Parameters of the run that differ from params.yaml as it is now: "train.steps: 300, now 600"."""
+    """Parameters of the run that differ from the current params.yaml: "train.steps: 300, now 600"."""
     everything = results.settings.model_dump(mode="json")
     now = everything | {"method": everything["methods"].get(parameters["cell"][2])}
     found = []
     for section, values in parameters.items():
         if section in now and isinstance(values, dict) and isinstance(now[section], dict):
             found += [
-                f"{section}.{key}: {value}, now {now[section].get(key, 'not there')}"
+                f"{section}.{key}: {value}, now {now[section].get(key, 'absent')}"
                 for key, value in values.items()
                 if value != now[section].get(key)
             ]
@@ -107,7 +107,7 @@ def _changed(parameters: dict[str, Any], results: Results) -> list[str]:
 
 
 def tail(path: Path) -> str:
-    """The last lines of a log; "" where there is none (made elsewhere, or cleaned away)."""
+    """Last lines of a log; "" if the file is missing (run made on another machine, or log deleted)."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
 "use strict";
 document.documentElement.classList.add("live");
 
-// Theme: the system's until the reader chooses.
+// Theme: follows the system until the reader picks one.
 (() => {
   const root = document.documentElement, button = document.getElementById("theme");
   const system = matchMedia("(prefers-color-scheme: dark)");
@@ -19,7 +19,7 @@ document.documentElement.classList.add("live");
 
 const say = (text) => { document.getElementById("said").textContent = text; };
 
-// Tables: a press on a head sorts, a second one turns the order round; unknown values stay last.
+// Tables: a click on a heading sorts, a second click reverses the order. NaN sorts last either way.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   heads.forEach((head, column) => head.querySelector("button")?.addEventListener("click", () => {
@@ -43,7 +43,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// Legends: pick one method out of all panels of a block.
+// Legends: highlight one method in all panels of a block.
 for (const legend of document.querySelectorAll(".legend")) {
   const buttons = [...legend.querySelectorAll("button")], marks = legend.parentElement.querySelectorAll("[data-method]");
   const show = (method) => marks.forEach((mark) => { mark.style.opacity = method && mark.dataset.method !== method ? 0.12 : ""; });
@@ -56,7 +56,7 @@ for (const legend of document.querySelectorAll(".legend")) {
   });
 }
 
-// Galleries: each side of the slider shows the image, its truth or a run's prediction.
+// Galleries: each side of the slider shows the image, its ground truth or a run's prediction.
 for (const gallery of document.querySelectorAll(".gallery")) {
   const form = gallery.querySelector("form"), { left, right, errors, shade } = form.elements;
   const figures = [...gallery.querySelectorAll(".compare")];
@@ -83,7 +83,7 @@ for (const gallery of document.querySelectorAll(".gallery")) {
     const stage = figure.querySelector(".stage"), slider = figure.querySelector(".slider");
     const cut = () => {
       stage.style.setProperty("--cut", `${slider.value}%`);
-      slider.setAttribute("aria-valuetext", `${slider.value} % ${left.selectedOptions[0].text}, the rest ${right.selectedOptions[0].text}`);
+      slider.setAttribute("aria-valuetext", `left ${slider.value} %: ${left.selectedOptions[0].text}, right: ${right.selectedOptions[0].text}`);
     };
     const drag = (event) => {
       const box = stage.getBoundingClientRect();
@@ -99,7 +99,7 @@ for (const gallery of document.querySelectorAll(".gallery")) {
   show();
 }
 
-// Runs: a link to a run's sheet opens it as a dialog; Escape, the button or a press beside it closes it.
+// Runs: a link to a run's sheet opens it as a dialog; Escape, the Close button or a click outside closes it.
 (() => {
   const sheet = (hash) => hash.startsWith("#run-") ? document.getElementById(hash.slice(1)) : null;
   const place = (hash) => history.replaceState(null, "", hash || location.pathname + location.search);
@@ -118,8 +118,8 @@ for (const gallery of document.querySelectorAll(".gallery")) {
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("close", () => { if (location.hash === `#${dialog.id}`) place(""); });
     dialog.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: "before", ArrowRight: "next" }[event.key];
-      const link = step && !event.target.closest("pre") && dialog.querySelector(`.bar a[aria-label*="${step}"]`);
+      const step = { ArrowLeft: "Previous", ArrowRight: "Next" }[event.key];
+      const link = step && !event.target.closest("pre") && dialog.querySelector(`.bar a[aria-label^="${step}"]`);
       if (link) { event.preventDefault(); link.click(); }
     });
   }
@@ -127,7 +127,7 @@ for (const gallery of document.querySelectorAll(".gallery")) {
   if (sheet(location.hash)) open(sheet(location.hash));
 })();
 
-// Contents: mark the section being read.
+// Contents: mark the section in view.
 (() => {
   const links = new Map([...document.querySelectorAll("nav li a")].map((link) => [link.hash.slice(1), link]));
   const watch = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
@@ -137,7 +137,7 @@ for (const gallery of document.querySelectorAll(".gallery")) {
   document.querySelectorAll("main > section").forEach((section) => watch.observe(section));
 })();
 
-// Paper: everything open, and then as it was.
+// Printing: open all details, then restore them.
 (() => {
   let closed = [];
   addEventListener("beforeprint", () => {
