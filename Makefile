@@ -83,7 +83,7 @@ code-deps: $(READY) ## list anew which sources each stage uses (dvc.yaml, workfl
 	@python -m dualteacher.workflow.code_deps
 
 .PHONY: reference
-reference: $(READY) ## write docs/reference anew (from settings/, cli.py and workflow/reference/)
+reference: $(READY) ## write docs/reference anew (from settings/, cli/ and workflow/reference/)
 	@python -m dualteacher.workflow.reference
 
 .PHONY: lock

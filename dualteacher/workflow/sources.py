@@ -13,9 +13,9 @@ from pathlib import Path
 PACKAGE = "dualteacher"
 
 # These start, report and log a job: they cannot change a number.
-PLUMBING = {f"{PACKAGE}/{name}.py" for name in ("__init__", "__main__", "cli", "training/watch",
+PLUMBING = {f"{PACKAGE}/{name}.py" for name in ("__init__", "__main__", "training/watch",
             *(f"system/{name}" for name in ("console", "errors", "files", "heartbeat", "paths")))}  # fmt: skip
-PLUMBING_FOLDERS = (f"{PACKAGE}/settings/", f"{PACKAGE}/workflow/")
+PLUMBING_FOLDERS = (f"{PACKAGE}/cli/", f"{PACKAGE}/settings/", f"{PACKAGE}/workflow/")
 
 # Loaded by name, one file a method; the train stage's rule adds the one that it runs.
 METHODS = f"{PACKAGE}.methods"

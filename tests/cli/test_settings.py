@@ -100,7 +100,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("a: [1", ["check-params"], ["params.yaml line", "not valid YAML"]),
         ("- 1", ["check-params"], ["a mapping of sections is expected, not list"]),
         ("good", ["train", "--dataset", "moon", "--partition", "eighth", "--method", "supervised", "--seed", "0"],
-         ["--dataset moon", "described: bluemarble"]),
+         ["--dataset moon", "not defined in params.yaml, which has bluemarble"]),
         ("good", ["download"], ["give either --dataset NAME or --weights"]),
         ("good", ["warmup", "--dataset", "bluemarble", "--partition", "eighth", "--seed", "0"],
          ["no such file", "prepare"]),

@@ -95,7 +95,7 @@ def test_the_same_images_are_told_once(project: dict[str, str], capsys: pytest.C
 
 def test_what_is_not_there_is_one_line(project: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "make it with `python -m dualteacher partition --dataset ade20k --partition some --seed 0`" in said(capsys)
-    assert "--partition other: params.yaml does not describe it" in said(capsys, "--partition", "other")
+    assert "--partition other: not defined in params.yaml" in said(capsys, "--partition", "other")
 
 
 def test_the_most_similar_list_comes_first() -> None:

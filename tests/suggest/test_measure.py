@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from dualteacher.cli import By
+from dualteacher.cli.networks import By
 from dualteacher.reporting import statistics
 
 ROOT = Path(__file__).parents[2]

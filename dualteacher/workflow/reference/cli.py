@@ -1,4 +1,4 @@
-"""docs/reference/cli.md: what `--help` says of each command."""
+"""docs/reference/cli.md: the `--help` of each command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dualteacher.cli import app
 WIDTH = 100
 HEAD = """# Commands
 
-<!-- written by `make reference` from dualteacher/cli.py -->
+<!-- written by `make reference` from dualteacher/cli/ -->
 
 `python -m dualteacher COMMAND`, in the project's folder, with its environment (`. .venv/bin/activate`). The stages,
 from `download` to `report`, are what Snakemake and DVC call. `torchrun … -m dualteacher` starts `warmup`, `train` and
@@ -19,10 +19,10 @@ from `download` to `report`, are what Snakemake and DVC call. `torchrun … -m d
 
 | exit code | |
 |--:|---|
-| 0 | done |
-| 1 | a check found errors, or a file could not be used; with a traceback: a defect of the program |
-| 2 | something that you can put right; one line says what |
-| 75 | stopped on request, the state saved; the same command goes on |
+| 0 | success |
+| 1 | a check found errors, or an input file could not be used; with a traceback: a bug |
+| 2 | an error that you can fix; one line says what it is |
+| 75 | stopped on request with the state saved; run the same command again to resume |
 | 130 | interrupted |
 """
 
