@@ -20,6 +20,7 @@ from dualteacher.models import segmenter
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
 from dualteacher.training import loop
+from dualteacher.training.optimizer import make_optimizer
 
 Program = Callable[[int], Any]  # runs step number `step`
 
@@ -44,7 +45,7 @@ class Ours:
         settings, student, method = networks(case, device)
         self.batch = case.batch()
         self.networks = [student]
-        self.optimizer = loop.make_optimizer(self.networks, settings.optimizer, settings.train.learning_rate)
+        self.optimizer = make_optimizer(self.networks, settings.optimizer, settings.train.learning_rate)
         unused: Any = None  # what a run needs and a step does not
         self.job = loop.Job(
             name="benchmark", settings=settings, student=student, method=method, dataset=unused, labelled=unused,
@@ -64,7 +65,7 @@ class Plain:
         self.device, self.batch = device, case.batch()
         network = segmenter if same_network else PlainNetwork(segmenter)
         trained = network if isinstance(network, Segmenter) else network.copied
-        optimizer = loop.make_optimizer([trained], settings.optimizer, settings.train.learning_rate)
+        optimizer = make_optimizer([trained], settings.optimizer, settings.train.learning_rate)
         self.training = plain.Training(network, optimizer, self.method.options, settings.mixing)
 
     def __call__(self, step: int) -> dict[str, Tensor]:

@@ -1,1 +1,1 @@
-"""The training loop and what keeps it safe."""
+"""The training loop: checkpoints, per-epoch measurements, alarms and progress reports."""

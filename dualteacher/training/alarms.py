@@ -1,24 +1,21 @@
-"""Alarms: signs in a run's history that training has collapsed, each with its rule and threshold.
+"""Alarms: signs of collapsed training in a run's history. An alarm never stops a run or changes its results.
 
-A rule looks at one number of each epoch and must hold for several consecutive epochs in which that number was
-measured, so a rough start raises nothing. The rules and their thresholds:
+Each rule checks one value per epoch and must hold for several consecutive epochs that measured it. The rules:
 
-- not_a_number: a mean loss is NaN or infinite. One epoch is enough; it never happens in a healthy run.
-- skipped: at least SKIPPED of an epoch's batches were left out as not finite (optimizer.bad_batch: skip).
-- coverage_low: fewer than COVERAGE_LOW of the pixels pass the confidence threshold, so the unlabelled images
-  contribute nothing. This is normal at first without a long warm-up: the first GRACE of the steps do not count.
-- coverage_high: nearly every pixel passes, and the kept labels are often wrong (accuracy on the probe below TRUSTED)
-  or cannot be checked. If they are right, full coverage is a success and raises nothing.
-- one_class: of the pixels of all other classes, SWALLOWED or more are predicted as one class. That class's own
+- not_a_number: a mean loss is NaN or infinite. One epoch is enough.
+- skipped: at least SKIPPED of an epoch's batches were skipped as non-finite (optimizer.bad_batch: skip).
+- coverage_low: less than COVERAGE_LOW of the pixels pass the confidence threshold, so the unlabelled images
+  contribute nothing. Normal after a short warm-up, so the first GRACE of the steps do not count.
+- coverage_high: nearly every pixel passes, and the labels are often wrong (accuracy on the probe below TRUSTED) or
+  cannot be checked. Full coverage with correct labels raises nothing.
+- one_class: SWALLOWED or more of the pixels of all other classes are predicted as one class. That class's own
   share does not matter, so a data set that is mostly background raises nothing.
-- teacher_is_student: the labelling teacher's parameters equal the student's to SAME, relative to their size. A
-  temporary teacher starts its turn as a copy, so one such epoch is normal, and epochs of one step do not count. At
-  the end of the schedule both stand still, so epochs below MOVING of the peak learning rate do not count. Otherwise an
-  EMA is orders of magnitude farther away (default run: 1e-3 to 1e-2).
-- unlearning: mIoU is FELL below that of the best validation so far while pixel accuracy is no lower: what is rare is
-  unlearnt, what is common gains. The text names the classes that have lost LOST or more.
-
-An alarm never stops a run or changes a number.
+- teacher_is_student: the relative distance between the active teacher's parameters and the student's is below SAME.
+  A temporary teacher starts its turn as a copy, so one such epoch is normal, and epochs of one step do not count. At
+  the end of the schedule neither changes, so epochs below MOVING of the peak learning rate do not count. In a healthy
+  run the distance is orders of magnitude larger (default run: 1e-3 to 1e-2).
+- unlearning: mIoU is FELL below the best validation so far while pixel accuracy is no lower: the network gives up
+  rare classes for common ones. The text names the classes whose IoU fell by LOST or more.
 """
 
 from __future__ import annotations
@@ -34,12 +31,12 @@ COVERAGE_LOW, GRACE = 0.005, 0.2
 COVERAGE_HIGH, TRUSTED, UNCHECKED = 0.99, 0.9, 0.999
 SWALLOWED = 0.97
 SAME, MOVING = 1e-6, 0.1
-FELL, LOST, NAMED = 0.01, 0.02, 5  # NAMED: classes that the text lists
+FELL, LOST, NAMED = 0.01, 0.02, 5  # NAMED: classes listed in the text
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """What was seen, and the epoch at which the rule had held for long enough."""
+    """What is wrong, and the epoch and step at which the rule had held for long enough."""
 
     name: str
     epoch: int
@@ -49,50 +46,50 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Context:
-    """What the rules need to know about the run besides its history."""
+    """What the rules need besides the history."""
 
     steps: int  # of the whole run
-    thresholded: bool  # pseudo-labels pass a confidence threshold that can be missed
-    classes: Sequence[str] = ()  # their names
+    thresholded: bool  # the method has a confidence threshold that pixels can fail
+    classes: Sequence[str] = ()  # names, in class order
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch's row and its place in the run."""
+    """An epoch's row of the history and its context."""
 
     row: Row
     context: Context
     steps: int  # of this epoch
-    rate: float  # its learning rate, relative to the peak so far
+    rate: float  # learning rate, relative to the peak so far
     best: Row | None = None  # the earlier epoch with the highest validation mIoU
 
     def value(self, name: str) -> float | None:
-        """A number of the row; None if it was not measured."""
+        """A value of the row; None if it was not measured."""
         value = self.row.get(name)
         return None if value is None or math.isnan(value) else float(value)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`holds` describes what is wrong with an epoch; "" if nothing is, None if it was not measured."""
+    """`holds` returns what is wrong with an epoch: "" if nothing, None if its value was not measured."""
 
     name: str
-    epochs: int  # in a row
+    epochs: int  # consecutive epochs that raise the alarm
     holds: Callable[[Epoch], str | None]
 
 
 def check(history: Sequence[Row], context: Context) -> list[Alarm]:
-    """All alarms that `history` has raised, each once, by step."""
+    """All alarms that `history` raises, at most one per rule, by step."""
     found: list[Alarm] = []
     epochs = list(_epochs(history, context))
     for rule in RULES:
         seen = 0
         for epoch in epochs:
-            said = rule.holds(epoch)
-            if said is not None:
-                seen = seen + 1 if said else 0
-            if said and seen == rule.epochs:
-                found.append(Alarm(rule.name, epoch.row["epoch"], epoch.row["step"], said))
+            problem = rule.holds(epoch)
+            if problem is not None:
+                seen = seen + 1 if problem else 0
+            if problem and seen == rule.epochs:
+                found.append(Alarm(rule.name, epoch.row["epoch"], epoch.row["step"], problem))
                 break
     return sorted(found, key=lambda alarm: alarm.step)
 
@@ -108,10 +105,10 @@ def _epochs(history: Sequence[Row], context: Context) -> Iterator[Epoch]:
 
 
 def _not_a_number(epoch: Epoch) -> str:
-    """A part that a method lacks is NaN too: only `loss`, which all have, and infinities count."""
+    """NaN counts in `loss` only: loss terms that a method lacks are NaN too."""
     row = epoch.row
     bad = [name for name in _losses(row) if math.isinf(row[name]) or (name == "loss" and math.isnan(row[name]))]
-    return f"{', '.join(bad)}: not a number" if bad else ""
+    return f"{', '.join(bad)}: NaN or infinite" if bad else ""
 
 
 def _losses(row: Row) -> Iterable[str]:
@@ -120,15 +117,17 @@ def _losses(row: Row) -> Iterable[str]:
 
 def _skipped(epoch: Epoch) -> str | None:
     share = (epoch.value("skipped") or 0.0) / max(epoch.steps, 1)
-    return f"{share:.0%} of the epoch's batches were left out: not numbers" if share >= SKIPPED else ""
+    return (
+        f"{share:.0%} of the epoch's batches were skipped: loss or gradient NaN or infinite" if share >= SKIPPED else ""
+    )
 
 
 def _coverage_low(epoch: Epoch) -> str | None:
     kept = epoch.value("kept")
     if kept is None or not epoch.context.thresholded or epoch.row["step"] <= GRACE * epoch.context.steps:
         return None
-    words = f"only {kept:.2%} of the pixels pass the threshold: the unlabelled images teach next to nothing"
-    return words if kept < COVERAGE_LOW else ""
+    text = f"only {kept:.2%} of the pixels pass the threshold: the unlabelled images contribute almost nothing"
+    return text if kept < COVERAGE_LOW else ""
 
 
 def _coverage_high(epoch: Epoch) -> str | None:
@@ -136,16 +135,18 @@ def _coverage_high(epoch: Epoch) -> str | None:
     if kept is None or not epoch.context.thresholded:
         return None
     if right is None:
-        return f"{kept:.2%} of the pixels pass the threshold; whether rightly is not known" if kept >= UNCHECKED else ""
+        return f"{kept:.2%} of the pixels pass the threshold; no masks to check them" if kept >= UNCHECKED else ""
     wrong = kept >= COVERAGE_HIGH and right < TRUSTED
-    return f"{kept:.2%} of the pixels pass the threshold, but only {right:.1%} are labelled right" if wrong else ""
+    return f"{kept:.2%} of the pixels pass the threshold, but only {right:.1%} of them are correct" if wrong else ""
 
 
 def _one_class(epoch: Epoch) -> str | None:
     share = epoch.value("val_swallowed")
     if share is None:
         return None
-    return f"one class takes {share:.1%} of the validation pixels of all others" if share >= SWALLOWED else ""
+    return (
+        f"{share:.1%} of the other classes' validation pixels are predicted as one class" if share >= SWALLOWED else ""
+    )
 
 
 def _teacher_is_student(epoch: Epoch) -> str | None:
@@ -166,7 +167,7 @@ def _unlearning(epoch: Epoch) -> str | None:
     named = ", ".join(f"{name} ({then:.1%} to {now:.1%})" for _, name, then, now in lost[:NAMED])
     return (
         f"since epoch {best['epoch']} mIoU fell from {best['val_miou']:.1%} to {miou:.1%} while pixel accuracy rose"
-        f" from {best['val_pixel_accuracy']:.1%} to {right:.1%}; being unlearnt: {named or 'no class alone'}"
+        f" from {best['val_pixel_accuracy']:.1%} to {right:.1%}; classes that lost IoU: {named or 'none by much'}"
     )
 
 

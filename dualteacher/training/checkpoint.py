@@ -1,8 +1,8 @@
-"""Checkpoints from which an interrupted run resumes, in a folder that neither engine declares.
+"""Checkpoints to resume an interrupted run, in a folder that is no output of Snakemake or DVC.
 
-A run's folder is named by a hash of everything that its result depends on, so a run never resumes from a checkpoint
-that other parameters, inputs or sources have made. Random states are not saved: every draw is a function of the
-step (see core/seeds.py).
+The folder's name is a hash of everything the result depends on, so a run never resumes from a checkpoint made with
+other parameters, inputs or source code. Random states are not saved: every draw is a function of the step (see
+core/seeds.py).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from dualteacher.system import files, paths
 from dualteacher.system.console import logger
 from dualteacher.workflow import sources
 
-KEPT = 2  # whatever ended the run may have damaged the newest
-DIGEST = 32  # bytes: the sha256 at a checkpoint's end, since torch.load would accept a flipped bit
-NAMED = 3  # differences that a message names
+KEPT = 2  # a crash may have damaged the newest
+DIGEST = 32  # bytes of sha256 at the end of the file: torch.load does not notice a flipped bit
+NAMED = 3  # differences listed in a message
 Mark = dict[str, dict[str, Any]]
 
 
 def mark_of(parameters: dict[str, Any], inputs: Iterable[Path], stage: str, method: Method) -> Mark:
-    """Everything that a run's result depends on: {parameters, inputs, sources, torch}, files by their sha256."""
+    """Everything a run's result depends on: {parameters, inputs, sources, torch}; files by sha256."""
     root = Path(__file__).parents[2]  # holds the package, in a clone as in site-packages
     used = {name: files.sha256(root / name) for name in sources.closure(stage, root)}
     own = Path(inspect.getfile(type(method)))
@@ -48,9 +48,9 @@ def mark_of(parameters: dict[str, Any], inputs: Iterable[Path], stage: str, meth
 
 
 class Store:
-    """Checkpoints of one run: written atomically every few minutes or steps, two kept, removed on success.
+    """Checkpoints of one run: written atomically every few minutes or steps; keeps two, removes them on success.
 
-    Those of the same cell with another mark are never touched; the log names them.
+    Checkpoints of the same cell with another mark are never touched, only logged.
     """
 
     def __init__(self, run: str, mark: Mark, minutes: float, every: int | None = None, world: World | None = None):
@@ -63,7 +63,7 @@ class Store:
             self._name_others()
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint is due after `step` steps. Rank 0 only: elsewhere False."""
+        """Whether a checkpoint is due after `step` steps. False on ranks other than 0."""
         if not self.world.is_rank_zero:
             return False
         by_step = self.every is not None and step % self.every == 0
@@ -78,11 +78,11 @@ class Store:
             return False
 
     def finish(self, outputs: Iterable[Path]) -> None:
-        """Record that the run has finished and remove its checkpoints."""
+        """Record the run as finished and remove its checkpoints."""
         files.write_json(self._record, {"mark": self.mark, "outputs": _hashes(outputs)})
         shutil.rmtree(self.folder, ignore_errors=True)
         if others := list(self._others()):
-            text = "%s: checkpoints of other runs stay here (%d, %s)"
+            text = "%s: keeping checkpoints of other runs (%d, %s); delete them by hand to free the space"
             logger.warning(text, self.folder.parent, len(others), _gigabytes(*others))
 
     @property
@@ -110,33 +110,33 @@ class Store:
                 return state
             except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
                 reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-                logger.warning("%s cannot be read (%s); using the one before it", path, reason)
+                logger.warning("%s: unreadable (%s); trying the previous checkpoint", path, reason)
         return None
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("step*.pt"), reverse=True)
 
     def _others(self) -> Iterator[Path]:
-        """Folders with checkpoints of this cell that another mark has made."""
+        """Folders with checkpoints of this cell under another mark."""
         for folder in sorted(self.folder.parent.glob("*/")):
             if folder != self.folder and any(folder.glob("step*.pt")):
                 yield folder
 
     def _name_others(self) -> None:
-        """Tell which checkpoints do not fit and why; what they hold may be days of work, so nothing is removed."""
+        """Log checkpoints that do not match and why. They may hold days of work, so nothing is removed."""
         for folder in self._others():
             logger.warning(
-                "%s: checkpoint kept but not used (%s): %s; to remove it: rm -r %s",
+                "%s: checkpoint kept but not used (%s), made with %s; to remove it: rm -r %s",
                 folder, _gigabytes(folder), self._difference(folder), shlex.quote(str(folder)),
             )  # fmt: skip
 
     def _difference(self, folder: Path) -> str:
-        """What in a folder's mark.json differs from this run, e.g. «other parameters (train.learning_rate)»."""
+        """How a folder's mark.json differs from this run, e.g. "other parameters (train.learning_rate)"."""
         try:
             other: Mark = json.loads((folder / "mark.json").read_text(encoding="utf-8"))
             parts = [(part, _flat(self.described[part]), _flat(other[part])) for part in self.described]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return "no readable mark.json tells what it was made from"
+            return "unknown settings (no readable mark.json)"
         texts = []
         for part, ours, theirs in parts:
             names = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
@@ -146,7 +146,7 @@ class Store:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:
-    """Leaves of nested mappings as JSON by dotted name."""
+    """Nested mappings flattened to {dotted name: JSON}."""
     if not isinstance(value, dict) or not value:
         return {name: json.dumps(value, sort_keys=True)}
     prefix = f"{name}." if name else ""
@@ -159,7 +159,7 @@ def _gigabytes(*folders: Path) -> str:
 
 
 class _Hashing:
-    """A file to write to that hashes what it is given and keeps the OSError that torch hides."""
+    """File wrapper that hashes what is written and keeps the OSError that torch replaces by its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest = file, hashlib.sha256()
@@ -178,7 +178,7 @@ class _Hashing:
 
 
 def _write(state: dict[str, Any], file: BinaryIO) -> None:
-    """Write the state, then its hash. OSError if the disk is full."""
+    """Write the state and its sha256. Raises OSError, e.g. if the disk is full."""
     through = _Hashing(file)
     try:
         torch.save(state, through)  # type: ignore[arg-type]
@@ -190,13 +190,13 @@ def _write(state: dict[str, Any], file: BinaryIO) -> None:
 
 
 def _checked(file: BinaryIO) -> BinaryIO:
-    """The file, rewound. ValueError unless it ends with the hash of all bytes before."""
+    """The file, rewound. Raises ValueError unless it ends with the sha256 of the rest."""
     digest, left = hashlib.sha256(), os.fstat(file.fileno()).st_size - DIGEST
     while left > 0 and (part := file.read(min(left, 1 << 20))):
         digest.update(part)
         left -= len(part)
     if left or file.read() != digest.digest():
-        raise ValueError("damaged or cut short")
+        raise ValueError("damaged or truncated")
     file.seek(0)
     return file
 

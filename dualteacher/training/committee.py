@@ -1,7 +1,7 @@
-"""The networks that took part in a run beside its student, kept for `suggest`: it asks where they disagree.
+"""A run's committee for `suggest`: the networks trained beside the student, or its teachers.
 
-They are no outputs of the pipeline: nothing is lost where they are missing, and both engines would copy them. So they
-lie with the checkpoints, as large as the student each.
+Each is as large as the student. They are stored with the checkpoints, not as pipeline outputs: nothing depends on
+them, and both engines would copy them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dualteacher.system.errors import UserError
 
 
 def members(method: Method) -> list[Segmenter]:
-    """Two teachers or more, or the networks that were trained beside the student; one teacher is no committee."""
+    """The teachers if there are two or more, else the partners."""
     return method.teachers if len(method.teachers) > 1 else method.partners
 
 
 def keep(cell: paths.Cell, method: Method) -> None:
-    """Write the members as they are at the end of training; earlier ones of this cell go. After the student."""
+    """Save the members at the end of training, replacing earlier ones. Call after saving the student."""
     for path in cell.committee.glob("*.safetensors"):
         path.unlink()
     mark = files.sha256(cell.student) if members(method) else ""
@@ -31,9 +31,9 @@ def keep(cell: paths.Cell, method: Method) -> None:
 
 
 def load(cell: paths.Cell, student: Segmenter) -> tuple[list[Segmenter], str]:
-    """(networks in eval mode, what they are): the two teachers, or the student and its partners.
+    """(networks in eval mode, kind): the teachers, or the student and its partners.
 
-    An empty list where a method has none of them, or where those of this very student are not here.
+    Returns ([], "") if the method has no committee, or if the saved one does not belong to this student.
     """
     networks: list[Segmenter] = []
     teachers = True
@@ -53,5 +53,5 @@ def load(cell: paths.Cell, student: Segmenter) -> tuple[list[Segmenter], str]:
 
 
 def describe(networks: Sequence[Segmenter], kind: str) -> str:
-    """«2 teachers»."""
+    """For example "2 teachers"."""
     return f"{len(networks)} {kind}" if kind == "teachers" else kind

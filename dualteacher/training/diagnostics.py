@@ -1,7 +1,7 @@
 """Measurements at an epoch's end: validation, pseudo-labels against held-back masks, teacher against student.
 
-They test the paper's argument: temporary teachers stay apart from the student (distance, disagreement) and label
-well (coverage, accuracy). Held-back masks are read here and for calibration only, never by the training loader.
+They test the paper's argument: temporary teachers differ from the student (distance, disagreement) and label
+well (coverage, accuracy). The held-back masks are read only here and for calibration, never by the training loader.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from dualteacher.inference.predictor import Predictor, same_size_runs, to_tensor
 from dualteacher.machine.distributed import World
 from dualteacher.methods.base import Clock, Method
 from dualteacher.models.segmenter import Segmenter
-from dualteacher.settings import Settings
+from dualteacher.settings import Inference, Settings
 from dualteacher.training import history
 from dualteacher.training.history import Row
 
 
 def blank() -> Row:
-    """NaN in every column of this module."""
+    """NaN in every column that this module fills."""
     return history.blank("validation", "probe", "distance")
 
 
 def validator(
     student: Segmenter, val: Pack, settings: Settings, device: torch.device, world: World
 ) -> Callable[[], Row]:
-    """Returns a function that scores the student on the validation images."""
+    """Return a function that scores the student on the validation images."""
     predictor = Predictor(student, settings.inference)
 
     def validate() -> Row:
@@ -52,7 +52,7 @@ def validator(
 def selector(
     student: Segmenter, train: Pack, held_out: Sequence[int], settings: Settings, device: torch.device, world: World
 ) -> Callable[[], Row]:
-    """Returns a function that scores the student on the held-out labelled images; the best epoch by it is kept."""
+    """Return a function that scores the student on the held-out labelled images, to select the best epoch."""
     predictor = Predictor(student, settings.inference)
 
     def select() -> Row:
@@ -65,7 +65,7 @@ def selector(
 
 
 def probe_images(pack: Pack, unlabelled: Sequence[int], count: int, seed: int) -> list[int]:
-    """A fixed draw of `count` unlabelled images, in the pack's order."""
+    """`count` unlabelled images drawn from `seed`, in the pack's order."""
     drawn = seeds.generator(seed, "probe").permutation(len(unlabelled))[:count]
     return sorted(unlabelled[i] for i in drawn)
 
@@ -75,42 +75,50 @@ def judge_teachers(
     student: Segmenter, method: Method, clock: Clock, pack: Pack, images: Sequence[int], settings: Settings,
     device: torch.device,
 ) -> Row:  # fmt: skip
-    """Coverage and accuracy of the labels that the student learns from, and the distance of each teacher to it."""
+    """Coverage and accuracy of the pseudo-labels on the probe `images`, and each teacher's distance to the student."""
     labeller, active = method.labeller(student, clock), method.active(clock)
     if labeller is None:
         return {}
-    waiting = next((i for i in range(len(method.teachers)) if i != active), None) if active is not None else None
+    waiting = next((t for i, t in enumerate(method.teachers) if i != active), None) if active is not None else None
     row: Row = {}
     if active is not None:
         row["distance_active"] = float(ema.distance(labeller, student))
     if waiting is not None:
-        row["distance_waiting"] = float(ema.distance(method.teachers[waiting], student))
+        row["distance_waiting"] = float(ema.distance(waiting, student))
     if not images:
         return row
-    training = labeller.training  # only a partner; a teacher's mode must stay as it is (normalisation by batch)
+    training = labeller.training  # a partner's; a teacher is in eval mode, and eval() would undo normalisation by batch
     if training:
         labeller.eval()
     tally = Tally(method.threshold or 0.0, device)
-    label_predictor = Predictor(labeller, settings.inference)
-    student_predictor = Predictor(student, settings.inference)
-    waiting_teacher = Predictor(method.teachers[waiting], settings.inference) if waiting is not None else None
-    for run in same_size_runs(pack, images, settings.inference.batch):
-        pixels = to_tensor([pack.image(i) for i in run], device)
-        size = (pixels.shape[2], pixels.shape[3])
-        label, confidence = label_predictor.one_scale(pixels)
-        students = student_predictor(pixels) if labeller is not student else label
-        other = waiting_teacher(pixels) if waiting_teacher is not None else None
-        tally.add(label, confidence, students, other, held_back_masks(pack, run, size).to(device))
+    _add_probe(tally, student, labeller, waiting, pack, images, settings.inference)
     if training:
         labeller.train()
-    shares = tally.shares()
+    row |= tally.shares()
     if labeller is student:
-        shares["disagreement_active"] = math.nan  # the student with itself
-    return row | shares
+        row["disagreement_active"] = math.nan  # would compare the student with itself
+    return row
+
+
+def _add_probe(
+    tally: Tally, student: Segmenter, labeller: Segmenter, waiting: Segmenter | None, pack: Pack,
+    images: Sequence[int], inference: Inference,
+) -> None:  # fmt: skip
+    """Predict the probe images with all three networks and count their pixels."""
+    by_labeller, by_student = Predictor(labeller, inference), Predictor(student, inference)
+    by_waiting = None if waiting is None else Predictor(waiting, inference)
+    device = by_labeller.device
+    for run in same_size_runs(pack, images, inference.batch):
+        pixels = to_tensor([pack.image(i) for i in run], device)
+        size = (pixels.shape[2], pixels.shape[3])
+        label, confidence = by_labeller.one_scale(pixels)
+        own = label if labeller is student else by_student(pixels)
+        other = None if by_waiting is None else by_waiting(pixels)
+        tally.add(label, confidence, own, other, held_back_masks(pack, run, size).to(device))
 
 
 def held_back_masks(pack: Pack, run: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """Masks (B, H, W) uint8 of images that training treats as unlabelled; 255 where there is none."""
+    """Masks (B, H, W) uint8 of images that training treats as unlabelled; IGNORE where an image has none."""
     truth = torch.full((len(run), *size), IGNORE, dtype=torch.uint8)
     for place, index in enumerate(run):
         mask = pack.mask(index)
@@ -120,7 +128,7 @@ def held_back_masks(pack: Pack, run: Sequence[int], size: tuple[int, int]) -> Te
 
 
 class Tally:
-    """Pixel counts of the probe, summed on the device."""
+    """Pixel counts over the probe images, summed on the device."""
 
     def __init__(self, threshold: float, device: torch.device) -> None:
         self.threshold = threshold
@@ -128,7 +136,7 @@ class Tally:
         self.has_waiting = False
 
     def add(self, label: Tensor, confidence: Tensor, student: Tensor, waiting: Tensor | None, truth: Tensor) -> None:
-        """Class maps (B, H, W): the active teacher's with its confidence, the student's, the other teacher's."""
+        """Add class maps (B, H, W): the labeller's and its confidence, the student's, the inactive teacher's, truth."""
         kept, known = confidence >= self.threshold, truth != IGNORE
         right = (label == truth) & known
         self.has_waiting = waiting is not None
@@ -146,7 +154,7 @@ class Tally:
         self.counts += torch.stack([piece.sum(dtype=torch.float64) for piece in pieces])
 
     def shares(self) -> Row:
-        """The probe's columns of the history; NaN where there is nothing to count."""
+        """The probe's columns of the history; NaN where the denominator is 0."""
         pixels, kept, known, right, kept_known, kept_right, apart, apart_waiting = self.counts.tolist()
         return {
             "probe_coverage": _share(kept, pixels),

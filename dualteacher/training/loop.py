@@ -1,4 +1,4 @@
-"""The training loop, the same for warm-up and every method."""
+"""The training loop, shared by the warm-up and all methods."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualteacher.core import ema, schedule, seeds
+from dualteacher.core import ema, seeds
 from dualteacher.data import loader
 from dualteacher.data.loader import Augmented, Stream, Take
 from dualteacher.machine import distributed, interrupt
@@ -19,20 +19,21 @@ from dualteacher.machine.distributed import World
 from dualteacher.machine.precision import autocast
 from dualteacher.methods.base import Clock, Method, Shard
 from dualteacher.models.segmenter import Segmenter
-from dualteacher.settings import Optimizer, Settings
+from dualteacher.settings import Settings
 from dualteacher.system.console import logger
 from dualteacher.system.errors import Interrupted, UserError
 from dualteacher.training import alarms, history
 from dualteacher.training.checkpoint import Store
 from dualteacher.training.history import Row
+from dualteacher.training.optimizer import make_optimizer, rate_factor
 from dualteacher.training.watch import Watch
 
-AVERAGE_DECAY = 0.99  # upper limit, a step
+AVERAGE_DECAY = 0.99  # per step, after the ramp
 
 
 @dataclass
 class Job:
-    """Everything a run needs; `observe` judges the student at an epoch's end and returns history columns."""
+    """Everything a run needs. observe(clock, last): evaluates at an epoch's end and returns history columns."""
 
     name: str
     settings: Settings
@@ -48,45 +49,45 @@ class Job:
     store: Store
     world: World
     observe: Callable[[Clock, bool], Row]
-    average: Segmenter | None = None  # follows the student and is scored in its place; evaluate.weights: average
+    average: Segmenter | None = None  # EMA of the student, scored in its place (evaluate.weights: average)
 
     @property
     def scored(self) -> Segmenter:
-        """The network that is judged, and whose weights the run ends with."""
+        """The network that is evaluated and saved."""
         return self.student if self.average is None else self.average
 
     @property
     def steps_per_epoch(self) -> int:
-        """One pass over the labelled images; at least one step."""
+        """Steps in one pass over the labelled images; at least one."""
         return steps_per_epoch(len(self.labelled.indices), self.settings.batch.labelled)
 
 
 def steps_per_epoch(labelled: int, batch: int) -> int:
-    """Full batches in a pass over `labelled` images; the rest comes first in the next pass."""
+    """Full batches in a pass over `labelled` images; the remainder starts the next pass."""
     return max(1, labelled // batch)
 
 
 @dataclass
 class Progress:
-    """What a run has done so far; with the networks and the optimiser it is the whole checkpoint."""
+    """The state of a run besides its networks and optimiser."""
 
     step: int = 0
     seconds: float = 0.0
     history: list[Row] = field(default_factory=list)
-    sums: dict[str, Tensor] = field(default_factory=dict)  # of the running epoch, on the device
-    counted: int = 0
-    best: dict[str, Any] | None = None  # score, epoch, step and weights of the best epoch by the held-out images
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the running epoch's loss terms, on the device
+    counted: int = 0  # steps in `sums`
+    best: dict[str, Any] | None = None  # score, epoch, step, weights of the best epoch on the held-out images
 
     def means(self) -> dict[str, float]:
-        """Of the running epoch's losses so far; waits for the device."""
+        """Mean loss terms of the running epoch so far. Waits for the device."""
         return {name: float(value) / self.counted for name, value in self.sums.items()}
 
 
 def run(job: Job) -> Progress:
-    """Train to the end, from the newest checkpoint if there is one; the student is trained in place.
+    """Train the student in place to the end, resuming from the newest checkpoint if there is one.
 
-    Where labelled images are held out, the student ends with the weights of the epoch that did best on them.
-    Interrupted, with a checkpoint written, if SIGTERM or SIGINT asked for it.
+    With held-out labelled images, the student ends with the weights of the epoch that scored best on them. On SIGTERM
+    or SIGINT, saves a checkpoint and raises Interrupted.
     """
     networks = [job.student, *job.method.partners]
     optimizer = make_optimizer(networks, job.settings.optimizer, job.learning_rate)
@@ -99,7 +100,7 @@ def run(job: Job) -> Progress:
 
     images = sum(job.method.images_seen())
     watch = Watch(job.name, progress.step, job.steps, images, job.device)
-    watch.warned = raised(job, progress)  # before an interruption
+    watch.warned = raised(job, progress)  # logged before the interruption
     with interrupt.listening() as request:
         for batch in watch.over(feed(job, progress.step)):
             clock = Clock(progress.step, job.steps_per_epoch)
@@ -109,7 +110,7 @@ def run(job: Job) -> Progress:
 
             parts = step(job, networks, optimizer, batch, clock)
 
-            # sums stay on the device, so nothing waits for it until somebody asks
+            # the sums stay on the device, so the host does not wait
             for name, value in parts.items():
                 progress.sums[name] = progress.sums.get(name, 0.0) + value
             progress.counted += 1
@@ -125,21 +126,21 @@ def run(job: Job) -> Progress:
             if (asked or job.store.due(progress.step)) and not last:
                 job.store.save(progress.step, checkpoint(job, optimizer, progress))
             if asked and not last:
-                distributed.stop()  # once rank 0 has saved: a launcher ends the others when the first has left
+                distributed.stop()  # waits for rank 0 to save: the launcher kills all ranks once one has left
                 raise Interrupted(
-                    f"{job.name} at step {progress.step} of {job.steps}; the same command goes on from there"
+                    f"{job.name} at step {progress.step} of {job.steps}; the same command resumes from there"
                 )
     if job.average is not None:
         job.student.load_state_dict(job.average.state_dict())
     if progress.best is not None:
         job.student.load_state_dict(progress.best["weights"])
-        logger.info("%s: the weights of epoch %d did best on the held-out images", job.name, progress.best["epoch"])
+        logger.info("%s: keeping epoch %d, the best on the held-out images", job.name, progress.best["epoch"])
     job.student.eval()
     return progress
 
 
 def raised(job: Job, progress: Progress) -> list[alarms.Alarm]:
-    """The alarms of the run so far."""
+    """Alarms of the run so far."""
     threshold = job.method.threshold
     thresholded = threshold is not None and threshold > 1 / job.student.num_classes
     names = [info.name for info in job.dataset.pack.classes]
@@ -149,13 +150,13 @@ def raised(job: Job, progress: Progress) -> list[alarms.Alarm]:
 def step(
     job: Job, networks: Sequence[Segmenter], optimizer: torch.optim.Optimizer, batch: loader.StepBatch, clock: Clock
 ) -> dict[str, Tensor]:
-    """One optimiser step on this process's share of the batch; returns the losses' parts, on the device."""
+    """One optimiser step on this process's share of the batch. Returns the loss terms, on the device."""
     settings, method, world = job.settings, job.method, job.world
     accumulate = settings.batch.accumulate
     parts: dict[str, Tensor] = {}
     optimizer.zero_grad(set_to_none=True)
     for number, part in enumerate(batch.shards(accumulate)):
-        place = world.rank * accumulate + number  # of this shard among those of all processes
+        place = world.rank * accumulate + number  # index of this shard over all processes
         shard = Shard(place * len(part.unlabelled), settings.batch.groups // (accumulate * world.size))
         torch.manual_seed(seeds.derive(job.seed, "dropout", clock.step, place))
 
@@ -188,9 +189,9 @@ def step(
 
 
 def is_finite(job: Job, networks: Sequence[Segmenter], parts: dict[str, Tensor], clock: Clock) -> bool:
-    """Whether the losses and gradients are numbers; a bad batch ends the run, or is left out where so set.
+    """Whether loss and gradients are finite. If not, UserError, or False with optimizer.bad_batch: skip.
 
-    On a GPU, asking means waiting: there every fiftieth step is asked, and each only where bad ones are skipped.
+    On a GPU the check waits for the device, so it runs every 50 steps, or every step with bad_batch: skip.
     """
     skip = job.settings.optimizer.bad_batch == "skip"
     if job.device.type != "cpu" and not skip and clock.step % 50:
@@ -203,21 +204,21 @@ def is_finite(job: Job, networks: Sequence[Segmenter], parts: dict[str, Tensor],
         return True
     shown = ", ".join(f"{name} {float(value):.4g}" for name, value in parts.items() if name.startswith("loss"))
     ids = ", ".join(job.dataset.pack.ids[item.index] for take in takes(job) for item in take.items(clock.step))
-    text = f"step {clock.step}: the loss or a gradient is not a number ({shown}); images: {ids}"
+    text = f"step {clock.step}: the loss or a gradient is NaN or infinite ({shown}); images: {ids}"
     if not skip:
         raise UserError(
             f"{text}; lower train.learning_rate, use runtime.precision: float32, or set optimizer.bad_batch: skip;"
             " the last good checkpoint is kept"
         )
-    logger.warning("%s; left out", text)
-    for name in parts:  # what is not a number must not spoil the epoch's means
+    logger.warning("%s; batch skipped", text)
+    for name in parts:  # keep NaN out of the epoch's means
         parts[name] = torch.zeros_like(parts[name])
     parts["skipped"] += 1
     return False
 
 
 def takes(job: Job) -> list[Take]:
-    """What a step takes from each stream, and which part of it this process loads."""
+    """What a step takes from each stream, and which part of that this process loads."""
     batch, world = job.settings.batch, job.world
     wanted = [(job.labelled, batch.labelled, "batch.labelled")]
     if job.unlabelled is not None:
@@ -226,33 +227,17 @@ def takes(job: Job) -> list[Take]:
 
 
 def feed(job: Job, first: int) -> Iterator[loader.StepBatch]:
-    """Batches from step `first` on; what a loader process cannot read comes as a UserError in one line."""
+    """Batches from step `first` on. A worker's UserError is raised again in one line."""
     pin = job.device.type == "cuda"
     workers = job.settings.runtime.workers
     try:
         yield from loader.batches(job.dataset, takes(job), first, job.steps, workers=workers, pin=pin)
-    except UserError as error:  # torch puts the worker's traceback before its words
+    except UserError as error:  # torch prepends the worker's traceback to the message
         raise UserError(str(error).rpartition("UserError: ")[2]) from None
 
 
-def make_optimizer(networks: Sequence[Segmenter], optimizer: Optimizer, learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW or SGD over the networks' parameter groups, one fused kernel a group."""
-    rates = (learning_rate, optimizer.head_multiplier, optimizer.weight_decay)
-    groups = [group for network in networks for group in network.parameter_groups(*rates)]
-    if optimizer.name == "adamw":
-        betas = (optimizer.betas[0], optimizer.betas[1])
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
-    return torch.optim.SGD(groups, lr=learning_rate, momentum=optimizer.momentum, fused=True)
-
-
-def rate_factor(optimizer: Optimizer, step: int, steps: int) -> float:
-    """Factor of every group's learning rate at `step`."""
-    horizon = optimizer.horizon or steps
-    return schedule.poly_warmup(step, 1.0, optimizer.ramp_steps, optimizer.ramp_ratio, horizon, optimizer.power)
-
-
 def finish_epoch(job: Job, progress: Progress, clock: Clock, rate: float, last: bool) -> None:
-    """Turn the sums into a history row and judge the student where it is due."""
+    """Turn the sums into a history row, evaluate where due, and remember the best epoch."""
     means = progress.means()
     counted, progress.sums, progress.counted = progress.counted, {}, 0
     row: Row = {"epoch": clock.epoch, "step": progress.step, "learning_rate": rate}
@@ -264,13 +249,13 @@ def finish_epoch(job: Job, progress: Progress, clock: Clock, rate: float, last: 
     job.student.train()
     progress.history.append(row)
     held_out = row.get("held_out_miou", math.nan)
-    if held_out > (progress.best["score"] if progress.best else -math.inf):  # never so if it is not a number
+    if held_out > (progress.best["score"] if progress.best else -math.inf):  # False for NaN
         weights = {key: value.to("cpu", copy=True) for key, value in job.scored.state_dict().items()}
         progress.best = {"score": held_out, "epoch": clock.epoch, "step": progress.step, "weights": weights}
 
 
 def checkpoint(job: Job, optimizer: torch.optim.Optimizer, progress: Progress) -> dict[str, Any]:
-    """All that changes during a run."""
+    """Everything that changes during a run."""
     return {
         "step": progress.step,
         "seconds": progress.seconds,
@@ -286,13 +271,13 @@ def checkpoint(job: Job, optimizer: torch.optim.Optimizer, progress: Progress) -
 
 
 def others(job: Job) -> list[Segmenter]:
-    """The networks beside the student."""
+    """All networks besides the student."""
     average = [] if job.average is None else [job.average]
     return [*job.method.teachers, *job.method.partners, *average]
 
 
 def resume(job: Job, optimizer: torch.optim.Optimizer) -> Progress:
-    """Restore networks and optimiser from the newest checkpoint; a fresh Progress without one."""
+    """Restore networks and optimiser from the newest checkpoint. Returns a fresh Progress without one."""
     state = job.store.load(job.device)
     if state is None:
         return Progress()
@@ -302,6 +287,6 @@ def resume(job: Job, optimizer: torch.optim.Optimizer) -> Progress:
     if job.method.balance is not None:
         job.method.balance.load_state_dict(state["balance"])
     optimizer.load_state_dict(state["optimizer"])
-    logger.info("%s: going on from step %d of %d", job.name, state["step"], job.steps)
+    logger.info("%s: resuming from step %d of %d", job.name, state["step"], job.steps)
     kept = (state[name] for name in ("step", "seconds", "history", "sums", "counted", "best"))
     return Progress(*kept)

@@ -1,4 +1,4 @@
-"""One cell's run from files to files: what the warm-up and train stages share."""
+"""Train one cell from files to files; shared by the warm-up and train stages."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ Table = Callable[[loop.Progress], pd.DataFrame]
 
 @dataclass(frozen=True)
 class Data:
-    """A cell's images: both packs and the training pack's rows by role."""
+    """A cell's images: both packs, and the training pack's indices by role."""
 
     train: Pack
     val: Pack
     labelled: list[int]
-    held_out: list[int]  # labelled too, but only to pick the epoch
+    held_out: list[int]  # labelled, but used only to select the best epoch
     unlabelled: list[int]
     files: tuple[Path, ...]
 
     def pixels_by_image(self) -> np.ndarray:
-        """Pixels (labelled images, classes) int64; reads every labelled mask."""
+        """Pixel counts (labelled images, classes) int64. Reads every labelled mask."""
         masks = [self.train.mask(index) for index in self.labelled]
         counts = [np.bincount(mask.ravel(), minlength=IGNORE + 1) for mask in masks if mask is not None]
         return np.stack(counts)[:, : len(self.train.classes)]
 
     def class_pixels(self) -> list[int]:
-        """Labelled training pixels of each class."""
+        """Labelled training pixels per class."""
         return [int(count) for count in self.pixels_by_image().sum(0)]
 
     def labelled_stream(self, seed: int, temperature: float | None) -> Stream:
@@ -69,7 +69,7 @@ class Data:
 
 
 def open_data(cell: paths.Cell) -> Data:
-    """Open the packs and the partition; UserError if they do not belong together."""
+    """Open the packs and the partition. UserError if they do not match."""
     dataset = paths.Dataset(cell.dataset)
     table = paths.Partition(cell.dataset, cell.partition, cell.seed).table
     train, val = Pack(dataset.train), Pack(dataset.val)
@@ -88,9 +88,9 @@ def train_cell(
     observe: Callable[[Clock, bool], dict[str, Any]], average: Segmenter | None = None,
     tables: Mapping[Path, Table] = MappingProxyType({}),
 ) -> None:  # fmt: skip
-    """Run the loop for a cell and write its weights, history, cost and alarms, unless exactly this has been done.
+    """Train a cell and write its weights, history, cost and alarms. Does nothing if this exact run has finished.
 
-    average: the student's moving average, scored in its place. tables: further outputs, made from the run at its end.
+    average: moving average of the student, scored in its place. tables: further outputs, built at the end of the run.
     """
     if method.uses_unlabelled and not data.unlabelled:
         raise UserError(
@@ -100,7 +100,7 @@ def train_cell(
     batch, passes = settings.batch, settings.batch.accumulate * world.size
     if batch.groups % passes:
         raise UserError(
-            f"batch.groups = {batch.groups} cannot be spread over {world.size} processes with {batch.accumulate}"
+            f"batch.groups = {batch.groups} cannot be split over {world.size} processes with {batch.accumulate}"
             f" passes each; make it a multiple of {passes}"
         )
     per_epoch = loop.steps_per_epoch(len(data.labelled), settings.batch.labelled)
@@ -112,7 +112,7 @@ def train_cell(
     store = Store(run_name, mark, runtime.checkpoint_minutes, runtime.checkpoint_steps, world)
     outputs = (cell.student, cell.history, cell.cost, cell.alarms, *tables)
     if store.finished(outputs):
-        logger.info("%s is already there, made by exactly this run; remove it to train again", cell.student)
+        logger.info("%s: up to date, made by this exact run; remove it to train again", cell.student)
         return
     side = settings.batch.crop
     pad = (student.mean.flatten().cpu().numpy() * 255).round().astype(np.uint8)
@@ -134,7 +134,7 @@ def train_cell(
         average=average,
     )
     logger.info(
-        "%s: %d labelled, %d unlabelled images, %d steps of %d an epoch, on %s",
+        "%s: %d labelled and %d unlabelled images, %d steps (%d per epoch), on %s",
         job.name, len(data.labelled), len(data.unlabelled), steps, per_epoch, device,
     )  # fmt: skip
     progress = run_within_memory(job)
@@ -147,29 +147,29 @@ def train_cell(
 
 
 def run_within_memory(job: loop.Job) -> loop.Progress:
-    """Run the loop; where the memory does not suffice, or a loader process is gone, say so and what to lower."""
+    """Run the loop. UserError with the setting to lower if memory runs out or a loader process is killed."""
     try:
         return loop.run(job)
     except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError
         text = str(error)
         if "DataLoader worker" in text:
             raise UserError(
-                "a loader process was ended from outside, often for lack of memory; the same command goes on from the"
-                f" last checkpoint; fewer runtime.workers than {job.settings.runtime.workers} need less"
+                "a loader process was killed, often for lack of memory; run the same command to resume from the last"
+                f" checkpoint, with runtime.workers below {job.settings.runtime.workers} to save memory"
             ) from error
         if not isinstance(error, MemoryError) and "memory" not in text.lower():
             raise
         batch = job.settings.batch
         raise UserError(
             f"out of memory on {job.device} (peak {peak_memory(job.device) / 2**30:.1f} GiB) with {batch.labelled} +"
-            f" {batch.unlabelled} images of {batch.crop}² a step in {batch.accumulate} passes and"
-            f" {job.student.num_classes} classes; raise batch.groups and batch.accumulate (the same images in"
-            f" smaller passes), or lower batch.crop or the batch: {text.splitlines()[0] if text else 'MemoryError'}"
+            f" {batch.unlabelled} crops of {batch.crop}² pixels per step in {batch.accumulate} passes and"
+            f" {job.student.num_classes} classes; raise batch.groups and batch.accumulate (same images, smaller"
+            f" passes), or lower batch.crop or the batch: {text.splitlines()[0] if text else 'MemoryError'}"
         ) from error
 
 
 def used_parameters(settings: Settings, stage: str, cell: paths.Cell) -> dict[str, Any]:
-    """The settings that a stage's result depends on, by its contract, and the cell's place in the grid."""
+    """The settings that a stage's result depends on (see workflow/contracts.py), and the cell itself."""
     everything = settings.model_dump(mode="json")
     used = {name: everything[name] for name in BY_STAGE[stage].sections}
     used["method"] = everything["methods"].get(cell.method)
@@ -181,12 +181,12 @@ def used_parameters(settings: Settings, stage: str, cell: paths.Cell) -> dict[st
 
 
 def params_fingerprint(parameters: dict[str, Any]) -> str:
-    """64 hex digits that name these parameters in tables and weights."""
+    """sha256 of the parameters, hex; identifies them in tables and weights."""
     return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
 
 
 def selected(progress: loop.Progress) -> dict[str, Any]:
-    """Which epoch's weights these are: the last one's, or those that did best on the held-out labelled images."""
+    """Which epoch the final weights are from: the last, or the best on the held-out labelled images."""
     best = progress.best
     if best is not None:
         return {"by": "held_out", "epoch": best["epoch"], "step": best["step"], "miou": best["score"]}
@@ -194,7 +194,7 @@ def selected(progress: loop.Progress) -> dict[str, Any]:
 
 
 def scores(progress: loop.Progress) -> dict[str, Any] | None:
-    """What these weights scored on the validation images while training (one scale, no flip); None: nobody looked."""
+    """Validation scores of the final weights during training (one scale, no flip); None if not measured."""
     epoch = selected(progress)["epoch"]
     row = next((row for row in progress.history if row["epoch"] == epoch), {})
     found = {name: row.get(name, math.nan) for name in ("val_miou", "val_pixel_accuracy")}
@@ -202,7 +202,7 @@ def scores(progress: loop.Progress) -> dict[str, Any] | None:
 
 
 def write(cell: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data, parameters: dict[str, Any]) -> None:
-    """Weights with their description, history, cost, alarms; the weights last, as the sign of completion."""
+    """Write history, cost, alarms and the weights with their description. Weights last: they mark completion."""
     sealed.write_table(cell.history, pa.Table.from_pandas(history.table(progress.history), preserve_index=False))
     student_images, teacher_images = job.method.images_seen()
     images = (student_images + teacher_images) * progress.step

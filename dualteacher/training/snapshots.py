@@ -1,6 +1,6 @@
 """Snapshots: the student's predictions for a few fixed validation images at each validation.
 
-The class maps are small (at most SIDE pixels a side) and kept in the history's rows, so a checkpoint has them too.
+The class maps are small (sides of at most SIDE pixels) and stored in the history's rows, so checkpoints include them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from dualteacher.inference.predictor import Predictor, to_tensor
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Inference
 
-COUNT = 2  # images
+COUNT = 2  # number of images
 SIDE = 128  # longest side of a stored class map, pixels
-KEY = "snapshots"  # in a row: a list of class maps (h, w) uint8
+KEY = "snapshots"  # key in a row: list of class maps (h, w) uint8
 COLUMNS = ("epoch", "step", "image_id", "prediction")
 
 
 def snapshot_images(val: Pack) -> list[int]:
-    """COUNT images, spread evenly over those with a mask."""
+    """COUNT images, evenly spaced among those with a mask."""
     with_mask = [i for i in range(len(val)) if val.has_mask(i)]
     places = {len(with_mask) * (2 * k + 1) // (2 * COUNT) for k in range(COUNT)} if with_mask else set()
     return [with_mask[place] for place in sorted(places)]
@@ -37,7 +37,7 @@ def snapshot_images(val: Pack) -> list[int]:
 def recorder(
     student: Segmenter, val: Pack, inference: Inference, device: torch.device
 ) -> Callable[[], dict[str, list[Tensor]]]:
-    """Returns a function that records the student's current class maps under KEY."""
+    """Return a function that predicts the snapshot images and returns the class maps under KEY."""
     images, predictor = snapshot_images(val), Predictor(student, inference)
 
     def record() -> dict[str, list[Tensor]]:
@@ -47,12 +47,12 @@ def recorder(
 
 
 def thinned(labels: Tensor) -> Tensor:
-    """(H, W) classes → uint8 on the CPU, every k-th pixel, so that no side exceeds SIDE."""
+    """(H, W) classes → uint8 on the CPU: every k-th pixel, so that no side exceeds SIDE."""
     return labels[thin(labels.shape, SIDE)].to("cpu", torch.uint8, copy=True)
 
 
 def table(history: Iterable[Mapping[str, Any]], ids: Sequence[str]) -> pd.DataFrame:
-    """COLUMNS, one row for each image and validation; predictions as grey PNGs of class indices."""
+    """A table of COLUMNS, one row per image and validation; predictions are grey PNGs of class indices."""
     rows = [
         (row["epoch"], row["step"], name, _png(labels.numpy()))
         for row in history

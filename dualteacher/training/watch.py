@@ -1,7 +1,7 @@
-"""Progress of a run: a line every ten seconds and at each validation; rows for `status`, DVCLive and TensorBoard.
+"""Progress of a run: a log line every ten seconds and at each validation; values for `status`, DVCLive, TensorBoard.
 
-Watching never changes a number or ends a run: a writer that fails is reported once and dropped. The losses stay on
-the device and are read only when a line is due, so steps do not wait.
+Reporting never changes results or ends a run: a writer that fails is logged once and dropped. The losses stay on
+the device and are read only when a line is due, so steps do not wait for the device.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from dualteacher.system import console, heartbeat
 from dualteacher.system.console import logger
 from dualteacher.training.alarms import Alarm
 
-EVERY = 10.0  # seconds between two lines
+EVERY = 10.0  # seconds between lines
 LIVE = Path("dvclive")
 LIVE_COLUMNS = ("loss", "kept", "val_miou", "minutes_left")  # more would make `dvc exp show` wide
-TENSORBOARD = "DUALTEACHER_TENSORBOARD"  # names a folder
+TENSORBOARD = "DUALTEACHER_TENSORBOARD"  # environment variable: folder for the event files
 Numbers = Mapping[str, Any]
 Item = TypeVar("Item")
 
 
 class Rows(Protocol):
-    """A writer of rows of numbers by step."""
+    """A writer of scalars by step."""
 
     def row(self, step: int, numbers: Mapping[str, float]) -> None: ...
     def close(self) -> None: ...
 
 
 class Watch:
-    """Reports a run from step `first` on; `images`: how many pass through any network in a step."""
+    """Reports a run from step `first` on. images: passes through any network per step, for the throughput."""
 
     def __init__(self, name: str, first: int, steps: int, images: int, device: torch.device) -> None:
         self.name, self.first, self.steps, self.images, self.device = name, first, steps, images, device
@@ -51,7 +51,7 @@ class Watch:
         self._bar: tqdm | None = None
 
     def over(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """Pass the batches through; writers and bar close at their end or on an error."""
+        """Yield the batches. Opens the writers and the progress bar, and closes them at the end or on an error."""
         with ExitStack() as stack:
             if console.interactive():
                 stack.enter_context(logging_redirect_tqdm([logger]))
@@ -67,12 +67,12 @@ class Watch:
             yield from batches
 
     def step(self, step: int, losses: Callable[[], Numbers], rate: float) -> None:
-        """After every step; `losses` gives the means of the running epoch and is called when a line is due."""
+        """Call after every step. `losses` returns the running epoch's means; called only when a line is due."""
         if self._bar is not None:
             self._bar.update()
         if time.monotonic() - self._reported >= EVERY:
             means = losses()
-            if not means:  # the epoch has just ended, and `epoch` has reported it
+            if not means:  # the epoch has just ended: `epoch` has logged it
                 return
             numbers = self._report(step, {**means, "learning_rate": rate})
             if self._bar is not None:
@@ -81,7 +81,7 @@ class Watch:
                 logger.info("%s: step %d/%d, %s", self.name, step, self.steps, progress_line(numbers))
 
     def epoch(self, row: Numbers) -> None:
-        """After every epoch; logs its row of the history if it has a score or a line is due."""
+        """Call after every epoch. Logs its row of the history if it has a score or a line is due."""
         if math.isnan(row["val_miou"]) and time.monotonic() - self._reported < EVERY:
             return
         numbers = self._report(row["step"], row)
@@ -90,14 +90,14 @@ class Watch:
         )  # fmt: skip
 
     def warn(self, alarms: Sequence[Alarm]) -> None:
-        """Log each alarm once; the next line passes them on to `status`."""
+        """Log each alarm once. `status` shows them from the next report on."""
         for alarm in alarms:
             if alarm not in self.warned:
                 self.warned.append(alarm)
                 logger.warning("%s: alarm %s at epoch %d: %s", self.name, alarm.name, alarm.epoch, alarm.text)
 
     def _report(self, step: int, numbers: Numbers) -> dict[str, float]:
-        """Report to everything but the console; returns the known numbers."""
+        """Update the status file and the writers. Returns the values that are not NaN."""
         self._reported = time.monotonic()
         pace = (step - self.first) / max(self._reported - self._began, 1e-9)  # steps a second, validation included
         left = (self.steps - step) / pace if pace else math.nan
@@ -113,7 +113,7 @@ class Watch:
 
 
 def progress_line(numbers: Mapping[str, float]) -> str:
-    """«loss 1.204 (supervised 0.9, mix 0.31), kept 0.42, lr 0.0002, 96 images/s, 58 s left, 812 MB»."""
+    """For example "loss 1.204 (supervised 0.9, mix 0.31), kept 0.42, lr 0.0002, 96 images/s, 58 s left, 812 MB"."""
     losses = [f"{key[5:]} {value:.3g}" for key, value in numbers.items() if key.startswith("loss_")]
     parts = [f"loss {numbers.get('loss', math.nan):.4f}" + (f" ({', '.join(losses)})" if len(losses) > 1 else "")]
     for key, name in (("kept", "kept"), ("val_miou", "val mIoU")):
@@ -128,19 +128,19 @@ def progress_line(numbers: Mapping[str, float]) -> str:
 
 
 def _guarded(call: Callable[..., Any], *arguments: Any, otherwise: Any = None) -> Any:
-    """The call's result; on an error logs a warning and returns `otherwise`."""
+    """The call's result; on any exception, log a warning and return `otherwise`."""
     try:
         return call(*arguments)
     except Exception as error:
-        logger.warning("watching: %s: %s; going on without", type(error).__name__, " ".join(str(error).split()))
+        logger.warning("progress: %s: %s; continuing without", type(error).__name__, " ".join(str(error).split()))
         return otherwise
 
 
 class LiveRows:
-    """DVCLive's rows, shown by `dvc exp show` while an experiment runs and removed at its end.
+    """DVCLive metrics, shown by `dvc exp show` while an experiment runs.
 
-    The history keeps all of them; left behind, they would add empty columns to later experiments. DVC finds the
-    numbers through the dvc.yaml beside them, so .gitignore must not hide that file.
+    Removed at its end: the history has the same values, and the files would add empty columns to later experiments.
+    DVC finds them through the dvc.yaml in their folder, so .gitignore must not list that file.
     """
 
     def __init__(self) -> None:
@@ -157,17 +157,17 @@ class LiveRows:
         self.live.next_step()
 
     def close(self) -> None:
-        # Not live.end(): in an experiment that would `git add --force` the folder.
+        # Not live.end(): in an experiment it runs `git add --force` on the folder.
         shutil.rmtree(LIVE)
 
 
 def live_rows(name: str, first: int) -> Rows | None:
-    """DVCLive, if DVC started this process."""
+    """A DVCLive writer if DVC started this process, else None."""
     return LiveRows() if "DVC_STAGE" in os.environ else None
 
 
 class TensorBoardRows:
-    """Scalars for TensorBoard below `folder`."""
+    """TensorBoard scalars in `folder`."""
 
     def __init__(self, folder: Path, first: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -184,6 +184,6 @@ class TensorBoardRows:
 
 
 def tensorboard_rows(name: str, first: int) -> Rows | None:
-    """TensorBoard, if DUALTEACHER_TENSORBOARD names a folder; needs the package tensorboard."""
+    """A TensorBoard writer if DUALTEACHER_TENSORBOARD is set, else None. Needs the package tensorboard."""
     folder = os.environ.get(TENSORBOARD)
     return TensorBoardRows(Path(folder, *name.split()), first) if folder else None

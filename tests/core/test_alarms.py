@@ -75,7 +75,7 @@ def test_classes_that_are_unlearnt_are_named() -> None:
     (text,) = judged([0.42, 0.45, 0.43, 0.42], [0.80, 0.81, 0.82, 0.83], [0.20, 0.25, 0.18, 0.10])
     assert text == (
         "since epoch 9 mIoU fell from 45.0% to 42.0% while pixel accuracy rose from 81.0% to 83.0%;"
-        " being unlearnt: pole (25.0% to 10.0%)"
+        " classes that lost IoU: pole (25.0% to 10.0%)"
     )
 
 

@@ -26,6 +26,7 @@ from dualteacher.system.console import logger
 from dualteacher.system.errors import Interrupted, UserError
 from dualteacher.training import checkpoint, loop
 from dualteacher.training.checkpoint import Mark, Store, mark_of
+from dualteacher.training.optimizer import rate_factor
 
 from .conftest import ROOT, toy_settings, without_norm, write_pack
 
@@ -182,12 +183,14 @@ def test_other_parameters_never_resume_an_old_run(tmp_path, monkeypatch, caplog)
         new = Store("it's a run", mark(**changes), 5)
         assert new.load(torch.device("cpu")) is None
         (line,) = caplog.messages
-        assert line.startswith(f"{old.folder}: checkpoint kept but not used (0.00 GB): other {next(iter(changes))} (")
+        assert line.startswith(
+            f"{old.folder}: checkpoint kept but not used (0.00 GB), made with other {next(iter(changes))} ("
+        )
         assert line.endswith(f"rm -r {shlex.quote(str(old.folder))}") and "\n" not in line
     new.save(1, {"step": 1})
     new.finish([])
     assert list(paths.CHECKPOINTS.rglob("*.pt")) == [old.folder / "step000000001.pt"]
-    assert "checkpoints of other runs stay here (1, " in caplog.messages[-1]
+    assert "keeping checkpoints of other runs (1, " in caplog.messages[-1]
     (old.folder / "mark.json").unlink()
     Store("it's a run", mark(torch="torch"), 5)
     assert "no readable mark.json" in caplog.messages[-1]
@@ -224,7 +227,7 @@ def spoil(monkeypatch, mix: str = "classmix"):
 def test_a_loss_that_is_not_a_number_ends_the_run_in_one_line(project, monkeypatch):
     warmup.run(project, "toy", "some", 0)
     spoil(monkeypatch)
-    with pytest.raises(UserError, match="step 2: the loss or a gradient is not") as caught:
+    with pytest.raises(UserError, match="step 2: the loss or a gradient is NaN or infinite") as caught:
         train.run(project, "toy", "some", "dual_teacher", 0)
     text = str(caught.value)
     assert "\n" not in text and "loss_mix nan" in text and text.count("image0") == 4  # two labelled, two unlabelled
@@ -337,10 +340,10 @@ def test_warmup_of_no_steps_is_the_start_itself(project):
 
 def test_learning_rate_follows_the_schedule(project):
     settings = toy_settings(optimizer={"ramp_steps": 2, "ramp_ratio": 0.1, "power": 0.9})
-    rates = [loop.rate_factor(settings.optimizer, step, 10) for step in range(10)]
+    rates = [rate_factor(settings.optimizer, step, 10) for step in range(10)]
     assert rates[:2] == pytest.approx([0.1, 0.55])
     assert rates[2:] == pytest.approx([(1 - s / 10) ** 0.9 for s in range(2, 10)])
-    assert loop.rate_factor(settings.optimizer.model_copy(update={"horizon": 20}), 10, 10) == pytest.approx(0.5**0.9)
+    assert rate_factor(settings.optimizer.model_copy(update={"horizon": 20}), 10, 10) == pytest.approx(0.5**0.9)
 
 
 def test_everything_labelled_leaves_nothing_for_a_teacher(project):

@@ -138,5 +138,5 @@ def test_images_that_cannot_be_shared_are_refused_in_one_line(project):
     with start_stage(runtime={"processes": 3}) as job:
         words = job.communicate(timeout=300)[1]
     assert job.returncode == 2
-    assert "error: batch.groups = 1 cannot be spread over 3 processes" in words
+    assert "error: batch.groups = 1 cannot be split over 3 processes" in words
     assert "Traceback" not in words

@@ -190,9 +190,9 @@ def test_a_killed_loader_process_is_one_line_and_the_run_goes_on(
     write_parameters(folder, parameters(runtime=parameters()["runtime"] | {"workers": 1}))
     (folder / RUN / "student.safetensors").unlink()
     said = spawn(folder, "train", code=2, kill_loader_at=3)
-    one_line(said, "a loader process was ended from outside", "the same command goes on from the last checkpoint")
+    one_line(said, "a loader process was killed", "run the same command to resume from the last checkpoint")
     said = spawn(folder, "train")
-    assert "going on from step" in said
+    assert "resuming from step" in said
     assert content(folder, "results/runs") == content(finished, "results/runs")
 
 

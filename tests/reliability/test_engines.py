@@ -46,7 +46,7 @@ def run(project: Project, *command: str) -> subprocess.CompletedProcess[str]:
 
 def check(project: Project, finished: Path) -> None:
     assert (project.root / "deaths").read_text() == ""
-    assert "going on from step 5 of 8" in (project.root / LOG).read_text()
+    assert "resuming from step 5 of 8" in (project.root / LOG).read_text()
     expected = content(finished, "results/runs/toy/some/dual_teacher")
     for path in ("student.safetensors", "history.parquet"):
         place = str(Path(STUDENT).with_name(path))

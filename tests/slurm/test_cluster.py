@@ -112,7 +112,7 @@ def test_the_pipeline_runs_and_a_job_at_its_time_limit_goes_on(tiny):
 
     assert f"SLURM-job '{job}' failed, SLURM status is: 'TIMEOUT'" in told.stderr
     assert "JobState=TIMEOUT" in tiny("scontrol", "show", "job", job).stdout
-    assert "going on from step" in log.read_text()
+    assert "resuming from step" in log.read_text()
     states = {rule: sorted(state for _, state in jobs(tiny, f"rule_{rule}_")) for rule in ENDS}
     assert states == ENDS
     assert "Nothing to be done" in "".join((done := tiny("snakemake", "--dry-run")).stdout + done.stderr)

@@ -183,7 +183,7 @@ def test_a_watcher_that_fails_is_left_out_and_the_run_goes_on(project, told, ten
     run(project)
     warnings = [record.getMessage() for record in told.records if record.levelno == logging.WARNING]
     warnings = [text for text in warnings if "alarm" not in text]  # so short a run has learnt nothing
-    assert warnings == ["watching: OSError: no space left; going on without"] * 2  # warm-up and training
+    assert warnings == ["progress: OSError: no space left; continuing without"] * 2  # warm-up and training
     assert CELL.student.exists()
 
 
