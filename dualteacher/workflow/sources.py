@@ -12,8 +12,9 @@ from pathlib import Path
 
 PACKAGE = "dualteacher"
 
-# These start, report and log a job: they cannot change a number.
+# These start, place, report and log a job: they cannot change a number.
 PLUMBING = {f"{PACKAGE}/{name}.py" for name in ("__init__", "__main__", "training/watch",
+            *(f"machine/{name}" for name in ("launcher", "mps", "slots")),
             *(f"system/{name}" for name in ("console", "errors", "files", "heartbeat", "paths")))}  # fmt: skip
 PLUMBING_FOLDERS = (f"{PACKAGE}/cli/", f"{PACKAGE}/settings/", f"{PACKAGE}/workflow/")
 

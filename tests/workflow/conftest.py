@@ -60,8 +60,9 @@ class Project:
             environment.pop(name, None)
         environment |= {"COLUMNS": "200", **self.environment}
         done = subprocess.run(
-            command, cwd=self.root, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
+            command, cwd=self.root, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+            timeout=540,  # less than a test's, so that the words of a command that hangs are seen
+        )  # fmt: skip
         assert code is None or done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
         return done
 
