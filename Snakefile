@@ -1,5 +1,5 @@
-# The pipeline for Snakemake: `snakemake` runs it all, `snakemake -n` says what it would run.
-# dvc.yaml runs the same commands on the same files for DVC; tests/workflow holds the two together.
+# The pipeline for Snakemake: `snakemake --cores all` runs it, `snakemake -n` shows what would run.
+# dvc.yaml runs the same commands on the same files; tests/workflow keeps the two in step.
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -11,7 +11,7 @@ configfile: "params.yaml"
 report: "workflow/report/workflow.rst"
 
 
-# Only with `--sdm apptainer`: fixes the operating system's libraries too. Built by
+# Only used with `--sdm apptainer`: pins the system libraries too. Build it with
 # `apptainer build workflow/dualteacher.sif workflow/dualteacher.def`.
 container: "workflow/dualteacher.sif"
 

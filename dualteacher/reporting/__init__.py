@@ -1,1 +1,1 @@
-"""Tables, figures and the page."""
+"""The report: tables, figures and the HTML page."""

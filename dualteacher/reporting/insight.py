@@ -1,6 +1,6 @@
-"""What lies behind the scores, as tables: comparisons, gains by class, calibration, hardest images, alarms.
+"""Tables behind the scores: comparisons, gains by class, calibration, hardest images, alarms.
 
-Each is a CSV file of its own in the report's folder; the figures and the page show the same numbers.
+Each is written as a CSV file to the report's folder; the figures and the page show the same numbers.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from dualteacher.reporting import statistics
 from dualteacher.reporting.results import Results, Run
 from dualteacher.system import files
 
-HARDEST = 12  # images of a dataset and partition
+HARDEST = 12  # images for each dataset and partition
 GAINS = ["dataset", "partition", "method", "class_index", "class_name", *statistics.NAMES]
 ALARMS = ["dataset", "partition", "method", "seed", "alarm", "epoch", "step", "text"]
 
 
 def write(results: Results, seeds: pd.DataFrame, folder: Path) -> None:
-    """comparisons.csv, class_gains.csv, calibration.csv, hardest.csv and alarms.csv; `seeds`: of tables.per_seed."""
+    """Write this module's tables as CSV files to `folder`; `seeds` comes from tables.per_seed."""
     hard = [hardest(results, *field) for field in results.fields]
     found = {
         "comparisons": comparisons(seeds, results.settings.report.baseline),
@@ -36,7 +36,7 @@ def write(results: Results, seeds: pd.DataFrame, folder: Path) -> None:
 
 
 def comparisons(seeds: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Each method's mIoU minus the baseline's, paired by seed: a row for each dataset, partition and method."""
+    """Each method's mIoU minus the baseline's, paired by seed: one row per dataset, partition and method."""
     rows = []
     for (dataset, partition, method), group in seeds.groupby(["dataset", "partition", "method"], sort=False):
         if method == baseline:
@@ -50,7 +50,7 @@ def comparisons(seeds: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def class_gains(results: Results, dataset: str, partition: str) -> pd.DataFrame:
-    """IoU of every class minus the baseline's, paired by seed, for each method but the baseline; columns GAINS."""
+    """Each method's IoU minus the baseline's by class, paired by seed; columns GAINS."""
     of_method = results.by_method(dataset, partition)
     reference = {run.cell.seed: run.per_class["iou"].to_numpy(float) for run in of_method.get(_base(results), [])}
     rows = []
@@ -71,7 +71,7 @@ def _base(results: Results) -> str:
 
 
 def calibration(results: Results) -> pd.DataFrame:
-    """A row for each run: judged pixels, mean confidence, accuracy, expected calibration error (fractions)."""
+    """One row per run: scored pixels, mean confidence, accuracy and expected calibration error (fractions)."""
     rows = []
     for run in results.runs:
         bins, cell = run.calibration, run.cell
@@ -85,13 +85,13 @@ def calibration(results: Results) -> pd.DataFrame:
 
 
 def error(bins: pd.DataFrame) -> float:
-    """Expected calibration error: mean over pixels of |accuracy − mean confidence| of their bin; NaN without pixels."""
+    """Expected calibration error: |accuracy − mean confidence| of each bin, weighted by pixels; NaN without pixels."""
     pixels = bins["pixels"].sum()
     return float((bins["right"] - bins["confidence"]).abs().sum() / pixels) if pixels else math.nan
 
 
 def added(runs: Sequence[Run]) -> pd.DataFrame:
-    """The bins of several runs added up."""
+    """Calibration bins summed over runs."""
     total = runs[0].calibration.copy()
     for name in ("pixels", "right", "confidence"):
         total[name] = sum(run.calibration[name] for run in runs)
@@ -99,9 +99,9 @@ def added(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def hardest(results: Results, dataset: str, partition: str) -> pd.DataFrame:
-    """The validation images with the lowest mIoU, mean over methods of the mean over seeds, hardest first.
+    """The HARDEST validation images, lowest mIoU first: the mean over methods of each method's mean over seeds.
 
-    Long: a row for each image and method, with rank (from 1), image_id, mean (over methods), method, miou.
+    Long format: one row per image and method, with rank (from 1), image_id, mean (over methods), method, miou.
     """
     columns = {}
     for method, runs in results.by_method(dataset, partition).items():

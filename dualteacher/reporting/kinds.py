@@ -1,4 +1,4 @@
-"""The report's figures by name: what Snakemake declares, DVC's folder holds and the page shows. Imports no drawing."""
+"""Names and files of the report's figures, for Snakemake's rules and the page. Does not import matplotlib."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUFFIXES = ("svg", "png")
 
 
 def files_of(grid: Grid, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
-    """Every figure file of a report on `grid`."""
+    """Every figure file of the report for `grid`."""
     names = [f"{dataset}-{SCORES}" for dataset in grid.dataset]
     names += [f"{d}-{p}-{kind}" for d in grid.dataset for p in grid.partition for kind in KINDS]
     return [paths.FIGURES / f"{name}.{suffix}" for name in names for suffix in suffixes]

@@ -1,8 +1,8 @@
-"""What the numbers say, in words: computed, so that the prose can never be kinder than the table.
+"""Sentences on the results, generated from the numbers so that they cannot disagree with the table.
 
-A difference between two methods is called one only where its interval over seeds excludes zero (see statistics.py);
-with two seeds, which give no interval, where it exceeds its own spread (paired, ddof = 1). That is a rule of thumb and
-no significance test; the words do not claim one.
+A difference between two methods counts as clear if its bootstrap interval over seeds excludes zero (statistics.py);
+with two seeds, which have no interval, if it exceeds its standard deviation (paired, ddof = 1). This is a rule of
+thumb, not a significance test, and the sentences claim no significance.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @dataclass(frozen=True)
 class Reading:
-    """The finding in one or two sentences, and what else a careful reader should know."""
+    """The main finding in one or two sentences, and remarks that qualify it."""
 
     lead: str
     remarks: list[str]
@@ -52,7 +52,7 @@ class Comparison:
 
     @property
     def margin(self) -> str:
-        """« ± 1.2», and where there is an interval « [−0.1 … +2.4]»; "" with one seed."""
+        """ "± 1.2", with the interval if there is one: "± 1.2 [−0.1 … +2.4]"; "" with one seed."""
         if len(self.differences) < 2:
             return ""
         ends = f" [{span(self.paired.low, self.paired.high, self.paired.n)}]" if self.paired.known else ""
@@ -60,18 +60,18 @@ class Comparison:
 
 
 def compare(seeds: pd.DataFrame, method: str, other: str) -> Comparison:
-    """`seeds`: the per-seed rows of one dataset and partition."""
+    """Compare two methods; `seeds`: the per-seed rows of one dataset and partition."""
     table = seeds.pivot(index="seed", columns="method", values="miou")
     return Comparison(method, other, (table[method] - table[other]).to_numpy())
 
 
 def read(seeds: pd.DataFrame, baseline: str, bounds: pd.DataFrame | None = None) -> Reading:
-    """Read the per-seed rows of one dataset and partition (see tables.per_seed); `bounds`: those of its bounds."""
+    """Interpret the per-seed rows of one dataset and partition (tables.per_seed); `bounds`: rows of its bounds."""
     means = seeds.groupby("method", sort=False)["miou"].mean().sort_values(ascending=False, kind="stable")
     order = [str(name) for name in means.index]
     number = seeds["seed"].nunique()
     if len(order) == 1:
-        only = f"Only {spoken(order[0])} was run: {percent(means.iloc[0])} % mIoU; there is nothing to compare it with."
+        only = f"Only {spoken(order[0])} was run: {percent(means.iloc[0])} % mIoU, with nothing to compare it to."
         return Reading(only, _alarms(seeds) + _bounds(bounds, means) + _cautions(seeds, order, number))
     first = compare(seeds, order[0], order[1])
     lead = (
@@ -88,7 +88,7 @@ def read(seeds: pd.DataFrame, baseline: str, bounds: pd.DataFrame | None = None)
             if method != baseline and (told != {method, baseline} or means[method] <= means[baseline])
         ]
     else:
-        remarks.append(f"The baseline ({spoken(baseline)}) is not in the grid, so no differences to it are shown.")
+        remarks.append(f"The baseline ({spoken(baseline)}) is not in the grid, so differences to it are not shown.")
     remarks = [*_alarms(seeds), *remarks, *_bounds(bounds, means)]
     return Reading(lead, remarks + _compute(seeds, order, baseline) + _cautions(seeds, order, number))
 
@@ -97,19 +97,19 @@ def _verdict(comparison: Comparison) -> str:
     """How far to trust the difference."""
     number = len(comparison.differences)
     if number == 1:
-        return "With one seed nobody can say how much of this is chance."
+        return "With one seed there is no telling how much of this is chance."
     over = f"over {_count(number, 'seed')} ({comparison.margin})"
     if comparison.paired.known:
         if comparison.clear:
-            return f"The difference's interval {over} excludes zero."
-        return f"The difference's interval {over} holds zero: these runs do not tell the two apart."
+            return f"The difference's bootstrap interval {over} excludes zero."
+        return f"The difference's bootstrap interval {over} includes zero: these runs cannot tell the two apart."
     if comparison.clear:
-        return f"The difference exceeds its spread {over}."
-    return f"That is within what the difference varies by {over}: these runs do not tell the two apart."
+        return f"The difference exceeds its standard deviation {over}."
+    return f"The difference is within its standard deviation {over}: these runs cannot tell the two apart."
 
 
 def _against(comparison: Comparison) -> str:
-    """One method against the baseline; says plainly where there is no gain."""
+    """One method against the baseline, stating explicitly if there is no gain."""
     method, other = spoken(comparison.method), spoken(comparison.other)
     by = f"{points(comparison.mean)} points {comparison.margin}".rstrip()
     what = "interval" if comparison.paired.known else "spread"
@@ -117,23 +117,23 @@ def _against(comparison: Comparison) -> str:
         sure = "" if comparison.clear or len(comparison.differences) == 1 else f", within the {what} over seeds"
         return f"{method} does not beat {other} here ({by}{sure})."
     if len(comparison.differences) == 1:
-        return f"{method} stands above {other} ({by}), on one seed."
+        return f"{method} scores above {other} ({by}), but on one seed only."
     if comparison.clear:
         return f"{method} beats {other} by more than the {what} over seeds ({by})."
-    return f"{method} stands above {other} ({by}), but within the {what} over seeds: no gain is shown."
+    return f"{method} scores above {other} ({by}), but within the {what} over seeds: no gain is shown."
 
 
 def _alarms(seeds: pd.DataFrame) -> list[str]:
-    """Runs whose training raised alarms; first among the remarks, since their scores mean less."""
+    """Runs whose training raised alarms; the first remark, since it makes their scores doubtful."""
     raised = seeds[seeds["alarms"] != ""]
     if not len(raised):
         return []
     each = [f"{spoken(row.method)} seed {row.seed} ({', '.join(row.alarms.split())})" for row in raised.itertuples()]
-    return [f"Alarm: training showed signs of collapse in {'; '.join(each)}. alarms.csv says what was seen, and when."]
+    return [f"Alarm: training showed signs of collapse in {'; '.join(each)}. See alarms.csv for details."]
 
 
 def _bounds(bounds: pd.DataFrame | None, means: pd.Series) -> list[str]:
-    """How far the best method is from what other labels, such as all of them, give."""
+    """How far the best method is from each bound, such as training on all labels."""
     told = []
     for (partition, method), rows in bounds.groupby(["partition", "method"], sort=False) if bounds is not None else ():
         bound, labelled = rows["miou"].mean(), between(rows["labelled"].min(), rows["labelled"].max())
@@ -148,7 +148,7 @@ def _bounds(bounds: pd.DataFrame | None, means: pd.Series) -> list[str]:
 
 
 def _compute(seeds: pd.DataFrame, order: list[str], baseline: str) -> list[str]:
-    """Unequal compute, where methods had it."""
+    """Report unequal compute, if any."""
     if baseline not in order:
         return []
     used = seeds.groupby("method")[["student_images", "teacher_images"]].mean()
@@ -162,7 +162,7 @@ def _compute(seeds: pd.DataFrame, order: list[str], baseline: str) -> list[str]:
         told.append(text + (f" and ran its teacher on {teacher / reference:.1f} ×" if teacher > 0 else ""))
     if not told:
         return []
-    return [f"Not equal compute: taking {spoken(baseline)} as 1, {'; '.join(told)}."]
+    return [f"Compute is not equal: relative to {spoken(baseline)}, {'; '.join(told)}."]
 
 
 def _cautions(seeds: pd.DataFrame, order: list[str], number: int) -> list[str]:
@@ -176,50 +176,53 @@ def _cautions(seeds: pd.DataFrame, order: list[str], number: int) -> list[str]:
         )
     if len(optimism) and optimism.max() >= 0.0005:
         method = str(optimism.idxmax())
-        what = "does" if picked else "is the last epoch and does"
+        what = "the epoch chosen on held-out images" if picked else "the last epoch"
         text = (
             "Picking each run's best epoch on the validation images would add up to"
-            f" {_amount(optimism.max())} ({spoken(method)}); the headline {what} not."
+            f" {_amount(optimism.max())} ({spoken(method)}); the reported score is that of {what}."
         )
         best = str(means["best_miou"].idxmax())
         if len(order) > 1 and best != order[0]:
-            text += f" By best epoch {spoken(best)} would be ahead."
+            text += f" By best epoch, {spoken(best)} would be ahead."
         found.append(text)
     if number == 2:
-        found.append("Two seeds: a spread estimated from two numbers is itself rough.")
+        found.append("Two seeds: a standard deviation of two values is only a rough estimate.")
     if number == statistics.FEWEST and len(order) > 1:
         found.append(
-            "Three seeds: an interval is no more than the range of the three differences, and misses the true one in"
-            " about a quarter of all cases."
+            "Three seeds: the bootstrap interval is just the range of the three differences, and misses the true"
+            " difference in about a quarter of cases."
         )
     return found
 
 
 def teachers(method: str, runs: Sequence[Run]) -> str:
-    """How far a method's teachers stayed from the student, averaged over epochs and seeds; "" without one."""
+    """How far a method's teachers are from the student, averaged over epochs and seeds; "" without a teacher."""
     history = pd.concat([run.history for run in runs])
     if history["distance_active"].isna().all():
         return ""
     mean = {name: float(history[name].mean()) for name in history if name.startswith(("distance_", "disagreement_"))}
     text = (
-        f"{spoken(method)}: the active teacher is {percent(mean['distance_active'])} % away from the student in its"
-        f" parameters and labels {percent(mean['disagreement_active'])} % of the pixels otherwise"
+        f"{spoken(method)}: the active teacher's parameters are {percent(mean['distance_active'])} % away from the"
+        f" student's, and it labels {percent(mean['disagreement_active'])} % of the pixels differently"
     )
     if not math.isnan(mean["distance_waiting"]):
-        text += f"; the waiting one {percent(mean['distance_waiting'])} % and {percent(mean['disagreement_waiting'])} %"
+        text += (
+            f"; for the waiting one, {percent(mean['distance_waiting'])} %"
+            f" and {percent(mean['disagreement_waiting'])} %"
+        )
     return text + "."
 
 
 def pseudo_labels(method: str, runs: Sequence[Run]) -> str:
-    """How many pseudo-labels pass the threshold at the last check and how many are right; "" without any."""
+    """Share of pseudo-labels that pass the threshold at the last check, and their accuracy; "" without any."""
     last = [run.history.dropna(subset="probe_coverage").tail(1) for run in runs]
     table = pd.concat(last)
     if table.empty:
         return ""
     coverage, kept, every = (table[name].mean() for name in ("probe_coverage", "probe_accuracy", "probe_accuracy_all"))
     return (
-        f"{spoken(method)}: at the last check {percent(coverage)} % of the probe's pixels are kept;"
-        f" {percent(kept)} % of those are right, of all pixels {percent(every)} %."
+        f"{spoken(method)}: at the last check, {percent(coverage)} % of the probe pixels are kept;"
+        f" {percent(kept)} % of those are correct, compared with {percent(every)} % of all pixels."
     )
 
 
@@ -229,7 +232,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _amount(difference: float) -> str:
-    """0.012 → 1.2 points; what rounds to nothing is said to be less than a tenth."""
+    """0.012 → "1.2 points"; "less than 0.1 point" if it would round to zero."""
     size = 100 * abs(difference)
     text = "less than 0.1" if size < 0.05 else f"{size:.1f}"
     return f"{text} point{'' if text in ('1.0', 'less than 0.1') else 's'}"

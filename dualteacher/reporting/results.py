@@ -1,4 +1,4 @@
-"""Everything the report reads, loaded once: the cells of the grid, their splits and their classes."""
+"""Load everything the report needs: the grid's runs, their partitions and classes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PROVENANCE = ["labelled", "held_out", "unlabelled", "list_sha256", "pack_sha256"
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One cell of the grid with all its files read."""
+    """One run with the contents of all its files."""
 
     cell: paths.Cell
     metrics: dict[str, Any]
@@ -61,7 +61,7 @@ class Run:
     calibration: pd.DataFrame  # see training.calibration
     snapshots: pd.DataFrame  # see training.snapshots
     alarms: list[dict[str, Any]]  # see training.alarms
-    confusion: np.ndarray  # (C, C) int64, rows: truth, columns: prediction
+    confusion: np.ndarray  # (C, C) int64, rows: ground truth, columns: prediction
     provenance: dict[str, Any]
     pictures: pd.DataFrame  # see evaluation.gallery.save
 
@@ -81,9 +81,9 @@ class Results:
 
     @property
     def fields(self) -> list[tuple[str, str]]:
-        """(dataset, partition) of the grid's product: methods are compared within one of them.
+        """Each (dataset, partition) within which methods are compared.
 
-        The partitions of `grid.also.bound` are not among them: they stand in the table and beside the scores.
+        Excludes the partitions of `grid.also.bound`, which appear only in the tables and the score figure.
         """
         grid = self.settings.grid
         return [(dataset, partition) for dataset in grid.dataset for partition in grid.partition]
@@ -94,10 +94,10 @@ class Results:
 
 
 def load(settings: Settings) -> Results:
-    """Read every cell of `settings.grid`.
+    """Load every run of `settings.grid`.
 
-    UserError where a file is missing or is not what its stage writes, and where the methods of one
-    dataset, partition and seed did not learn from the same labelled images.
+    Raises UserError if a file is missing or invalid, or if runs to be compared used different labelled images or
+    chose their epoch in different ways.
     """
     grid = settings.grid
     classes = {dataset: _classes(dataset) for dataset in grid.dataset}
@@ -111,7 +111,7 @@ def load(settings: Settings) -> Results:
 
 
 def spoken(name: str) -> str:
-    """A name of params.yaml as a reader says it: dual_teacher → Dual Teacher, cps → CPS."""
+    """Display name of a method: dual_teacher → Dual Teacher, cps → CPS."""
     return SPOKEN.get(name) or name.replace("_", " ").title()
 
 
@@ -148,7 +148,7 @@ def _command(stage: str, cell: paths.Cell) -> str:
 
 def _present(path: Path, command: str) -> None:
     if not path.is_file():
-        raise UserError(f"{path}: missing, and the report needs it; make it with `{command}`")
+        raise UserError(f"{path}: missing, but required for the report; create it with `{command}`")
 
 
 def _json(path: Path, keys: Sequence[str], command: str) -> dict[str, Any]:
@@ -156,10 +156,10 @@ def _json(path: Path, keys: Sequence[str], command: str) -> dict[str, Any]:
     try:
         value = sealed.read_json(path)
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); remove it and make it again with `{command}`") from None
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and run `{command}`") from None
     lacking = [key for key in keys if key not in value] if isinstance(value, dict) else list(keys)
     if lacking:
-        raise UserError(f"{path}: has no '{lacking[0]}'; make it again with `{command}`")
+        raise UserError(f"{path}: has no '{lacking[0]}'; recreate it with `{command}`")
     return value
 
 
@@ -168,24 +168,22 @@ def _table(path: Path, columns: Sequence[str], command: str) -> pd.DataFrame:
     try:
         table = sealed.read_table(path).to_pandas()
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(
-            f"{path}: not a readable table ({error}); remove it and make it again with `{command}`"
-        ) from None
+        raise UserError(f"{path}: not a readable table ({error}); delete it and run `{command}`") from None
     lacking = [name for name in columns if name not in table]
     if lacking:
-        raise UserError(f"{path}: has no column '{lacking[0]}'; make it again with `{command}`")
+        raise UserError(f"{path}: has no column '{lacking[0]}'; recreate it with `{command}`")
     return table
 
 
 def _confusion(path: Path, num_classes: int, command: str) -> np.ndarray:
-    """Long form → (C, C)."""
+    """Read a long-format table (target, prediction, pixels) → (C, C)."""
     table = _table(path, ("target", "prediction", "pixels"), command)
     matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
     target, prediction = table["target"].to_numpy(), table["prediction"].to_numpy()
     if len(table) and max(target.max(), prediction.max()) >= num_classes:
         raise UserError(
-            f"{path}: counts class {max(target.max(), prediction.max())}, but classes.json has"
-            f" {num_classes} classes; make it again with `{command}`"
+            f"{path}: contains class {max(target.max(), prediction.max())}, but classes.json has only"
+            f" {num_classes} classes; recreate it with `{command}`"
         )
     np.add.at(matrix, (target, prediction), table["pixels"].to_numpy())
     return matrix
@@ -198,24 +196,24 @@ def _classes(dataset: str) -> list[ClassInfo]:
         listed = sorted(json.loads(path.read_text(encoding="utf-8")), key=lambda entry: entry["index"])
         return [ClassInfo(str(entry["name"]), tuple(int(part) for part in entry["color"])) for entry in listed]  # type: ignore[arg-type]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a class table ({error!r}); make it again with `{command}`") from None
+        raise UserError(f"{path}: not a valid class table ({error!r}); recreate it with `{command}`") from None
 
 
 def _same_splits(runs: Sequence[Run]) -> None:
-    """Methods are compared, and seeds averaged, only where they had the same labelled images and choice of epoch."""
+    """Raise UserError if runs to be compared or averaged differ in labelled images or in how the epoch was chosen."""
     chosen: dict[tuple[str, str], Run] = {}
     for run in runs:
         first = chosen.setdefault((run.cell.dataset, run.cell.partition), run)
         if first.metrics["selected"] != run.metrics["selected"]:
             raise UserError(
-                f"{run.cell.metrics}: epoch chosen by {run.metrics['selected']}, but by {first.metrics['selected']} in"
-                f" {first.cell.metrics}; make both again with `snakemake --cores all --forcerun train`"
+                f"{run.cell.metrics}: epoch choice is {run.metrics['selected']}, but {first.metrics['selected']} in"
+                f" {first.cell.metrics}; rerun both with `snakemake --cores all --forcerun train`"
             )
     seen: dict[tuple[str, str, int], Run] = {}
     for run in runs:
         first = seen.setdefault((run.cell.dataset, run.cell.partition, run.cell.seed), run)
         if first.metrics["partition_sha256"] != run.metrics["partition_sha256"]:
             raise UserError(
-                f"{run.cell.metrics}: learnt from other labelled images than {first.cell.metrics};"
-                f" make both again with `snakemake --cores all --forcerun train`"
+                f"{run.cell.metrics}: trained on different labelled images from {first.cell.metrics};"
+                f" rerun both with `snakemake --cores all --forcerun train`"
             )

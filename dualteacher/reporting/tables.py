@@ -1,7 +1,7 @@
-"""Tables of the report: one row for each dataset × partition × method, and one for each run.
+"""The report's tables: one row per dataset, partition and method, and one row per run.
 
-Scores are fractions (0…1) in CSV and Parquet, with all their digits; tables for people say percent.
-A spread is the standard deviation over seeds with ddof = 1: with one seed there is none, and none is shown.
+CSV and Parquet hold scores as fractions (0…1) at full precision; the other formats show percent.
+Spreads are standard deviations over seeds with ddof = 1, undefined for a single seed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NONE = "—"
 
 
 def per_seed(results: Results) -> pd.DataFrame:
-    """One row for each run; `difference` is its mIoU minus the baseline's with the same seed."""
+    """One row per run; `difference` is its mIoU minus the baseline's with the same seed."""
     baseline = results.settings.report.baseline
     table = pd.DataFrame([_row(run) for run in results.runs])
     table["bound"] = table["partition"].isin(results.settings.grid.also.bound.partition)
@@ -50,7 +50,7 @@ def _row(run: Run) -> dict[str, object]:
 
 
 def aggregate(seeds: pd.DataFrame) -> pd.DataFrame:
-    """Mean and spread over seeds of `per_seed`'s table, in its order of dataset, partition and method."""
+    """Mean and spread over seeds of `per_seed`'s table, in the order of its rows."""
     rows = []
     for key, group in seeds.groupby(KEYS, sort=False):
         row: dict[str, object] = dict(zip(KEYS, key, strict=True)) | {"seeds": len(group)}
@@ -74,7 +74,7 @@ def aggregate(seeds: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> dict[str, dict[str, dict[str, dict[str, float | int]]]]:
-    """dataset → partition → method → mIoU and number of seeds: what `dvc exp show` has room for."""
+    """dataset → partition → method → mIoU and number of seeds, short enough for `dvc exp show`."""
     tree: dict[str, dict[str, dict[str, dict[str, float | int]]]] = {}
     for row in table.itertuples():
         cell: dict[str, float | int] = {"miou": round(float(row.miou_mean), 6), "seeds": int(row.seeds)}
@@ -82,7 +82,7 @@ def summary(table: pd.DataFrame) -> dict[str, dict[str, dict[str, dict[str, floa
     return tree
 
 
-# ---------------------------------------------------------------- numbers as people read them
+# ---------------------------------------------------------------- number formats
 
 
 def percent(value: float) -> str:
@@ -91,7 +91,7 @@ def percent(value: float) -> str:
 
 
 def spread(value: float) -> str:
-    """Standard deviation in points; a small one is not rounded to nothing, an unknown one is a dash."""
+    """Standard deviation in points; "<0.1" if it would round to zero, a dash if unknown."""
     return NONE if math.isnan(value) else "<0.1" if 0 < 100 * value < 0.05 else f"{100 * value:.1f}"
 
 
@@ -108,7 +108,7 @@ def score(mean: float, std: float, shown: Callable[[float], str] = percent) -> s
 
 
 def span(low: float, high: float, n: int, fewest: int = statistics.FEWEST) -> str:
-    """An interval in points: −0.4 … +1.3; why there is none where there is none."""
+    """An interval in points: −0.4 … +1.3; "n < 3" if there are too few seeds."""
     if math.isnan(low):
         return f"n < {fewest}" if n else NONE
     return f"{points(low)} … {points(high)}"
@@ -125,12 +125,12 @@ def whole(value: float) -> str:
 
 
 def between(low: int, high: int) -> str:
-    """96, or 96–103 where it differs between seeds."""
+    """96, or 96–103 if it differs between seeds."""
     return whole(low) if low == high else f"{whole(low)}–{whole(high)}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as s, min or h, to about three digits."""
+    """Seconds as s, min or h, to three significant digits."""
     if math.isnan(seconds):
         return NONE
     if seconds < 100:
@@ -146,18 +146,18 @@ def memory(size: float) -> str:
 
 
 def rate(value: float) -> str:
-    """Three digits: 3.14, 31.4, 314."""
+    """Three significant digits: 3.14, 31.4, 314."""
     return NONE if math.isnan(value) else f"{value:.3g}" if value < 1000 else whole(value)
 
 
 def short(hashes: str) -> str:
-    """The first eight digits of each of several hashes; three hashes at most."""
+    """First eight digits of each of at most three hashes; "+2" counts the rest."""
     each = [one[:8] for one in hashes.split()]
     return " ".join(each[:3]) + (f" +{len(each) - 3}" if len(each) > 3 else "")
 
 
 def named_split(name: str, hashes: str) -> str:
-    """The official list's name, if it is one, and what the labelled list hashes to: dual_teacher_631 0ea2644b."""
+    """The official list's name, if any, and the labelled list's hash: dual_teacher_631 0ea2644b."""
     return f"{name} {short(hashes)}".strip()
 
 
@@ -174,25 +174,25 @@ HEADER = [
         "time",
         "images/s",
     ),
-    *("memory", "trained", "split"),
+    *("memory", "parameters", "split"),
 ]
-LEFT = {HEADER.index(name) for name in ("dataset", "partition", "method", "epoch", "split")}  # columns of words
-CHOSEN = {"last": "last", "held_out": "by held-out"}  # whose weights are scored
+LEFT = {HEADER.index(name) for name in ("dataset", "partition", "method", "epoch", "split")}  # left-aligned
+CHOSEN = {"last": "last", "held_out": "held-out best"}  # the epoch whose weights are scored
 
 
 def named(row: Any) -> str:
-    """The method of a row, and that it is a bound rather than a rival."""
+    """Method of a row, marked if it is a bound."""
     return spoken(row.method) + (" (bound)" if row.bound else "")
 
 
 def labels(row: Any) -> str:
-    """Labelled images, and how many of them picked the epoch instead of being trained on."""
+    """Number of labelled images, and how many of them were held out to choose the epoch."""
     aside = f" ({between(row.held_out_min, row.held_out_max)} held out)" if row.held_out_max else ""
     return between(row.labelled_min, row.labelled_max) + aside
 
 
 def for_people(table: pd.DataFrame) -> list[list[str]]:
-    """Rows of text under HEADER."""
+    """Rows of text for the columns HEADER."""
     return [
         [
             *(row.dataset, row.partition, named(row), str(row.seeds)),
@@ -215,18 +215,18 @@ def for_people(table: pd.DataFrame) -> list[list[str]]:
 
 def _note(baseline: str) -> str:
     return (
-        "mIoU of the last epoch, or of the epoch picked on labelled images held out from training where column epoch"
-        " says so, mean ± standard deviation over seeds (ddof 1); best epoch: picked on the validation images, so"
-        f" optimistic; Δ: against {spoken(baseline)}, paired by seed, in points, with Student's t interval of its mean"
-        " and the expanded percentile bootstrap interval (with 3 seeds the range of the differences, too narrow; none"
-        " below); bound: other labels than the rivals; trained: parameters."
+        "mIoU: mean ± standard deviation over seeds (ddof 1) at the last epoch, or at the epoch with the best score on"
+        " held-out labelled images (see column epoch). best epoch: chosen on the validation images, so optimistic."
+        f" Δ: difference to {spoken(baseline)} in points, paired by seed, with two 95 % intervals of its mean:"
+        " Student's t, and expanded percentile bootstrap (too narrow for few seeds; none below 3). bound: trained on"
+        " other labels. parameters: of the trained networks."
     )
 
 
 def plain(table: pd.DataFrame) -> str:
-    """The table for a terminal, without the columns that only a file needs."""
+    """The table for a terminal, without its less important columns."""
     keep = [
-        i for i, name in enumerate(HEADER) if name not in ("unlabelled", "mean acc. %", "memory", "trained", "split")
+        i for i, name in enumerate(HEADER) if name not in ("unlabelled", "mean acc. %", "memory", "parameters", "split")
     ]
     rows = [[row[i] for i in keep] for row in (HEADER, *for_people(table))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(keep))]
@@ -247,7 +247,7 @@ def markdown(table: pd.DataFrame, baseline: str) -> str:
 
 
 def latex(table: pd.DataFrame, baseline: str) -> str:
-    """A booktabs tabular; \\input it where \\usepackage{booktabs} is loaded."""
+    """A tabular to \\input; needs \\usepackage{booktabs}."""
     columns = "".join("l" if i in LEFT else "r" for i in range(len(HEADER)))
     rows = [" & ".join(_tex(text) for text in row) + r" \\" for row in (HEADER, *for_people(table))]
     body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
@@ -261,7 +261,7 @@ def _tex(text: str) -> str:
 
 
 def curves(results: Results) -> pd.DataFrame:
-    """The validations of all runs during training, one row each: what `dvc plots` draws."""
+    """One row per validation during training, for all runs; `dvc plots` draws them."""
     parts = []
     for run in results.runs:
         judged = run.history.dropna(subset="val_miou")[["epoch", "step", "val_miou"]]
@@ -271,7 +271,7 @@ def curves(results: Results) -> pd.DataFrame:
 
 
 def write(table: pd.DataFrame, seeds: pd.DataFrame, validations: pd.DataFrame, folder: Path, baseline: str) -> None:
-    """table.{csv,md,tex,parquet}, table_seeds.parquet and curves.csv in `folder`."""
+    """Write table.{csv,md,tex,parquet}, table_seeds.parquet and curves.csv to `folder`."""
     texts: Sequence[tuple[str, str]] = (
         ("table.csv", table.to_csv(index=False, lineterminator="\n")),
         ("curves.csv", validations.to_csv(index=False, lineterminator="\n")),

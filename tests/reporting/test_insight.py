@@ -137,15 +137,15 @@ def test_held_out_selection_is_said_and_never_averaged_with_the_last_epoch(loade
     )
     seeds = tables.per_seed(picked)
     row = dict(zip(tables.HEADER, tables.for_people(tables.aggregate(seeds))[0], strict=True))
-    assert row["epoch"] == "by held-out" and row["labelled"] == "96–100 (12 held out)"
+    assert row["epoch"] == "held-out best" and row["labelled"] == "96–100 (12 held out)"
     remarks = " ".join(reading.read(seeds[seeds["partition"] == "eighth"], "supervised").remarks)
-    assert "picked on labelled images held out" in remarks and "is the last epoch" not in remarks
+    assert "picked on labelled images held out" in remarks and "the last epoch" not in remarks
 
     settings = make_tree(tmp_path, parameters(method=["supervised", "dual_teacher"]))
     monkeypatch.chdir(tmp_path)
     path = paths.Cell("bluemarble", "eighth", "supervised", 1).metrics
     path.write_text(json.dumps(json.loads(path.read_text()) | {"selected": "held_out"}))
-    with pytest.raises(UserError, match="epoch chosen by held_out, but by last"):
+    with pytest.raises(UserError, match="epoch choice is held_out, but last"):
         results.load(settings)
 
 
@@ -170,7 +170,7 @@ def test_pseudo_labels_of_methods_without_a_teacher_are_drawn(loaded: Results) -
     runs = with_runs(loaded, history=history).by_method("bluemarble", "eighth")
     colors = dict.fromkeys(runs, "#5d6673")
     figure = figures._pseudo_labels("p", runs, colors)
-    assert any("Right on the probe" in panel.title for panel in figure.panels)
+    assert any("Correct on the probe" in panel.title for panel in figure.panels)
     assert [label for label, _, _ in figure.legend] == ["Dual Teacher", "Mean Teacher"]
 
 

@@ -198,7 +198,7 @@ def test_damaged_and_incomplete_files_are_user_errors(small: Path, monkeypatch: 
         (cell.metrics, b"{", "not valid JSON"),
         (cell.metrics, b'{"miou": 0.3}', "has no 'pixel_accuracy'"),
         (cell.history, b"no parquet", "not a readable table"),
-        (paths.Dataset("bluemarble").classes, b'[{"name": "a"}]', "not a class table"),
+        (paths.Dataset("bluemarble").classes, b'[{"name": "a"}]', "not a valid class table"),
     ):
         kept = path.read_bytes()
         path.write_bytes(content)
@@ -212,7 +212,7 @@ def test_refuses_to_compare_methods_that_learnt_from_other_images(small: Path, m
     path = paths.Cell("bluemarble", "eighth", "dual_teacher", 0).metrics
     kept = path.read_text()
     path.write_text(json.dumps(json.loads(kept) | {"partition_sha256": "another"}))
-    with pytest.raises(UserError, match="learnt from other labelled images"):
+    with pytest.raises(UserError, match="trained on different labelled images"):
         results.load(settings.load())
     path.write_text(kept)
 

@@ -106,7 +106,7 @@ def test_reading_of_a_clear_gain() -> None:
 
 def test_reading_of_a_gain_within_the_spread() -> None:
     read = reading.read(seeds(supervised=[0.30, 0.31, 0.32], dual_teacher=[0.34, 0.30, 0.33]), "supervised")
-    assert "do not tell the two apart" in read.lead
+    assert "cannot tell the two apart" in read.lead
 
 
 def test_reading_says_when_unlabelled_images_do_not_help() -> None:
@@ -128,7 +128,7 @@ def test_reading_names_unequal_compute_and_the_optimism_of_the_best_epoch() -> N
     table.loc[table["method"] == "supervised", "best_miou"] += 0.05
     remarks = " ".join(reading.read(table, "supervised").remarks)
     assert "Dual Teacher trained on 3.0 × the images and ran its teacher on 1.0 ×" in remarks
-    assert "up to 5.0 points (Supervised)" in remarks and "By best epoch Supervised would be ahead." in remarks
+    assert "up to 5.0 points (Supervised)" in remarks and "By best epoch, Supervised would be ahead." in remarks
 
 
 def test_lines_over_seeds_interpolate_but_never_extend() -> None:

@@ -1,62 +1,62 @@
-# What the rules share: checked settings, the grid's cells, the sources of each stage.
+# Shared by the rules: validated settings, the grid, and the source files of each stage.
 import sys
 from pathlib import Path
 
 import yaml
 from snakemake.utils import validate
 
-sys.path.insert(0, str(workflow.basedir))  # a clone uses its own package, whatever else is installed
+sys.path.insert(0, str(workflow.basedir))  # use this clone's package even if another is installed
 
 from dualteacher import settings
 from dualteacher.reporting import kinds
 from dualteacher.workflow import engines
 
 engines.check(config)
-if workflow.exec_mode.name == "DEFAULT":  # not in the jobs of a cluster
+if workflow.exec_mode.name == "DEFAULT":  # not in cluster jobs
     engines.clear_locks()
 validate(config, "../schemas/params.schema.yaml")
 engines.set_environment()
 
 GRID = settings.Grid(**config["grid"])
 
-# The sources that can change a stage's numbers; neither engine would notice an edit otherwise.
+# Source files that affect each stage's results. As inputs, they trigger reruns when edited.
 CODE = yaml.safe_load(Path(workflow.basedir, "workflow/code.yaml").read_text(encoding="utf-8"))
 
 
 wildcard_constraints:
     dataset="[a-z][a-z0-9_]*",
     partition="[a-z][a-z0-9_]*",
-    method="|".join(config["methods"]),  # never "warmup", whose folder lies beside theirs
+    method="|".join(config["methods"]),  # excludes "warmup", whose folder is next to theirs
     seed="[0-9]+",
 
 
 def own_data(wildcards) -> list[str]:
-    """For a folder of one's own, a list of its files with their times: a new or changed photo is noticed."""
+    """For a dataset from a user's folder, its file listing with timestamps, so that new or changed images rerun."""
     described = config["datasets"][wildcards.dataset]
     return [engines.watch(config["watched"])] if described["source"] == "folder" else []
 
 
 def cells(pattern: str) -> list[str]:
-    """`pattern` for every cell of the grid, each path once."""
+    """`pattern` expanded over the grid, without duplicates."""
     rows = [dict(zip(("dataset", "partition", "method"), row)) for row in GRID.rows]
     return list(dict.fromkeys(pattern.format(**row, seed=seed) for row in rows for seed in GRID.seed))
 
 
 def method_file(wildcards) -> str:
-    """The source of a cell's method: an edit of it reruns the cells of its kind only."""
+    """Source file of the method's kind; editing it reruns only the methods of that kind."""
     return f"dualteacher/methods/{config['methods'][wildcards.method]['kind']}.py"
 
 
 def figures(suffix: str) -> list[str]:
-    """The report's figures."""
+    """Files of the report's figures with this suffix."""
     return [str(path) for path in kinds.files_of(GRID, (suffix,))]
 
 
 def captioned(paths: list[str]) -> list[str]:
-    """The figures for `snakemake --report`: each with its kind's caption, sorted by dataset and partition."""
+    """Figures for `snakemake --report`, each with its caption, grouped by dataset and partition."""
     marked = []
     for path in paths:
-        *place, kind = Path(path).stem.split("-")  # no name of a dataset or partition has a dash
+        *place, kind = Path(path).stem.split("-")  # dataset and partition names contain no dash
         labels, place = {"figure": kind.replace("_", " ")}, ", ".join(place)
         caption = f"../report/figures/{kind}.rst"
         marked += [report(path, caption=caption, category="Figures", subcategory=place, labels=labels)]

@@ -53,7 +53,7 @@ rule prepare:
         "logs/prepare/{dataset}.log",
     benchmark:
         "logs/benchmarks/prepare/{dataset}.tsv"
-    threads: 8  # decodes on all cores; Snakemake gives what there is
+    threads: 8  # decodes in parallel; Snakemake caps this at --cores
     params:
         dataset=lookup(dpath="datasets/{dataset}", within=config),
     shell:

@@ -1,4 +1,4 @@
-# Scores of every cell, then one report on all of them.
+# Evaluation of every run, then one report on all of them.
 
 
 rule evaluate:

@@ -1,4 +1,4 @@
-# The supervised start that a cell's methods share, then one run a method.
+# Supervised warm-up, shared by all methods of a partition and seed, then one run per method.
 
 
 rule warmup:

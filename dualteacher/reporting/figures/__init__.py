@@ -1,7 +1,7 @@
-"""The report's figures: what each one shows. kinds.py names them, drawing.py draws them.
+"""The report's figures. kinds.py lists their names, drawing.py renders them.
 
-Lines are means over seeds, bands run from the lowest seed to the highest: with two or three seeds that
-is all there is to know, and it invents nothing.
+Lines are means over seeds. Bands span the lowest to the highest seed: with two or three seeds, any other band would
+rest on assumptions.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def build(results: Results) -> dict[str, Figure]:
 
 
 def over_seeds(tables: Sequence[pd.DataFrame], x: str, y: str) -> pd.DataFrame:
-    """Columns x, mean, low, high of `y` over runs, on the stretch of `x` that all of them cover.
+    """Mean, low and high of column `y` over runs, as columns x, mean, low, high; empty if no run has `y`.
 
-    Seeds may differ in steps an epoch (their labelled images differ in number): values between two
-    measured points are interpolated, nothing is extended. Empty where no run has `y`.
+    Seeds may differ in steps per epoch, since their numbers of labelled images differ. So `y` is interpolated linearly
+    at every run's points, within the range of `x` that all runs cover.
     """
     known = [table[[x, y]].dropna().astype(float).sort_values(x) for table in tables]
     known = [table for table in known if len(table)]
@@ -75,7 +75,7 @@ def _frame(axes: Any, xlabel: str) -> None:
 
 
 def _line(axes: Any, band: pd.DataFrame, method: str, color: str, marker: str = "", dash: Any = "-") -> None:
-    """Mean line and band; the gid lets the page pick out a method's marks."""
+    """Draw mean line and band; their gid lets the page highlight a method."""
     few = len(band) <= 25
     axes.fill_between(band["x"], band["low"], band["high"], color=color, alpha=0.16, lw=0, gid=f"method:{method}:band")
     axes.plot(
@@ -98,7 +98,7 @@ def _by_method(runs: Runs, colors: dict[str, str], x: str, y: str, scale: float,
 
 
 def _line_panels(runs: Runs, colors: dict[str, str], x: str, wanted: Sequence[tuple[str, str, float]]) -> list[Panel]:
-    """A panel for each (column, title, scale) that at least one method has."""
+    """One panel per (column, title, scale) for which at least one method has data."""
     panels = []
     for column, title, scale in wanted:
         have = [m for m, of_method in runs.items() if any(run.history[column].notna().any() for run in of_method)]
@@ -121,15 +121,15 @@ def _methods(name: str, runs: Runs, colors: dict[str, str]) -> Figure:
 
 
 def _pseudo_labels(name: str, runs: Runs, colors: dict[str, str]) -> Figure:
-    """Coverage in training and on the probe, then what the kept labels are worth, beside that of all labels."""
+    """Coverage in training and on the probe images, then the accuracy of the kept and of all pseudo-labels."""
     wanted = [("kept", "Kept in training (% of pixels)", 100.0)]
-    wanted += [("probe_coverage", "Kept on the probe (% of pixels)", 100.0)]
+    wanted += [("probe_coverage", "Kept on the probe images (% of pixels)", 100.0)]
     panels = _line_panels(runs, colors, "epoch", wanted)
     methods = [
         m for m, of_method in runs.items() if any(r.history["probe_accuracy_all"].notna().any() for r in of_method)
     ]
     if methods:
-        title = "Right on the probe (%)"
+        title = "Correct on the probe images (%)"
         text = f"{title}: kept pseudo-labels and all pseudo-labels by epoch, for {', '.join(map(spoken, methods))}"
         panels.append(Panel(title, partial(_right, {m: runs[m] for m in methods}, colors), text))
     using = [m for m, of_method in runs.items() if any(run.history["kept"].notna().any() for run in of_method)]
@@ -148,7 +148,7 @@ def _right(runs: Runs, colors: dict[str, str], axes: Any) -> None:
 
 
 def _key(axes: Any) -> None:
-    """What solid and dashed mean, on a strip kept free above the lines."""
+    """Add a legend for solid and dashed lines, with space for it above the lines."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.16 * (high - low))
     axes.legend(loc="upper right", ncols=2, fontsize=8, labelcolor=MUTED, handlelength=2.6, borderpad=0)
@@ -162,10 +162,11 @@ def _with_teachers(runs: Runs) -> list[str]:
 
 
 def teacher_tables(run: Run, measure: str) -> dict[str, pd.DataFrame]:
-    """Each teacher's own distance over epochs, whether it was active or waiting: {"teacher A": epoch, value}.
+    """Each teacher's distance from the student over epochs: {"teacher A": table of epoch and value, …}.
 
-    Two temporary teachers take turns, so following one of them alternates between the two columns.
-    More than two are followed as "active" and "waiting", since who waits is not recorded.
+    The history has a column for the active and one for the waiting teacher. Two temporary teachers take turns, so each
+    one's curve alternates between these columns. With more than two, the history does not say which of them waits, so
+    the curves are "active" and "waiting".
     """
     history = run.history
     active, waiting = history[f"{measure}_active"], history[f"{measure}_waiting"]
@@ -204,7 +205,7 @@ def _teachers(name: str, runs: Runs, colors: dict[str, str]) -> Figure:
     methods = _with_teachers(runs)
     panels = []
     size = (4.6, 2.3) if len(methods) <= 2 else (3.3, 2.3)
-    for measure, title in (("distance", "distance in parameters (%)"), ("disagreement", "disagreeing pixels (%)")):
+    for measure, title in (("distance", "parameter distance (%)"), ("disagreement", "disagreeing pixels (%)")):
         columns = [f"{measure}_active", f"{measure}_waiting"]
         peak = max(
             (float(np.nanmax(run.history[columns].to_numpy(float))) for m in methods for run in runs[m]), default=1
@@ -222,9 +223,9 @@ def _teachers(name: str, runs: Runs, colors: dict[str, str]) -> Figure:
 
 
 def _scores(results: Results, dataset: str, colors: dict[str, str]) -> Figure:
-    """mIoU against the amount of labels: each seed a dot, their mean a larger mark."""
+    """mIoU against the number of labelled images: a dot per seed, a larger mark for their mean."""
     draw = partial(_draw_scores, results, dataset, colors)
-    text = f"mIoU of every method on {dataset} by partition; the numbers are in the table of results"
+    text = f"mIoU of every method on {dataset} by partition; the numbers are in the results table"
     panel = Panel("mIoU (%)", draw, text, (4.6, 2.7))
     return Figure(f"{dataset}-scores", [panel], _legend(colors, results.settings.grid.methods))
 
@@ -257,7 +258,7 @@ def _draw_scores(results: Results, dataset: str, colors: dict[str, str], axes: A
         axes.plot(at, means, color=colors[method], lw=1.2, marker=marker, markersize=7, gid=f"method:{method}:mean")
     _frame(axes, "labelled images")
     bounds = dict.fromkeys(grid.also.bound.partition, ", bound")
-    for part in bounds:  # a line that the others are read against
+    for part in bounds:  # a reference line across all partitions
         for method in grid.methods_on(part):
             level = np.mean([100 * run.metrics["miou"] for run in results.of(dataset, part, method)])
             axes.axhline(level, color=colors[method], lw=0.9, ls=DASH, alpha=0.7, zorder=0)

@@ -18,7 +18,7 @@ Runs = dict[str, list[Run]]  # by method
 
 
 def normalised(runs: Sequence[Run]) -> np.ndarray:
-    """Confusion over all seeds, (C, C), each row the shares of one true class; NaN rows where it is absent."""
+    """(C, C) confusion over all seeds; rows are true classes and sum to 1, NaN for absent classes."""
     total = np.sum([run.confusion for run in runs], axis=0).astype(float)
     pixels = total.sum(axis=1, keepdims=True)
     return np.divide(total, pixels, out=np.full_like(total, np.nan), where=pixels > 0)
@@ -29,26 +29,26 @@ def confusion(name: str, runs: Runs, names: Sequence[str]) -> Figure:
     panels = []
     for method, of_method in runs.items():
         shares = normalised(of_method)
-        text = f"Confusion matrix of {spoken(method)}: rows true class, columns predicted, in % of the row"
+        text = f"Confusion matrix of {spoken(method)}: rows: true class, columns: predicted class, in % of the row"
         panels.append(Panel(spoken(method), partial(_draw_confusion, shares, names), text, (side, 0.95 * side)))
     return Figure(name, panels, columns=2 if len(panels) in (2, 4) else 3)
 
 
 def mistakes(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
-    """The three most frequent confusions, in words."""
+    """The three most frequent confusions, as text."""
     shares = pd.DataFrame(normalised(runs)).stack().dropna()
     wrong = shares[[true != predicted for true, predicted in shares.index]].sort_values(ascending=False, kind="stable")
     return [
-        f"{percent(share)} % of {names[true]} taken for {names[predicted]}"
+        f"{percent(share)} % of {names[true]} predicted as {names[predicted]}"
         for (true, predicted), share in wrong.head(3).items()
         if share > 0
     ]
 
 
 def _draw_confusion(shares: np.ndarray, names: Sequence[str], axes: Any) -> None:
-    """Colour by opacity, so that it stands on any background; numbers only where they can be read."""
+    """Draw shares as opacity, to suit light and dark pages; with numbers for up to 12 classes."""
     count = len(names)
-    filled = np.nan_to_num(shares) ** 0.7  # else shares of a few per cent could not be seen at all
+    filled = np.nan_to_num(shares) ** 0.7  # makes shares of a few per cent visible
     image = np.concatenate([np.broadcast_to(HEAT, (count, count, 3)), filled[..., None]], axis=-1)
     axes.imshow(image, interpolation="none", aspect="equal")
     if count <= 12:
@@ -68,7 +68,7 @@ def _draw_confusion(shares: np.ndarray, names: Sequence[str], axes: Any) -> None
 
 
 def class_iou(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns mean, low, high of IoU over seeds by class, and share: of the validation pixels."""
+    """One row per class: mean, low and high IoU over seeds, and its share of the validation pixels."""
     values = np.stack([run.per_class["iou"].to_numpy(float) for run in runs])
     pixels = runs[0].per_class["target_pixels"].to_numpy(float)
     known = ~np.isnan(values).all(axis=0)

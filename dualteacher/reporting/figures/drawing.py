@@ -1,8 +1,8 @@
-"""How figures are drawn: one style, panels as units, the same bytes each time.
+"""Rendering of figures: one style, composed of panels, reproducible to the byte.
 
-A panel is drawn twice: side by side with its figure's other panels for the PNG and SVG files, and alone,
-as SVG whose colours are CSS variables, for the page, where it follows the light or dark theme and the
-width of the window. Nothing of the user's matplotlibrc or backend is used: no pyplot, own rcParams.
+Each panel is drawn twice: with its figure's other panels for the PNG and SVG files, and on its own for the page, as
+SVG with CSS variables for colours, so that it follows the page's theme and width. The user's matplotlibrc and backend
+have no effect: this module sets all rcParams and does not use pyplot.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from dualteacher.system import files
 
 INK, MUTED, GRID = "#1c2128", "#5d6673", "#e4e7eb"
 BASELINE = "#6b7280"
-# Okabe and Ito's colours, ordered so that the first three differ in lightness too; then six of their complements.
+# Okabe and Ito's colours, ordered so that the first three also differ in lightness; then six that complement them.
 PALETTE = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
     *("#332288", "#999933", "#882255", "#8a5a2b", "#d6304f", "#44aa99"),
 )
 MARKERS = ("s", "o", "^", "D", "v", "P", "X")
-HEAT = (0.16, 0.5, 0.8)  # of the confusion matrices; its opacity is the value
+HEAT = (0.16, 0.5, 0.8)  # RGB of the confusion matrices; opacity shows the value
 
 STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib
+    "font.family": ["DejaVu Sans"],  # ships with matplotlib
     "font.size": 9.0,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": MUTED,
@@ -60,40 +60,40 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "figure.dpi": 100.0,
     "savefig.dpi": 160.0,
-    "svg.fonttype": "none",  # real text: selectable, and in the page it takes the page's own font
+    "svg.fonttype": "none",  # real text: selectable, and in the page's own font
 }
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot. `draw` puts everything but the title into the axes."""
+    """One plot. `draw` draws all of it except the title."""
 
     title: str
     draw: Callable[[Any], None]
-    description: str  # for those who do not see it
+    description: str  # alternative text for screen readers
     size: tuple[float, float] = (3.3, 2.3)  # width, height in inches
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels that belong together."""
+    """A group of panels with one legend."""
 
-    name: str  # stem of its files
+    name: str  # file name without suffix
     panels: Sequence[Panel]
     legend: Sequence[tuple[str, str, str]] = field(default=())  # (label, colour, marker)
     columns: int = 3
-    empty: str = "nothing to draw"  # said where there are no panels
+    empty: str = "nothing to draw"  # message if there are no panels
 
 
 def colors(methods: Sequence[str], baseline: str) -> dict[str, str]:
-    """Grey for the baseline, the palette in the grid's order for the others."""
+    """Colour of each method: grey for the baseline, PALETTE in order for the others."""
     others = [method for method in methods if method != baseline]
     chosen = {method: PALETTE[i % len(PALETTE)] for i, method in enumerate(others)}
     return {method: chosen.get(method, BASELINE) for method in methods}
 
 
 def write(figure: Figure, folder: Path) -> None:
-    """`folder`/<name>.png and .svg, the same bytes for the same figure."""
+    """Write `folder`/<name>.png and .svg, reproducible to the byte."""
     with _style(figure.name):
         canvas = _laid_out(_compose(figure))
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
@@ -102,7 +102,7 @@ def write(figure: Figure, folder: Path) -> None:
 
 
 def inline(panel: Panel, identity: str) -> str:
-    """An <svg> element for the page; `identity` keeps its inner ids apart from other panels'."""
+    """Render a panel as an <svg> element for the page; `identity` makes its ids unique in the page."""
     with _style(identity):
         canvas = _canvas(panel.size)
         panel.draw(canvas.add_subplot())
@@ -121,14 +121,14 @@ def _style(salt: str) -> Iterator[None]:
 
 
 def _canvas(size: tuple[float, float], pad: float = 0.04) -> Canvas:
-    """An empty canvas of `size` with `pad` around its parts, inches."""
+    """An empty canvas of `size`, with `pad` around the axes (inches)."""
     canvas = Canvas(figsize=size, layout=Layout(w_pad=pad, h_pad=pad))
     FigureCanvasAgg(canvas)
     return canvas
 
 
 def _laid_out(canvas: Canvas) -> Canvas:
-    """Settle the layout once: matplotlib would do it, and a trial drawing, for each file."""
+    """Compute the layout once; otherwise matplotlib repeats it, with a trial drawing, for each file."""
     layout = canvas.get_layout_engine()
     if layout is not None and canvas.axes:
         layout.execute(canvas)
@@ -137,7 +137,7 @@ def _laid_out(canvas: Canvas) -> Canvas:
 
 
 def _compose(figure: Figure) -> Canvas:
-    """All panels on one canvas, row by row, with a common legend below."""
+    """All panels on one canvas, row by row, with a shared legend below."""
     count = max(len(figure.panels), 1)
     columns = min(figure.columns, count)
     rows = math.ceil(count / columns)
@@ -158,7 +158,7 @@ def _compose(figure: Figure) -> Canvas:
 
 
 def themed(svg: str, identity: str, description: str) -> str:
-    """matplotlib's SVG file → an element to stand in HTML: themed colours, no namespaces, unique ids."""
+    """Turn matplotlib's SVG file into an inline <svg>: CSS variables as colours, no namespaces, unique ids."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     head, rest = svg.split(">", 1)
@@ -170,7 +170,7 @@ def themed(svg: str, identity: str, description: str) -> str:
     referenced = set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", rest))
     rest = re.sub(r' id="([^"]+)"', lambda m: f' id="{identity}-{m[1]}"' if m[1] in referenced else "", rest)
     rest = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{identity}-", rest)
-    rest = re.sub(r' d="[^"]+"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), rest)  # a hundredth of a point
+    rest = re.sub(r' d="[^"]+"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), rest)  # two decimals are enough
     rest = re.sub(r"\n\s*", "\n", rest).strip()
     view = box.group(1) if box else "0 0 300 200"
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
@@ -178,11 +178,11 @@ def themed(svg: str, identity: str, description: str) -> str:
 
 
 def _variables() -> dict[str, str]:
-    """Colour as drawn → the page's CSS variable for it."""
+    """Map each drawn colour to the page's CSS variable."""
     fixed = {INK: "ink", MUTED: "muted", GRID: "line", BASELINE: "baseline"}
     return fixed | {color: f"method{i + 1}" for i, color in enumerate(PALETTE)}
 
 
 def variable(color: str) -> str:
-    """The page's CSS variable for a colour of a figure, e.g. var(--method1)."""
+    """CSS reference for a figure's colour, e.g. var(--method1)."""
     return f"var(--{_variables()[color]})"

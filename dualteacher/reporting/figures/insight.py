@@ -1,4 +1,4 @@
-"""Figures of insight: reliability diagrams, gains by class, hardest images, predictions over epochs."""
+"""Figures: reliability diagrams, gains by class, hardest images, predictions over epochs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from dualteacher.reporting.tables import percent, points
 from dualteacher.system import paths
 
 CLASSES_SHOWN = 30
-SHOWN = 6  # hardest images, and validations in a strip
-SIDE = 160  # longest side of a picture, pixels
+SHOWN = 6  # hardest images to show, and validations per strip
+SIDE = 160  # maximum side of a picture, pixels
 PAPER = np.array([1.0, 1.0, 1.0])
 
 
@@ -31,15 +31,15 @@ PAPER = np.array([1.0, 1.0, 1.0])
 
 
 def calibration(name: str, runs: Runs, colors: dict[str, str]) -> Figure:
-    """A reliability diagram for each method, all seeds together."""
+    """One reliability diagram per method, seeds pooled."""
     panels = []
     for method, of_method in runs.items():
         bins = insight.added(of_method)
         if bins["pixels"].sum():
             title = f"{spoken(method)}: ECE {percent(insight.error(bins))} %"
-            text = f"{title}. Share of right labels (bars) by their confidence; dots: share of all pixels"
+            text = f"{title}. Bars: accuracy by confidence; dots: share of all pixels"
             panels.append(Panel(title, partial(_reliability, bins, colors[method]), text, (2.6, 2.3)))
-    return Figure(name, panels, columns=4, empty="no unlabelled image has a mask to judge labels by")
+    return Figure(name, panels, columns=4, empty="no unlabelled image has a mask to check pseudo-labels against")
 
 
 def _reliability(bins: pd.DataFrame, color: str, axes: Any) -> None:
@@ -59,7 +59,7 @@ def _reliability(bins: pd.DataFrame, color: str, axes: Any) -> None:
 
 
 def class_gains(name: str, gains: pd.DataFrame, colors: dict[str, str]) -> Figure:
-    """Each method's gain over the baseline by class; of many classes those with the largest gains or losses."""
+    """Each method's gain over the baseline by class; at most CLASSES_SHOWN, those with the largest changes."""
     panels = []
     for method, table in gains.groupby("method", sort=False):
         shown = table.dropna(subset="mean")
@@ -68,7 +68,7 @@ def class_gains(name: str, gains: pd.DataFrame, colors: dict[str, str]) -> Figur
         largest = shown["mean"].abs().sort_values(ascending=False, kind="stable").index[:CLASSES_SHOWN]
         shown = shown.loc[largest].sort_values("mean", ascending=False, kind="stable")
         title = f"{spoken(str(method))} (points)"
-        text = f"{title}: IoU minus the baseline's by class, mean over seeds, with its interval where there is one"
+        text = f"{title}: IoU minus the baseline's by class, mean over seeds, with its interval if there is one"
         height = 0.6 + 0.2 * len(shown)
         panels.append(Panel(title, partial(_gains, shown, colors[str(method)]), text, (3.3, height)))
     return Figure(name, panels, empty="no method to compare with the baseline")
@@ -92,12 +92,12 @@ def _gains(table: pd.DataFrame, color: str, axes: Any) -> None:
 
 
 def hardest(name: str, table: pd.DataFrame, dataset: str, classes: Sequence[ClassInfo]) -> Figure:
-    """The hardest validation images beside their truth, and how well each method did."""
+    """The hardest validation images beside their ground truth, with mean and best mIoU."""
     panels = []
     for image_id, rows in table[table["rank"] <= SHOWN].groupby("image_id", sort=False):
         best = rows.loc[rows["miou"].idxmax()]
         line = f"mean {percent(rows['mean'].iloc[0])} %, best {spoken(best['method'])} {percent(best['miou'])} %"
-        text = f"{image_id}: image and truth; mIoU {line}"
+        text = f"{image_id}: image and ground truth; mIoU {line}"
         draw = partial(_pair, dataset, str(image_id), tuple(classes), line)
         panels.append(Panel(str(image_id), draw, text, (3.3, 2.0)))
     return Figure(name, panels, empty="no validation image has a mask")
@@ -110,7 +110,7 @@ def _pair(dataset: str, image_id: str, classes: tuple[ClassInfo, ...], line: str
 
 
 def snapshots(name: str, runs: Runs, dataset: str, classes: Sequence[ClassInfo]) -> Figure:
-    """For each method: a fixed validation image, its truth, and what the first seed's student said over epochs."""
+    """For each method: a fixed validation image, its ground truth, and the first seed's predictions over epochs."""
     panels = []
     for method, of_method in runs.items():
         table = of_method[0].snapshots
@@ -133,11 +133,11 @@ def _strip(dataset: str, image_id: str, shown: pd.DataFrame, classes: tuple[Clas
     maps = [np.asarray(Image.open(io.BytesIO(content))) for content in shown["prediction"]]
     cells = [image, colored(truth, classes), *(colored(one, classes) for one in maps)]
     centres = _row(axes, cells)
-    axes.set_xticks(centres, ["image", "truth", *(f"epoch {epoch}" for epoch in shown["epoch"])], fontsize=8)
+    axes.set_xticks(centres, ["image", "ground truth", *(f"epoch {epoch}" for epoch in shown["epoch"])], fontsize=8)
 
 
 def _row(axes: Any, pictures: Sequence[np.ndarray]) -> list[float]:
-    """Draw pictures side by side at one size; where their centres are."""
+    """Draw pictures side by side at the same size; return the x position of their centres."""
     height, width = pictures[0].shape[:2]
     gap = max(2, width // 24)
     left, centres = 0, []
@@ -156,7 +156,7 @@ def _row(axes: Any, pictures: Sequence[np.ndarray]) -> list[float]:
 
 
 def colored(labels: np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:
-    """(h, w) class indices → (h, w, 4) uint8 in the classes' colours; what is no class is transparent."""
+    """(h, w) class indices → (h, w, 4) uint8 in the classes' colours; other values are transparent."""
     palette = np.zeros((256, 4), np.uint8)
     palette[: len(classes), :3] = [info.color for info in classes]
     palette[: len(classes), 3] = 255
@@ -164,7 +164,7 @@ def colored(labels: np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:
 
 
 def _image_and_truth(dataset: str, image_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """A validation image (h, w, 3) and its mask (h, w), both with sides of at most SIDE."""
+    """A validation image (h, w, 3) and its mask (h, w), subsampled to at most SIDE."""
     pack = _pack(str(paths.Dataset(dataset).val.absolute()))
     index = pack.index(image_id)
     image, truth = pack.image(index), pack.mask(index)
@@ -182,7 +182,7 @@ def _pack(path: str) -> Pack:
 
 
 def calibrated(method: str, runs: Sequence[Run]) -> str:
-    """How far a method's confidence can be trusted; "" where nothing could be judged."""
+    """Describe how well a method's confidence is calibrated; "" without scored pixels."""
     bins = insight.added(runs)
     pixels = bins["pixels"].sum()
     if not pixels:
@@ -190,14 +190,14 @@ def calibrated(method: str, runs: Sequence[Run]) -> str:
     right, confidence = (bins[name].sum() / pixels for name in ("right", "confidence"))
     lean = "over" if confidence > right else "under"
     return (
-        f"{spoken(method)}: mean confidence {percent(confidence)} %, right {percent(right)} %"
+        f"{spoken(method)}: mean confidence {percent(confidence)} %, accuracy {percent(right)} %"
         f" ({lean}confident by {points(abs(confidence - right)).lstrip('+')} points);"
         f" expected calibration error {percent(insight.error(bins))} %."
     )
 
 
 def build(results: Results, dataset: str, partition: str, colors: dict[str, str]) -> list[Figure]:
-    """All figures of this module for one dataset and partition."""
+    """This module's figures for one dataset and partition."""
     runs, classes, stem = results.by_method(dataset, partition), results.classes[dataset], f"{dataset}-{partition}"
     return [
         calibration(f"{stem}-calibration", runs, colors),

@@ -1,4 +1,4 @@
-"""Small multiples: a panel for each method, the others behind it in grey."""
+"""Small multiples: one panel per method, with the other methods in grey."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dualteacher.reporting.results import Run, spoken
 
 
 def multiples(name: str, runs: Runs, colors: dict[str, str], bands: dict[str, pd.DataFrame]) -> Figure:
-    """Validation mIoU; `bands`: columns x and mean by method (see figures.over_seeds)."""
+    """Validation mIoU by step; `bands`: tables of figures.over_seeds by method."""
     bands = {method: band for method, band in bands.items() if len(band)}
     values = [100 * run.history["val_miou"].dropna() for method in bands for run in runs[method]]
     low, high = min((v.min() for v in values), default=0.0), max((v.max() for v in values), default=1.0)
@@ -21,7 +21,7 @@ def multiples(name: str, runs: Runs, colors: dict[str, str], bands: dict[str, pd
     limits = (max(low - margin, 0.0), high + margin)
     panels = []
     for method in bands:
-        text = f"Validation mIoU of {spoken(method)} by step, each seed and their mean, before the other methods' means"
+        text = f"Validation mIoU of {spoken(method)} by step: seeds and their mean, with other methods' means in grey"
         draw = partial(_draw, runs[method], method, colors[method], bands, limits)
         panels.append(Panel(spoken(method), draw, text, (2.6, 1.9)))
     return Figure(name, panels, columns=4, empty="no run was validated during training")

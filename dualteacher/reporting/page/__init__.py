@@ -1,1 +1,1 @@
-"""The report's page."""
+"""The report's HTML page."""

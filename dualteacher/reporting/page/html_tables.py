@@ -133,7 +133,7 @@ def cost_table(results: Results, table: pd.DataFrame, colors: dict[str, str]) ->
         ]
         for row in table.itertuples()
     ]
-    more = ("student images", "teacher images", "time", "images/s", "peak memory", "trained", "device")
+    more = ("student images", "teacher images", "time", "images/s", "peak memory", "parameters", "device")
     return Table(
         "Cost of training one run, mean over seeds, excluding the shared warm-up",
         _columns(results, *more),

@@ -53,7 +53,7 @@ def _sheet(run: Run, results: Results) -> Sheet:
     cell, metrics, cost = run.cell, run.metrics, run.cost
     known = run.provenance | metrics
     facts = [
-        ("mIoU, last epoch", f"{tables.percent(float(metrics['miou']))} %"),
+        (f"mIoU, {tables.CHOSEN[metrics['selected']]} epoch", f"{tables.percent(float(metrics['miou']))} %"),
         ("best epoch", _best(metrics)),
         ("pixel accuracy", f"{tables.percent(float(metrics['pixel_accuracy']))} %"),
         ("images", f"{run.provenance['labelled']} labelled, {run.provenance['unlabelled']} unlabelled"),
