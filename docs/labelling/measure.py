@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from dualteacher import settings
-from dualteacher.commands import suggest
 from dualteacher.data import partition
+from dualteacher.labelling import selection
 from dualteacher.labelling.observe import Observer
 from dualteacher.machine.device import setup
 from dualteacher.models import saved
@@ -51,10 +51,10 @@ def choose(loaded: settings.Settings, by: str, seed: int) -> None:
     """Write the partition of the first images and those that `suggest --by` names."""
     first = paths.Cell("textures", "first", "supervised", seed)
     model, description = saved.load(first.student)
-    pack, roles = suggest.open_data(first, description)
+    pack, roles = selection.open_data(first, description)
     observer = Observer(model, pack, loaded.inference, setup(loaded.runtime))
     rows = [[pack.index(name) for name in names] for names in (roles.unlabelled, roles.labelled)]
-    chosen = suggest.choose(observer, first, *rows, MORE, by)
+    chosen = selection.choose(observer, first, *rows, MORE, by)
     labelled = [*roles.labelled, *(pack.ids[row] for row in chosen.rows)]
     partition.write(paths.Partition("textures", by, seed).table, pack.ids, labelled)
 

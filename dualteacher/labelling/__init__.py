@@ -1,1 +1,1 @@
-"""Which images to label next, and their pseudo-masks in a form that annotation tools take."""
+"""Active learning: choose images to label, exchange masks with annotation tools, take corrections back."""

@@ -1,4 +1,4 @@
-"""Choosing a few of many images, given what is known of each. The same numbers give the same choice."""
+"""Choose images by score or by distance. Deterministic: ties go to the first image."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 
 
 def highest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Places of the `count` largest of scores (n,), largest first; of equals the first."""
+    """Indices of the `count` largest of scores (n,), largest first."""
     return np.argsort(-scores, kind="stable")[:count]
 
 
 def k_centre(features: np.ndarray, centres: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Greedy k-centre (Sener & Savarese, ICLR 2018): again and again what lies farthest from all that is chosen.
+    """Greedy k-centre (Sener & Savarese, ICLR 2018): repeatedly choose the candidate farthest from all chosen ones.
 
-    features (n, d) of the candidates, centres (m, d) of what is labelled already → places (count,) in the order of
-    choice and the distance (count,) that each had then. Without centres the first is the one nearest to the mean, at
-    distance 0. Of equals the first.
+    features (n, d): the candidates. centres (m, d): already chosen. Returns the indices (count,) in order of choice,
+    and the distance (count,) of each at that time. Without centres, the first is the candidate nearest to the mean,
+    with distance 0.
     """
     features, centres = features.astype(np.float64), centres.astype(np.float64)
     chosen: list[int] = []
@@ -32,7 +32,7 @@ def k_centre(features: np.ndarray, centres: np.ndarray, count: int) -> tuple[np.
         chosen.append(place)
         distances.append(distance)
         nearest = np.minimum(nearest, _distances(features, features[place]))
-        nearest[chosen] = -1.0  # not again, even where all distances are 0
+        nearest[chosen] = -1.0  # never twice, even if all distances are 0
     return np.array(chosen, np.int64), np.array(distances)
 
 

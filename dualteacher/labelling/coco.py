@@ -1,8 +1,8 @@
-"""Masks as COCO annotations and back, exactly: the polygons hold the centres of a region's pixels and no others.
+"""Convert masks to COCO annotations and back without loss: a polygon contains exactly its region's pixel centres.
 
-A region is what hangs together by its pixels' sides. COCO's polygons know no holes, so a region with holes is cut
-along rows through them, into polygons of one annotation. x runs right and y down, in pixels; (0, 0) is the corner of
-the first pixel, whose centre is (0.5, 0.5).
+A region is a 4-connected component. COCO polygons have no holes, so a region with holes is cut along rows into
+several polygons of one annotation. Coordinates are pixels, x right and y down; (0, 0) is the corner of the first
+pixel, whose centre is (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from skimage import measure
 from dualteacher.core.labels import IGNORE
 from dualteacher.data.pack import ClassInfo
 
-# Contours pass pixels' centres at 1/√8 or more; a simplified one that stays nearer than that to it holds the same.
+# Contours stay at least 1/√8 ≈ 0.354 from pixel centres: simplified within less than that, they contain the same ones.
 TOLERANCE = 0.35
 
 Polygon = list[float]  # x, y, x, y, …
 
 
 def categories(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
-    """COCO counts from 1: class 0 is category 1."""
+    """COCO categories; they count from 1, so class 0 is category 1."""
     return [{"id": index + 1, "name": info.name, "supercategory": ""} for index, info in enumerate(classes)]
 
 
 def annotate(mask: np.ndarray, image: int, first: int) -> list[dict[str, Any]]:
-    """One annotation a region of mask (H, W) uint8, numbered from `first`; 255 is left out."""
+    """One annotation per region of mask (H, W) uint8, with ids from `first`; 255 is skipped."""
     found: list[dict[str, Any]] = []
     for index in np.unique(mask):
         if index == IGNORE:
@@ -51,17 +51,17 @@ def annotate(mask: np.ndarray, image: int, first: int) -> list[dict[str, Any]]:
 
 
 def polygons(region: np.ndarray, top: int = 0, left: int = 0) -> list[Polygon]:
-    """A region (h, w) bool that hangs together and lies at (top, left) → its polygons, cut where it has holes."""
+    """Polygons of a 4-connected region (h, w) bool at (top, left), cut at its holes."""
     waiting, found = [(region, top, left)], []
     while waiting:
         part, top, left = waiting.pop()
         contours = measure.find_contours(np.pad(part, 1).astype(np.float32), 0.5, fully_connected="low")
         contours.sort(key=lambda contour: -np.ptp(contour[:, 0]))
         if len(contours) == 1:
-            corners = measure.approximate_polygon(contours[0], TOLERANCE)[:-1] - 0.5  # the padding, and half a pixel
+            corners = measure.approximate_polygon(contours[0], TOLERANCE)[:-1] - 0.5  # padding: 1, pixel centre: 0.5
             found.append(np.stack([corners[:, 1] + left, corners[:, 0] + top], 1).round(3).ravel().tolist())
             continue
-        row = int(contours[1][:, 0].mean()) - 1  # through a hole: both sides are open there
+        row = int(contours[1][:, 0].mean()) - 1  # a row through the hole, so that cutting opens it
         waiting += _pieces(part[row:], top + row, left)
         waiting += _pieces(part[:row], top, left)
     return found
@@ -73,7 +73,7 @@ def _pieces(part: np.ndarray, top: int, left: int) -> Iterator[tuple[np.ndarray,
 
 
 def document(classes: Sequence[ClassInfo], images: Sequence[tuple[str, np.ndarray]]) -> dict[str, Any]:
-    """A whole COCO file for (file name, mask (H, W)) pairs."""
+    """The content of a COCO file for (file name, mask (H, W)) pairs."""
     listed: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
     for number, (name, mask) in enumerate(images, start=1):
@@ -84,9 +84,9 @@ def document(classes: Sequence[ClassInfo], images: Sequence[tuple[str, np.ndarra
 
 
 def rasterise(drawn: Sequence[Mapping[str, Any]], size: tuple[int, int], index_of: Mapping[int, int]) -> np.ndarray:
-    """Annotations of one image, later ones on top → (H, W) uint8; 255 where there is none.
+    """Rasterise one image's annotations, later ones on top → (H, W) uint8; 255 where there is none.
 
-    index_of: class index by category id. Polygons and uncompressed run lengths; ValueError for anything else.
+    index_of: category id → class index. Accepts polygons and uncompressed run lengths, else ValueError.
     """
     mask = np.full(size, IGNORE, np.uint8)
     for annotation in drawn:
@@ -98,15 +98,15 @@ def rasterise(drawn: Sequence[Mapping[str, Any]], size: tuple[int, int], index_o
         elif isinstance(shape, dict) and isinstance(shape.get("counts"), list):
             inside = _run_lengths(shape["counts"], size)
         else:
-            raise ValueError("compressed run lengths; export polygons or PNG masks")
+            raise ValueError("compressed run lengths are not supported; export polygons or PNG masks")
         mask[inside] = index_of[annotation["category_id"]]
     return mask
 
 
 def _filled(polygon: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pixels whose centres lie in a polygon (x, y, …), (H, W) bool."""
+    """Pixels whose centres are inside a polygon (x, y, …), (H, W) bool."""
     out = np.zeros(size, bool)
-    corners = polygon.reshape(-1, 2)[:, ::-1] - 0.5  # rows and columns of centres
+    corners = polygon.reshape(-1, 2)[:, ::-1] - 0.5  # row, column; pixel centres become integers
     low = np.clip(np.floor(corners.min(0)).astype(int), 0, size)
     high = np.clip(np.ceil(corners.max(0)).astype(int) + 1, 0, size)
     if (high > low).all():
@@ -116,8 +116,8 @@ def _filled(polygon: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _run_lengths(counts: Sequence[int], size: tuple[int, int]) -> np.ndarray:
-    """Column by column, outside first."""
+    """COCO run lengths: column-major, starting outside."""
     if sum(counts) != size[0] * size[1]:
-        raise ValueError("run lengths of another size than the image")
+        raise ValueError("run lengths do not add up to the image's size")
     values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return values.reshape(size[1], size[0]).T

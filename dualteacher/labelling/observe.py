@@ -1,4 +1,4 @@
-"""What a network tells of images without masks: how sure it is, where labels disagree, what an image is like."""
+"""Scores for unlabelled images: uncertainty, disagreement between networks, and pooled features."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Inference
 from dualteacher.system import console
 
-VIEWS = ((1.0, False), (1.0, True), (0.75, False), (1.25, False))  # (scale, mirrored) of one network's opinions
+VIEWS = ((1.0, False), (1.0, True), (0.75, False), (1.25, False))  # (scale, mirrored) of the image
 
 
 class Observer:
-    """A network looking at a pack's images; one result an image, in the order given."""
+    """Runs a network on a pack's images; one result per image, in the order given."""
 
     def __init__(self, model: Segmenter, pack: Pack, inference: Inference, device: torch.device) -> None:
         self.model, self.pack, self.inference, self.device = model, pack, inference, device
@@ -34,36 +34,36 @@ class Observer:
             yield from zip(label.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy(), strict=True)
 
     def uncertainty(self, images: Sequence[int]) -> np.ndarray:
-        """Mean over an image's pixels of 1 - confidence, (n,)."""
+        """Mean of 1 - confidence over each image's pixels, (n,)."""
         return self._each(images, "uncertainty", lambda pixels: uncertainty(self.predictor.one_scale(pixels)[1]))
 
     def disagreement(self, images: Sequence[int], networks: Sequence[Segmenter]) -> np.ndarray:
-        """Share of an image's pixels that two networks label differently, mean over all pairs, (n,).
+        """Share of each image's pixels that two networks label differently, mean over all pairs, (n,).
 
-        Without networks: two views of this one instead (VIEWS).
+        Without networks, compare this network's predictions of several views (VIEWS).
         """
         predictors = [Predictor(network, self.inference) for network in networks]
 
-        def judge(pixels: Tensor) -> Tensor:
+        def score(pixels: Tensor) -> Tensor:
             size = (pixels.shape[2], pixels.shape[3])
             if predictors:
                 return disagreement([upsampling.argmax(one.logits(pixels), size) for one in predictors])
             return disagreement([self._view(pixels, scale, mirrored) for scale, mirrored in VIEWS])
 
-        return self._each(images, "disagreement", judge)
+        return self._each(images, "disagreement", score)
 
     def features(self, images: Sequence[int]) -> np.ndarray:
-        """Mean over the image of the backbone's coarsest map, (n, C)."""
+        """The backbone's coarsest feature map, averaged over each image, (n, C)."""
         return self._each(images, "features", self._pooled)
 
     @torch.no_grad()
-    def _each(self, images: Sequence[int], words: str, judge: Callable[[Tensor], Tensor]) -> np.ndarray:
-        """judge: images (B, 3, H, W) → (B, …); the results of all batches, one below the other."""
-        return np.concatenate([judge(pixels).float().cpu().numpy() for pixels in self._batches(images, words)])
+    def _each(self, images: Sequence[int], title: str, score: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """Concatenate score(batch) over all batches; score: images (B, 3, H, W) → (B, …)."""
+        return np.concatenate([score(pixels).float().cpu().numpy() for pixels in self._batches(images, title)])
 
-    def _batches(self, images: Sequence[int], words: str) -> Iterator[Tensor]:
+    def _batches(self, images: Sequence[int], title: str) -> Iterator[Tensor]:
         runs = list(same_size_runs(self.pack, images, self.inference.batch))
-        for run in console.progress(runs, words, unit="batch"):
+        for run in console.progress(runs, title, unit="batch"):
             yield to_tensor([self.pack.image(i) for i in run], self.device)
 
     def _view(self, pixels: Tensor, scale: float, mirrored: bool) -> Tensor:
@@ -79,11 +79,11 @@ class Observer:
 
 
 def uncertainty(confidence: Tensor) -> Tensor:
-    """confidence (B, H, W) → (B,)."""
+    """confidence (B, H, W) → mean of 1 - confidence (B,)."""
     return 1 - confidence.mean((1, 2))
 
 
 def disagreement(labels: Sequence[Tensor]) -> Tensor:
-    """Class maps (B, H, W) of at least two judges → (B,): the share of pixels that a pair labels differently."""
+    """At least two class maps (B, H, W) → share of pixels that differ, mean over all pairs (B,)."""
     pairs = [(one != other).float().mean((1, 2)) for one, other in combinations(labels, 2)]
     return torch.stack(pairs).mean(0)

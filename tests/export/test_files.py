@@ -17,7 +17,7 @@ from PIL import Image
 from dualteacher import cli
 from dualteacher.commands import export
 from dualteacher.data.pack import Pack
-from dualteacher.export import network, onnx_file, parity
+from dualteacher.export import job, network, onnx_file, parity
 from dualteacher.models import saved
 from dualteacher.system import paths
 from tests.export.conftest import CELL
@@ -105,7 +105,7 @@ def test_a_wrong_file_is_removed_and_the_exit_code_is_1(converted, tmp_path, mon
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
-    assert "model.onnx: removed, since it is not what the network is" in capsys.readouterr().err
+    assert "model.onnx: removed, because its predictions differ from the network's" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"model.pt2", "export.json"}
 
 
@@ -126,7 +126,7 @@ def test_the_example_labels_images_without_this_package(converted, tmp_path, arg
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "photo.classes.png") as picture:
         mask, palette = np.array(picture), picture.getpalette()
-    inference = export.open_job(CELL.student, None, False).inference
+    inference = job.open_job(CELL.student, None, False).inference
     expected = parity.classes(onnx_file.runner(FOLDER / "model.onnx")(parity.prepare(pack.image(0), inference)))[0]
     expected = np.asarray(Image.fromarray(expected.astype(np.uint8)).resize(mask.shape[::-1], Image.Resampling.NEAREST))
     assert (mask == expected).mean() > 0.99

@@ -130,9 +130,9 @@ def test_a_run_without_its_images_is_refused_in_one_line(tmp_path, monkeypatch):
     saved.save(Path("c"), segmenter, known | {"inference": WHOLE.model_dump(), "classes": [{"name": "sky"}] * 3})
     val = write_pack(tmp_path / "val.arrow", 2, seed=0)
     for weights, pack, words in (
-        ("a", val, "does not say how its images are prepared"),
+        ("a", val, "contains no inference settings"),
         ("b", None, "--pack FILE.arrow"),
-        ("c", val, "classes are not those"),
+        ("c", val, "its classes differ from those"),
         ("none", val, "no such file"),
     ):
         with pytest.raises(UserError, match=words):

@@ -15,11 +15,10 @@ import pytest
 from PIL import Image
 
 from dualteacher import settings
-from dualteacher.commands import accept
 from dualteacher.data.formats import images
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources import folder as source
-from dualteacher.labelling import coco
+from dualteacher.labelling import acceptance, coco, corrected
 from dualteacher.stages import download, partition, prepare
 from dualteacher.system import paths
 from dualteacher.system.errors import UserError
@@ -125,7 +124,7 @@ def test_masks_that_nobody_changed_are_left_out_unless_asked_for() -> None:
     run(loaded)
     assert masks() == 6 + NEW - 1, "all but the one without a mask; what was taken before is no matter"
     put(Path("next/masks") / f"{first['image_id']}.png", mask(number(first)) // 2)
-    with pytest.raises(UserError, match="is there already; nothing was changed"):
+    with pytest.raises(UserError, match="already exists; nothing was changed"):
         command("accept", "next")
 
 
@@ -164,7 +163,7 @@ def test_coco_annotations_and_masks_of_colours_come_back_too() -> None:
 )
 def test_exported_names_are_matched_where_there_is_no_doubt(listed: list[str], found: dict[str, str]) -> None:
     names = ["more/a.jpg", "more/sub/a.jpg", "b 1.jpg"]
-    assert accept.match(names, listed) == found
+    assert corrected.match(names, listed) == found
 
 
 def test_rectangles_alone_are_no_masks_and_strange_images_are_named() -> None:
@@ -179,23 +178,23 @@ def test_rectangles_alone_are_no_masks_and_strange_images_are_named() -> None:
         if annotation["image_id"] == ids[second["image"]]:
             annotation["segmentation"] = []
     Path("exported.json").write_text(json.dumps(exported))
-    with pytest.raises(UserError, match=r"absent\.json: no such file; give the COCO file"):
+    with pytest.raises(UserError, match=r"absent\.json: no such file; expected the annotation tool's COCO export"):
         command("accept", "next", "--coco", "absent.json")
     told = command("accept", "next", "--coco", "exported.json")
     assert len(list(Path("photos/masks/day 1").iterdir())) == 1
-    assert "1 images with shapes are none of the suggested ones, the first is strange.jpg" in told
+    assert "1 annotated images were not suggested, for example strange.jpg" in told
 
 
 def test_accept_says_what_it_changed_in_validation() -> None:
     loaded = mine()
     own = loaded.datasets["sample"]
     assert isinstance(own, settings.Folder)
-    before = accept.ids(source.arrange(source.scan(own), own).val)
+    before = acceptance.image_ids(source.arrange(source.scan(own), own).val)
     command(*options(CELL, 10, "random", "next"))
     for row in table("next"):
         put(Path("next/masks") / f"{row['image_id']}.png", mask(number(row)))
     told = command("accept", "next")
-    after = accept.ids(source.arrange(source.scan(own), own).val)
+    after = acceptance.image_ids(source.arrange(source.scan(own), own).val)
     assert before != after, "else this tells nothing"
     assert f"validation is now {len(after)} images" in told
     assert all(name in told for name in sorted(after - before)[:3])
@@ -209,9 +208,9 @@ def test_what_is_refused_changes_nothing() -> None:
     good, bad = (Path("next/masks") / f"{row['image_id']}.png" for row in (first, second))
     put(good, mask(1))
     for wrong, complaint in [
-        (mask(1, 9, 9), "its mask is 9×9, the image 20×31"),
-        (np.full((20, 31), 7, np.uint8), "holds 7, but there are only 3 classes"),
-        (photo(3), "colours are no class's"),
+        (mask(1, 9, 9), "the mask is 9×9, the image 20×31"),
+        (np.full((20, 31), 7, np.uint8), "contains class 7, but there are only 3 classes"),
+        (photo(3), "colours belong to no class"),
     ]:
         put(bad, wrong)
         with pytest.raises(UserError, match=complaint):
@@ -222,7 +221,7 @@ def test_what_is_refused_changes_nothing() -> None:
     put(bad, mask(2))
     target = Path("photos/masks/day 1") / bad.name
     put(target, mask(2))
-    with pytest.raises(UserError, match="is there already; nothing was changed"):
+    with pytest.raises(UserError, match="already exists; nothing was changed"):
         command("accept", "next")
     shutil.rmtree(target.parent)
     assert sorted(path for path in Path("photos").rglob("*")) == before

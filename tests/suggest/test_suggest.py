@@ -146,14 +146,14 @@ def test_training_keeps_them(loaded: settings.Settings, method: str, how: str) -
 def test_what_is_refused(loaded: settings.Settings, student: Segmenter) -> None:
     Path("full").mkdir()
     Path("full/notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="full: is there already"):
+    with pytest.raises(UserError, match="full: already exists"):
         command(*options(CELL, 1, "random", "full"))
-    with pytest.raises(UserError, match="only 6 images"):
+    with pytest.raises(UserError, match="only 6 unlabelled images"):
         command(*options(CELL, 7, "random", "next"))
     with pytest.raises(UserError, match="--method absent"):
         command(*options(paths.Cell("toy", "some", "absent", 0), 1, "random", "next"))
     pack = Pack(paths.Dataset("toy").train)
     partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids[: LABELLED + 1])
-    with pytest.raises(UserError, match="have changed since; train it again"):
+    with pytest.raises(UserError, match="have changed since training; train again"):
         command(*options(CELL, 1, "random", "next"))
     assert not Path("next").exists()
