@@ -1,1 +1,1 @@
-"""A network's predictions for whole images."""
+"""Prediction on whole images."""

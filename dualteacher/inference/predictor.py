@@ -1,4 +1,4 @@
-"""Predictions for whole images: resizing, sliding windows, scales and flips; memory bounded by one batch."""
+"""Prediction on whole images: resizing, sliding windows, scales and flips."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from dualteacher.settings import Inference
 
 
 def network_size(size: tuple[int, int], inference: Inference, scale: float = 1.0) -> tuple[int, int]:
-    """Size (H, W) at which the network sees an image of `size`."""
+    """Input size (H, W) of the network for an image of `size`."""
     height, width = scaled_size(size, inference.resize, scale)
     m = inference.multiple
     return max(m, round(height / m) * m), max(m, round(width / m) * m)
 
 
 def same_size_runs(pack: Pack, indices: Sequence[int], batch: int) -> Iterator[list[int]]:
-    """Consecutive images of one size, at most `batch` together."""
+    """Split `indices` into runs of consecutive images of one size, at most `batch` each."""
     for _, group in groupby(indices, key=pack.size):
         run = list(group)
         for first in range(0, len(run), batch):
@@ -34,7 +34,7 @@ def same_size_runs(pack: Pack, indices: Sequence[int], batch: int) -> Iterator[l
 
 
 def to_tensor(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """uint8 (H, W, 3) images of one size → (B, 3, H, W) floats in [0, 1] on the device."""
+    """uint8 images (H, W, 3) of one size → (B, 3, H, W) float32 in [0, 1] on the device."""
     stacked = torch.from_numpy(np.stack(images)).to(device, non_blocking=True)
     return stacked.permute(0, 3, 1, 2).float().div_(255)
 
@@ -42,8 +42,8 @@ def to_tensor(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
 class Predictor:
     """Predicts class maps at the images' own size.
 
-    A single view (one scale, no flip) of whole images never makes full-resolution logits (see core/upsampling).
-    Several views are averaged as probabilities at full resolution, one image at a time.
+    One view (one scale, no flip) of whole images needs no full-resolution logits (see core/upsampling). Several views
+    are averaged as probabilities at full resolution, one image at a time.
     """
 
     def __init__(
@@ -57,19 +57,19 @@ class Predictor:
 
     @property
     def single_pass(self) -> bool:
-        """Whether one pass over the whole image gives its labels."""
+        """Whether the labels come from one pass over the whole image."""
         return len(self.scales) == 1 and not self.flip and self.inference.mode == "whole"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """images (B, 3, H, W) in [0, 1] → classes (B, H, W) int64."""
+        """Images (B, 3, H, W) in [0, 1] → classes (B, H, W) int64."""
         if self.single_pass:
             return upsampling.argmax(self.logits(images, self.scales[0]), _size(images))
         return torch.cat([self.probabilities(image[None]).argmax(1) for image in images])
 
     @torch.no_grad()
     def with_confidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Classes (B, H, W) int64 and the probability (B, H, W) of each."""
+        """Classes (B, H, W) int64 and their probabilities (B, H, W)."""
         if self.single_pass:
             return self.one_scale(images, self.scales[0])
         found = [self.probabilities(image[None]).max(1) for image in images]
@@ -77,12 +77,12 @@ class Predictor:
 
     @torch.no_grad()
     def one_scale(self, images: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Classes (B, H, W) int64 at one scale, without flip, and the probability (B, H, W) of each."""
+        """The same at one scale, without flip."""
         return upsampling.label_and_confidence(self.logits(images, scale), _size(images))
 
     @torch.no_grad()
     def probabilities(self, image: Tensor) -> Tensor:
-        """Mean softmax over scales and flips, (1, C, H, W) for one image (1, 3, H, W)."""
+        """One image (1, 3, H, W) → softmax (1, C, H, W), mean over scales and flips."""
         size = _size(image)
         total = image.new_zeros((1, self.model.num_classes, *size))
         for scale in self.scales:
@@ -94,12 +94,12 @@ class Predictor:
 
     @torch.no_grad()
     def logits(self, images: Tensor, scale: float = 1.0) -> Tensor:
-        """Logits of the resized images at the network's stride (whole) or at their size (slide)."""
+        """Logits of the resized images: at the network's stride (mode whole) or at the resized size (mode slide)."""
         size = network_size(_size(images), self.inference, scale)
         if size != _size(images):
             if size[0] < images.shape[2] or size[1] < images.shape[3]:
                 images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-            else:  # nothing to smooth, and antialiasing costs time
+            else:  # enlarging needs no antialiasing, which is slow
                 images = upsampling.enlarge(images, size)
         if self.inference.mode == "whole":
             return self.model(images)
@@ -121,7 +121,7 @@ class Predictor:
 
 
 def upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits (B, C, h, w) at full resolution, float32."""
+    """Logits (B, C, h, w) → (B, C, H, W), bilinear, float32."""
     return F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
 
 

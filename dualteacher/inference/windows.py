@@ -1,7 +1,6 @@
-"""Overlapping windows over an image of any size, in memory that grows with its width alone.
+"""Sliding windows over an image of any size. Memory grows with the image's width only, not its height.
 
-`mean_scores` is the one implementation of sliding windows. The predictor uses it for evaluation in mode `slide`, and
-`predict` for images too large for one pass.
+Used by the predictor in mode `slide`, and by `predict` for images too large for one pass.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from torch import Tensor
 
 
 def window_starts(side: int, window: int, stride: int) -> list[int]:
-    """Where windows start so that they cover `side`; the last one ends at the border."""
+    """Start positions of windows that cover `side` pixels; the last window ends at the border."""
     last = max(0, side - window)
     return sorted({*range(0, last, stride), last})
 
 
 class Grid:
-    """Windows of side `window` every `stride` pixels over an image; smaller images have one, of their own size."""
+    """Windows of side `window` every `stride` pixels. Along a side shorter than `window`: one, of that length."""
 
     def __init__(self, height: int, width: int, window: int, stride: int) -> None:
         self.height, self.width = height, width
@@ -30,7 +29,7 @@ class Grid:
 
 
 class Block(NamedTuple):
-    """The finished scores of a rectangle whose upper left corner is (top, left)."""
+    """Final scores of a rectangle with upper left corner (top, left)."""
 
     top: int
     left: int
@@ -40,19 +39,18 @@ class Block(NamedTuple):
 def mean_scores(
     grid: Grid, rows: Callable[[int, int], Any], score: Callable[[Any, Sequence[int]], Iterable[Tensor]]
 ) -> Iterator[Block]:
-    """Mean of the windows' scores at every pixel, as rectangles from left to right and top to bottom.
+    """Mean of the windows' scores at every pixel, yielded as rectangles from left to right and top to bottom.
 
-    rows(top, bottom): whatever `score` takes for these rows of the image; asked for once for each row of windows.
-    score(rows, lefts): scores (…, h, w) of the windows that start at `lefts`, in order, each at the window's size.
+    rows(top, bottom): these rows of the image, in any form that `score` takes; called once per row of windows.
+    score(rows, lefts): scores (…, h, w) of the windows that start at columns `lefts`, in order, at window size.
 
-    Only the sums that later windows still add to are kept: the overlap with the row of windows above, over the whole
-    width, and the current window.
+    Keeps only the sums that later windows add to: the overlap with the row of windows above, and the current window.
     """
     (tall, wide), width = grid.window, grid.width
     covered_y, covered_x = _cover(grid.height, grid.tops, tall), _cover(width, grid.lefts, wide)
     ends = [*grid.tops[1:], grid.height]
     overlap = max(top + tall - end for top, end in zip(grid.tops, ends, strict=True))
-    carry: Tensor | None = None  # (…, overlap, W): sums of the rows above
+    carry: Tensor | None = None  # (…, overlap, W): sums from the windows above
     carried = 0
     for top, end in zip(grid.tops, ends, strict=True):
         final = end - top
@@ -74,7 +72,7 @@ def mean_scores(
 
 
 def _cover(side: int, starts: Sequence[int], window: int) -> Tensor:
-    """How many windows cover each place, (side,) float32."""
+    """Number of windows that cover each position, (side,) float32."""
     count = torch.zeros(side)
     for start in starts:
         count[start : start + window] += 1

@@ -1,1 +1,1 @@
-"""Networks."""
+"""Networks: backbones, heads, weights on disk."""

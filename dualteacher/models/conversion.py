@@ -1,7 +1,7 @@
-"""Other people's names for the same weights: renaming to ours, and refusing what does not fit.
+"""Checkpoints of other programs: rename their tensors to our names, and refuse what does not fit.
 
-Mix Transformers come as the official `mit_b*.pth`, as Hugging Face's `nvidia/mit-b*` and
-`nvidia/segformer-b*`, or inside an mmsegmentation checkpoint; everything else comes with timm's names.
+Mix Transformers: the official `mit_b*.pth`, Hugging Face's `nvidia/mit-b*` and `nvidia/segformer-b*`, or an
+mmsegmentation checkpoint. Other backbones: timm's names.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dualteacher.system.errors import UserError
 
 State = dict[str, Tensor]
 
-WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training programs keep the weights
-HEADS = ("head.", "classifier.", "decode_head.", "auxiliary_head.")  # of a Mix Transformer's checkpoint
+WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training programs nest the weights
+HEADS = ("head.", "classifier.", "decode_head.", "auxiliary_head.")  # in checkpoints of a Mix Transformer
 
 OFFICIAL = (
     (re.compile(r"^patch_embed1\."), lambda match: "patch_embed."),
@@ -51,16 +51,16 @@ HUGGING_FACE = (
 
 
 def convert(backbone: str, state: Mapping[str, Any]) -> State:
-    """A checkpoint's tensors under our names, heads and classifiers left out.
+    """A checkpoint's backbone tensors under our names, without heads and classifiers.
 
-    Keys that mean nothing to us are kept as they are, for `fit` to refuse them by name.
+    Unknown keys are kept, so that `fit` can name them in its error.
     """
     state = _unwrap(state)
     return _convert_mix_transformer(state) if backbone in VARIANTS else _convert_timm(backbone, state)
 
 
 def _unwrap(state: Mapping[str, Any]) -> State:
-    """The weights inside a training program's checkpoint; the backbone's alone where it marks them."""
+    """The weights in a training program's checkpoint; only those with the prefix `backbone.` if there are any."""
     for key in WRAPPERS:
         if isinstance(state.get(key), Mapping):
             state = state[key]
@@ -81,7 +81,7 @@ def _convert_mix_transformer(state: State) -> State:
 
 
 def _join_key_value(state: State) -> State:
-    """Hugging Face keeps attention's key and value apart; here they are one layer, key first."""
+    """Concatenate attention's key and value layers, which Hugging Face stores separately, into one; key first."""
     joined: State = {}
     for name, value in state.items():
         partner = name.replace(".attn.key.", ".attn.value.")
@@ -93,7 +93,7 @@ def _join_key_value(state: State) -> State:
 
 
 def _convert_timm(backbone: str, state: State) -> State:
-    """From timm's classification network to its feature extractor, which may fold or prefix names."""
+    """Names of timm's classification network → its feature extractor, which may fold or prefix them."""
     expected, whole = backbones.expected(backbone), backbones.classifier(backbone)
     renamed: State = {}
     for key, value in state.items():
@@ -101,40 +101,42 @@ def _convert_timm(backbone: str, state: State) -> State:
         name = next((name for name in (key, folded, f"model.{key}") if name in expected), None)
         if name is not None:
             renamed[name] = value
-        elif key not in whole:  # else: a layer that only the classifier needs
+        elif key not in whole:  # drops layers that only the classifier has
             renamed[key] = value
     return renamed
 
 
 def by_position(backbone: str, state: Mapping[str, Tensor], origin: str) -> State:
-    """Tensors of a classification network that lists the same layers in the same order under other names.
+    """Rename a classification network's tensors by position: same layers, same order, other names.
 
-    Counters of batch normalisation are left out on both sides; every shape must match. UserError otherwise.
+    Skips batch counters on both sides. UserError unless number, shapes and last name parts (weight, bias, …) match.
     """
     whole = {key: value for key, value in backbones.classifier(backbone).items() if not _is_counter(key)}
     given = {key: value for key, value in state.items() if not _is_counter(key)}
     if len(whole) != len(given):
-        raise UserError(f"{origin}: holds {len(given)} tensors, {backbone} has {len(whole)}")
+        raise UserError(
+            f"{origin}: contains {len(given)} tensors, but {backbone} has {len(whole)}; choose other weights"
+        )
     named = dict(zip(whole, given.values(), strict=True))
     for (name, ours), (theirs, value) in zip(whole.items(), given.items(), strict=True):
         if ours.shape != value.shape or name.rpartition(".")[2] != theirs.rpartition(".")[2]:
             raise UserError(
-                f"{origin}: does not fit {backbone}: {theirs} {tuple(value.shape)} stands where {name}"
-                f" {tuple(ours.shape)} is expected"
+                f"{origin}: does not fit {backbone}: found {theirs} {tuple(value.shape)}, expected {name}"
+                f" {tuple(ours.shape)}"
             )
     return named
 
 
 def _is_counter(key: str) -> bool:
-    """Whether it counts the batches a normalisation has seen: old files lack it, nothing here reads it."""
+    """Whether this is batch normalisation's batch counter. Old files lack it; nothing here reads it."""
     return key.endswith("num_batches_tracked")
 
 
 def fit(state: State, expected: Mapping[str, Tensor], origin: str) -> State:
-    """`state` with `expected`'s order and dtypes; UserError that says what differs if keys or shapes do."""
+    """`state` in the order and dtypes of `expected`. UserError if keys or shapes differ."""
     state = {key: torch.zeros_like(value, device="cpu") for key, value in expected.items() if _is_counter(key)} | state
     missing = [f"{key} is missing" for key in expected if key not in state]
-    extra = [f"{key} is not known" for key in state if key not in expected]
+    extra = [f"{key} is unknown" for key in state if key not in expected]
     shapes = [
         f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}"
         for key, value in expected.items()
@@ -144,7 +146,6 @@ def fit(state: State, expected: Mapping[str, Tensor], origin: str) -> State:
         first = list(chain(missing[:2], extra[:2], shapes[:2]))
         more = len(missing) + len(extra) + len(shapes) - len(first)
         raise UserError(
-            f"{origin}: these weights do not fit the network: {'; '.join(first)}"
-            + (f" (and {more} more)" if more else "")
+            f"{origin}: weights do not fit the network: {'; '.join(first)}" + (f" (and {more} more)" if more else "")
         )
     return {key: state[key].to(value.dtype) for key, value in expected.items()}

@@ -1,8 +1,7 @@
-"""A linear layer over the fastest CPU kernel.
+"""A linear layer as a 1 × 1 convolution, where that is faster.
 
-On a CPU torch multiplies float32 matrices by MKL but convolves by oneDNN, which on processors of another
-maker than MKL's takes half the time. A linear layer is a convolution with a 1 × 1 kernel, so it can be had
-from either (docs/performance.md has the measurements).
+On a CPU torch multiplies float32 matrices with MKL but convolves with oneDNN, which takes half the time on non-Intel
+processors (measurements: docs/performance.md).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch import Tensor
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (…, K), weight (N, K), bias (N,) or None → (…, N): what F.linear gives, to rounding."""
+    """x (…, K), weight (N, K), bias (N,) or None → (…, N). Equals F.linear up to rounding."""
     rows = x.numel() // x.shape[-1]
     images = _images(rows) if _convolves(x) else 0
     if not images:
@@ -26,15 +25,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _convolves(x: Tensor) -> bool:
-    """Whether oneDNN's convolution is to be had: not for other types, nor where autocast or a compiler chooses."""
-    chosen = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not chosen
+    """Whether to use oneDNN's convolution: float32 on a CPU, outside autocast and torch.compile."""
+    elsewhere = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not elsewhere
 
 
 @cache
 def _images(rows: int) -> int:
-    """Into how many images to fold that many rows; 0: it does not pay.
+    """Number of images to fold `rows` into; 0 if convolving does not pay.
 
-    torch leaves 1 × 1 convolutions of fewer than 16 images to a slower kernel when it runs on one thread.
+    On one thread torch uses a slower kernel for 1 × 1 convolutions of fewer than 16 images.
     """
     return next((n for n in range(64, 15, -1) if rows % n == 0), 0) if rows >= 1024 else 0

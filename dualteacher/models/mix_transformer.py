@@ -1,7 +1,7 @@
 """Mix Transformer (MiT-B0 … B5), the SegFormer backbone (Xie et al. 2021, arXiv 2105.15203).
 
-MiT is a pyramid vision transformer that timm's PVTv2 covers, fused attention included. Only the table of variants and
-the multi-scale output are ours.
+MiT has the architecture of timm's PVTv2, which this module builds on, fused attention included. It adds the table of
+variants and the multi-scale output.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STRIDES = (4, 8, 16, 32)
 
 @dataclass(frozen=True)
 class Variant:
-    """Channels and number of blocks of the four stages."""
+    """Channels and number of blocks per stage."""
 
     channels: tuple[int, int, int, int]
     depths: tuple[int, int, int, int]
@@ -34,10 +34,10 @@ VARIANTS = {
 
 
 class MixTransformer(PyramidVisionTransformerV2):
-    """One of VARIANTS; `drop_path` rises linearly over all blocks, from 0 to the given rate.
+    """One of VARIANTS. The drop-path rate rises linearly over the blocks, from 0 to `drop_path`.
 
-    With `output_stride=16` the last stage keeps the third's resolution. Its patch embedding then moves by one
-    pixel instead of two; weights and their shapes stay the same. DeepLabV3+ wants this, SegFormer does not.
+    With `output_stride=16` (for DeepLabV3+) the last stage's patch embedding has stride 1, so it keeps the third
+    stage's resolution. The weights are the same.
     """
 
     def __init__(self, name: str, *, drop_path: float = 0.0, output_stride: int = 32) -> None:
@@ -54,12 +54,12 @@ class MixTransformer(PyramidVisionTransformerV2):
         if output_stride == 16:
             self.stages[3].downsample.proj.stride = (1, 1)
         elif output_stride != 32:
-            raise ValueError(f"output_stride is 16 or 32, not {output_stride}")
+            raise ValueError(f"output_stride must be 16 or 32, not {output_stride}")
         self.channels = variant.channels
         self.reductions = (*STRIDES[:3], output_stride)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Normalised image (B, 3, H, W) → a (B, channels[k], ~H/reductions[k], ~W/reductions[k]) a stage."""
+        """Normalised image (B, 3, H, W) → one map (B, channels[k], ~H/reductions[k], ~W/reductions[k]) per stage k."""
         features = self.patch_embed(image)
         levels = []
         for stage in self.stages:
@@ -70,9 +70,9 @@ class MixTransformer(PyramidVisionTransformerV2):
 
 
 def _run(stage: Any, features: Tensor) -> Tensor:
-    """A stage of timm's network, (B, C, H, W) or, where nothing is to be embedded, (B, H, W, C) → (B, H, W, C).
+    """One stage of timm's network: (B, C, H, W), or (B, H, W, C) for a stage without downsampling → (B, H, W, C).
 
-    timm's own forward copies the result into planes, which the next convolution and the head would undo.
+    timm's own forward would copy the result to channels-first, which the next convolution and the head undo.
     """
     if stage.downsample is not None:
         features = stage.downsample(features)

@@ -1,4 +1,4 @@
-"""Whole networks on disk: weights that explain themselves, so that whoever loads them needs no other file."""
+"""Networks on disk: one self-describing safetensors file, enough to rebuild the network."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dualteacher.models.segmenter import Segmenter, build
 from dualteacher.system import paths
 from dualteacher.system.errors import UserError
 
-LATER = {"sync_norm": False}  # keys of `model` that older files lack, with what was meant
+LATER = {"sync_norm": False}  # keys of `model` that older files lack, with their former default
 
 
 def save(path: Path, segmenter: Segmenter, description: Mapping[str, Any]) -> None:
-    """Write a network so that `load` needs nothing else; the same network gives the same bytes.
+    """Write a network for `load`. The same network and description give the same bytes.
 
-    description: JSON values for whoever reads the file later (classes, crop, dataset, fingerprints, …); what
-    the network itself knows is added here: its settings, number of classes, stride and normalisation.
+    description: further JSON values (classes, crop, dataset, fingerprints, …). The network's own settings, number of
+    classes, stride and normalisation are added here.
     """
     known = {
         "model": segmenter.settings.model_dump(mode="json"),
@@ -34,34 +34,34 @@ def save(path: Path, segmenter: Segmenter, description: Mapping[str, Any]) -> No
 
 
 def _values(buffer: Tensor) -> list[float]:
-    """Three numbers as they were written, without what float32 adds."""
+    """The buffer's numbers, rounded to hide float32 noise."""
     return [round(value, 6) for value in buffer.flatten().tolist()]
 
 
 def find(given: Path) -> Path:
-    """The weights of a run's folder, or the file that was given; UserError for a folder of runs."""
+    """The weights file: `given` itself, or the one in the run folder `given`. UserError for a folder of runs."""
     if not given.is_dir():
         return given
     path = given / paths.STUDENT
     if not path.exists() and (below := sorted(given.rglob(paths.STUDENT))):
-        raise UserError(f"{given}: no run, but a folder of {len(below)}; name one, such as {below[0].parent}")
+        raise UserError(f"{given}: a folder of {len(below)} runs; name one of them, such as {below[0].parent}")
     return path
 
 
 def load(path: Path, *, drop_path: float = 0.0) -> tuple[Segmenter, dict[str, Any]]:
-    """(network in eval mode, description) of a file that `save` made; leaves torch's random state alone.
+    """(network in eval mode, description) from a file written by `save`. UserError for any other file.
 
-    UserError in one line for anything else. Pass `drop_path` to go on training; it holds no weights.
+    drop_path: for further training; it has no weights. Leaves torch's random state unchanged.
     """
     if path.name == paths.STUDENT and not path.exists():
-        hint = "a run writes it at its end, `python -m dualteacher status` says how far it is"
+        hint = "a run writes it at its end; check `python -m dualteacher status`"
         raise UserError(f"{path}: no such file; {hint}")
     state, description = tensors.read(path, "segmenter")
     try:
         model = settings.Model.model_validate(LATER | description["model"])
         num_classes = int(description["num_classes"])
     except (KeyError, ValueError, TypeError, ValidationError):
-        raise UserError(f"{path}: its description lacks valid model settings; make the file again") from None
+        raise UserError(f"{path}: its description has no valid model settings; create the file again") from None
     segmenter = build(model, num_classes, None, drop_path=drop_path, seed=0)
     segmenter.load_state_dict(conversion.fit(state, segmenter.state_dict(), str(path)))
     return segmenter.eval(), description

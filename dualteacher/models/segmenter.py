@@ -1,4 +1,4 @@
-"""The network that is trained: normalisation, backbone, head."""
+"""The segmentation network: normalisation, backbone, head."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dualteacher.models.heads import HEADS
 
 
 class Segmenter(nn.Module):
-    """Image in, class scores at a quarter of its side out."""
+    """Image (B, 3, H, W) → logits at stride 4."""
 
     stride = 4  # of the logits
     mean: Tensor
@@ -31,11 +31,11 @@ class Segmenter(nn.Module):
         self.head = HEADS[model.architecture](backbone.channels, model.head_width, num_classes, model.dropout)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1))
-        # Convolutions run channels-last where the weights lie so: a step takes 0.55 of the time on a CPU.
+        # Channels-last weights make the convolutions run channels-last: a step takes 0.55 of the time on a CPU.
         self.to(memory_format=torch.channels_last)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Image (B, 3, H, W), RGB in [0, 1] → the backbone's maps that the head takes, finest first."""
+        """Image (B, 3, H, W), RGB in [0, 1] → the feature maps that the head takes, finest first."""
         maps = self.backbone((image - self.mean) / self.std)
         return [maps[level] for level in self.levels]
 
@@ -44,11 +44,11 @@ class Segmenter(nn.Module):
         return self.head(self.features(image))
 
     def parameter_groups(self, learning_rate: float, head_multiplier: float, weight_decay: float) -> list[dict]:
-        """Groups for an optimiser: backbone and head, each with and without weight decay.
+        """Optimiser groups: backbone and head, each with and without weight decay. Omits empty groups.
 
-        Parameters of normalisation layers do not decay (their biases included; other biases do, as in the
-        published settings); the head learns `head_multiplier` times as fast. Each group has "name", "params"
-        (in the order of the layers), "lr" and "weight_decay"; empty groups are left out.
+        Weights and biases of normalisation layers do not decay; other biases do, as in the published settings. The
+        head's learning rate is `head_multiplier` times the backbone's. Each group has "name", "params" (in layer
+        order), "lr" and "weight_decay".
         """
         groups = []
         for name, part, rate in (
@@ -62,7 +62,7 @@ class Segmenter(nn.Module):
 
 
 def _by_decay(part: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters (outside, inside) normalisation layers, which all call themselves …Norm…."""
+    """Trainable parameters (outside, inside) normalisation layers, recognised by "norm" in the class name."""
     decaying: list[nn.Parameter] = []
     constant: list[nn.Parameter] = []
     for module in part.modules():
@@ -79,13 +79,12 @@ def build(
     drop_path: float,
     seed: int | None = None,
 ) -> Segmenter:
-    """The network of params.yaml's `model` section.
+    """Build the network of params.yaml's `model` section.
 
-    The backbone starts from `backbone_weights` (a file of the download stage), or at random without one or
-    where it was prepared with `weights: none`; the head always starts at random. `drop_path` is given apart
-    since teachers run at full depth. With a `seed` the random start depends on nothing else, and torch's
-    global random state is left as it was. UserError: an unknown or unfit backbone,
-    or a file that does not fit it.
+    backbone_weights: a file of the download stage; the backbone starts at random if None, or if the file was prepared
+    with `weights: none`. The head always starts at random. seed: makes the random start depend on nothing else and
+    leaves torch's global random state unchanged. UserError if the backbone is unknown or does not fit the head, or if
+    the file does not fit the backbone.
     """
     with nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
         if seed is not None:

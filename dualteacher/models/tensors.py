@@ -1,8 +1,8 @@
-"""Tensors on disk: our own self-describing safetensors files, and the checkpoints that others give us.
+"""Tensors on disk: our self-describing safetensors files, and checkpoints of other programs.
 
-Our files hold one metadata entry, `dualteacher`: JSON with the format's version, the file's kind and all
-that a reader must know. One entry, because the library does not keep the order of several; so equal content
-is equal bytes. The JSON holds a hash of the rest and of the tensors, so a flipped bit is noticed.
+Our files have one metadata entry, `dualteacher`: JSON with the format version, the file's kind, its description, and a
+sha256 of all that and the tensors, which reveals a flipped bit. Equal content gives equal bytes; several entries would
+not, since safetensors does not keep their order.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ WHAT = {"backbone": "prepared backbone weights", "segmenter": "a trained network
 
 
 def write(path: Path, kind: str, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write tensors and their description, atomically; ValueError if the description has a reserved key."""
+    """Write tensors and their description atomically. ValueError if the description has a reserved key."""
     if clash := {"format", "kind", "sha256"} & description.keys():
-        raise ValueError(f"reserved: {clash}")
+        raise ValueError(f"reserved keys in the description: {clash}")
     plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     whole = {"format": FORMAT, "kind": kind, **description}
     text = json.dumps(whole | {"sha256": content_hash(plain, whole)}, sort_keys=True, allow_nan=False)
-    # Not save_file: it makes files that nobody but their owner can read, whatever the umask says.
+    # Not save_file: it ignores the umask and makes files that only their owner can read.
     files.write_bytes(path, safetensors.torch.save(plain, metadata={ENTRY: text}))
 
 
 def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, description) of a file that `write` made; UserError in one line for anything else."""
+    """(tensors, description) of a file written by `write`. UserError for any other file."""
     state, metadata = _read_safetensors(path)
     if ENTRY not in metadata:
         raise UserError(f"{path}: a safetensors file, but not written by this program: expected {WHAT[kind]}")
@@ -48,19 +48,19 @@ def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         description = json.loads(metadata[ENTRY])
         version, found = description["format"], description["kind"]
     except (ValueError, TypeError, KeyError):
-        raise UserError(f"{path}: its description cannot be read; make the file again") from None
+        raise UserError(f"{path}: unreadable description; create the file again") from None
     if version != FORMAT:
-        raise UserError(f"{path}: file format {version!r}, this version of the program reads {FORMAT}; make it again")
+        raise UserError(f"{path}: file format {version!r}, but this version reads {FORMAT}; create the file again")
     if found != kind:
-        raise UserError(f"{path}: holds {WHAT.get(found, repr(found))}; expected {WHAT[kind]}")
-    written = description.pop("sha256", None)  # files of older versions have none
+        raise UserError(f"{path}: contains {WHAT.get(found, repr(found))}; expected {WHAT[kind]}")
+    written = description.pop("sha256", None)  # files of older versions lack it
     if written is not None and written != content_hash(state, description):
-        raise UserError(f"{path}: damaged: it is not what was written; remove it and make or copy it again")
+        raise UserError(f"{path}: damaged (wrong checksum); remove it and create or copy it again")
     return state, description
 
 
 def content_hash(state: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
-    """Hex digest of a description and of contiguous tensors: names, types, shapes and bytes."""
+    """sha256 of a description and contiguous tensors (names, dtypes, shapes, bytes), hex."""
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for key in sorted(state):
         value = state[key]
@@ -70,7 +70,7 @@ def content_hash(state: Mapping[str, Tensor], description: Mapping[str, Any]) ->
 
 
 def read_backbone(path: Path, model: settings.Model) -> dict[str, Tensor]:
-    """Tensors that the download stage prepared for this very model (none for `weights: none`)."""
+    """Tensors that the download stage prepared for this model; {} for `weights: none`."""
     again = "run `python -m dualteacher download --weights`"
     if not path.exists():
         raise UserError(f"{path}: no such file; {again}")
@@ -78,13 +78,13 @@ def read_backbone(path: Path, model: settings.Model) -> dict[str, Tensor]:
     for key, wanted in (("backbone", model.backbone), ("weights", model.weights)):
         if description.get(key) != wanted:
             raise UserError(
-                f"{path}: was prepared for model.{key} = {description.get(key)}, params.yaml says {wanted}; {again}"
+                f"{path}: prepared for model.{key} = {description.get(key)}, but params.yaml has {wanted}; {again}"
             )
     return state
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
-    """What a .safetensors file or a PyTorch checkpoint holds; code in a checkpoint is never run."""
+    """The content of a .safetensors file or PyTorch checkpoint. Never runs code from the file."""
     if not path.is_file():
         raise UserError(f"{path}: no such file (model.weights in params.yaml)")
     if path.suffix == ".safetensors":
@@ -94,16 +94,16 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
 
 
 def load_checkpoint(file: Any, origin: str) -> Mapping[str, Any]:
-    """The mapping in an open PyTorch checkpoint."""
+    """The mapping in an open PyTorch checkpoint. UserError if it is anything else."""
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(
-            f"{origin}: not a PyTorch file of plain tensors, or cut short ({reason}…); save its state_dict again"
+            f"{origin}: not a PyTorch file of plain tensors, or truncated ({reason}…); save its state_dict again"
         ) from None
     if not isinstance(content, Mapping):
-        raise UserError(f"{origin}: holds a {type(content).__name__}, not a mapping of names to tensors")
+        raise UserError(f"{origin}: contains a {type(content).__name__}, not a mapping of names to tensors")
     return content
 
 
@@ -115,4 +115,4 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a safetensors file, or cut short ({error}); make or copy it again") from None
+        raise UserError(f"{path}: not a safetensors file, or truncated ({error}); create or copy it again") from None

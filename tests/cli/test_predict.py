@@ -182,7 +182,7 @@ def test_refusals() -> None:
         (["run", "a.png", "--window", "64", "--stride", "65"], "at most the window's side"),
         (["old.safetensors", "a.png"], "does not say its classes"),
         (["empty", "a.png"], "no such file; a run writes it at its end"),
-        ([".", "a.png"], r"\.: no run, but a folder of 1; name one, such as run"),
+        ([".", "a.png"], r"\.: a folder of 1 runs; name one of them, such as run"),
     ]:
         with pytest.raises(UserError, match=complaint):
             CliRunner().invoke(cli.app, ["predict", *arguments], catch_exceptions=False)

@@ -147,4 +147,4 @@ def test_missing_and_unknown_keys_are_named() -> None:
     text = str(caught.value)
     assert text.startswith("some/file.bin: ")
     assert "stages.0.blocks.1.attn.kv.bias is missing" in text
-    assert "encoder.surprise is not known" in text
+    assert "encoder.surprise is unknown" in text

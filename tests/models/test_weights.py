@@ -104,14 +104,14 @@ def test_wheel_gives_the_classifier_s_features(wheel: nn.Module) -> None:
 def test_wheel_with_other_layers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = renamed_as_in_the_wheel(timm.create_model(LITE))
     path = publish(dict(reversed(state.items())), tmp_path, monkeypatch)
-    with pytest.raises(UserError, match=r"inner\.pth: does not fit .* stands where conv_stem\.weight"):
+    with pytest.raises(UserError, match=r"inner\.pth: does not fit .* expected conv_stem\.weight"):
         prepared(LITE, "wheel", path)
     first, *_, later = list(state)[:7]  # two convolutions of unlike shapes
     path = publish(state | {first: state[later], later: state[first]}, tmp_path, monkeypatch)
-    with pytest.raises(UserError, match=r"stands where conv_stem\.weight \(32, 3, 3, 3\)"):
+    with pytest.raises(UserError, match=r"expected conv_stem\.weight \(32, 3, 3, 3\)"):
         prepared(LITE, "wheel", path)
     path = publish(dict(list(state.items())[:-1]), tmp_path, monkeypatch)
-    with pytest.raises(UserError, match="holds 246 tensors, tf_efficientnet_lite0 has 247"):
+    with pytest.raises(UserError, match="contains 246 tensors, but tf_efficientnet_lite0 has 247"):
         prepared(LITE, "wheel", path)
 
 
@@ -181,7 +181,7 @@ def test_unfit_checkpoints_are_refused_in_one_line(tmp_path: Path, capsys: pytes
         "short.pth": "cut short",
         "code.pth": "not a PyTorch file of plain tensors",
         "list.pth": "holds a list",
-        "extra.pth": "odd is not known",
+        "extra.pth": "odd is unknown",
         "absent.pth": "no such file",
     }.items():
         with pytest.raises(UserError, match=words) as caught:

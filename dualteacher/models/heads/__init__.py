@@ -1,7 +1,7 @@
 """Segmentation heads, one file each.
 
-A head takes the backbone's feature maps, finest first, and gives logits at the finest map's resolution
-(stride 4); nothing in it depends on the values in a tensor, so it traces without data.
+A head maps the backbone's feature maps, finest first, to logits at the finest map's resolution (stride 4). Its control
+flow does not depend on tensor values, so it can be traced.
 """
 
 from dualteacher.models.heads.deeplabv3plus import DeepLabV3PlusHead

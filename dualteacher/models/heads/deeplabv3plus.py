@@ -15,7 +15,7 @@ class DeepLabV3PlusHead(nn.Module):
     """Atrous spatial pyramid at stride 16, decoder at stride 4 (Chen et al. 2018, arXiv 1802.02611)."""
 
     RATES = (6, 12, 18)
-    LOW_LEVEL = 48  # channels that the fine map is reduced to, so that it does not outweigh the pyramid
+    LOW_LEVEL = 48  # channels of the reduced fine map, few enough not to outweigh the pyramid
 
     def __init__(self, channels: Sequence[int], width: int, num_classes: int, dropout: float) -> None:
         super().__init__()
@@ -38,11 +38,11 @@ class DeepLabV3PlusHead(nn.Module):
         return self.classifier(self.dropout(decoded))
 
     def pyramid(self, coarse: Tensor) -> Tensor:
-        """(B, C_16, h', w') → (B, width, h', w'), with context of five extents."""
+        """(B, C_16, h', w') → (B, width, h', w'): five parallel branches with different fields of view."""
         if self.training and coarse.shape[0] == 1:
             raise UserError(
-                "model.architecture = deeplabv3plus: its image pooling cannot be normalised over a training"
-                " batch of one image; set batch.labelled to at least 2"
+                "model.architecture = deeplabv3plus: batch normalisation after its image pooling needs at least two"
+                " images per training batch; set batch.labelled to at least 2"
             )
         pooled = self.pooled(coarse.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *coarse.shape[-2:])
         atrous = [branch(coarse) for branch in self.atrous]

@@ -14,9 +14,9 @@ from dualteacher.models.heads.layers import initialise_classifier, pointwise, re
 
 
 class _ScaledReLU(torch.autograd.Function):
-    """ReLU in place, then dropout of whole channels: x (B, C, h, w) times scale (B, C, 1, 1), 0 or more.
+    """In-place ReLU and channel dropout: x (B, C, h, w) times scale (B, C, 1, 1) ≥ 0.
 
-    Written as one operation since the map is a step's largest: autograd would hold two gradients of its size at once.
+    One operation, because autograd would otherwise hold two gradients of this map, the largest of a step, at once.
     """
 
     @staticmethod
@@ -34,9 +34,9 @@ class _ScaledReLU(torch.autograd.Function):
 
 
 class SegFormerHead(nn.Module):
-    """All-MLP head (Xie et al. 2021, section 3.2): a linear layer a level, concatenation, fusion, classifier.
+    """All-MLP head (Xie et al. 2021, section 3.2): a linear layer per level, concatenation, fusion, classifier.
 
-    The parameters are the standard ones; `fuse` sees the levels coarsest first, as the official heads do.
+    Parameters as in the official implementation; `fuse` takes the levels coarsest first.
     """
 
     def __init__(self, channels: Sequence[int], width: int, num_classes: int, dropout: float) -> None:
@@ -59,10 +59,10 @@ class SegFormerHead(nn.Module):
         return pointwise(features, self.classifier.weight.flatten(1), self.classifier.bias)
 
     def fused(self, levels: Sequence[Tensor]) -> Tensor:
-        """fuse(concat(upsample(linear_k(level_k)))) without ever making a wide map at full resolution.
+        """fuse(concat(upsample(linear_k(level_k)))) without the wide concatenated map at full resolution.
 
-        Linear layer, upsampling and the level's slice of `fuse` are all linear, and the slice commutes with
-        the upsampling. So the two matrices are multiplied first and applied at the level's own resolution.
+        A level's slice of `fuse` commutes with the upsampling, so it is multiplied into the level's linear layer and
+        applied at the level's own resolution.
         """
         slices = self.fuse.weight.flatten(1).chunk(len(levels), dim=1)
         total: Tensor | None = None
