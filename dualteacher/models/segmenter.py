@@ -82,8 +82,8 @@ def build(
     """Build the network of params.yaml's `model` section.
 
     backbone_weights: a file of the download stage; the backbone starts at random if None, or if the file was prepared
-    with `weights: none`. The head always starts at random. seed: makes the random start depend on nothing else and
-    leaves torch's global random state unchanged. UserError if the backbone is unknown or does not fit the head, or if
+    with `weights: none`. The head always starts at random. seed: determines the random start and leaves torch's global
+    random state unchanged. UserError if the backbone is unknown or does not fit the head, or if
     the file does not fit the backbone.
     """
     with nullcontext() if seed is None else torch.random.fork_rng(devices=[]):

@@ -97,12 +97,12 @@ def redescribe(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (truncated, "cut short"),
+        (truncated, "truncated"),
         (not_tensors, "not a safetensors file"),
         (another_format, "file format 99"),
         (no_description, "not written by this program"),
         (no_model, "has no valid model settings"),
-        (other_kind, "holds prepared backbone weights; expected a trained network"),
+        (other_kind, "contains prepared backbone weights; expected a trained network"),
         (other_head, r"head\.classifier\.weight is \(3, 16, 1, 1\), not \(9, 16, 1, 1\)"),
         (Path.unlink, "no such file"),
     ],

