@@ -83,7 +83,7 @@ def test_shifting_and_scaling_move_the_interval_along() -> None:
 def test_its_coverage_is_what_docs_report_md_says(n: int) -> None:
     page = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
     seeds, held = (
-        [text.strip() for text in line.split("|")[2:-1]] for line in re.findall(r"^\| (?:seeds|holds).*", page, re.M)
+        [text.strip() for text in line.split("|")[2:-1]] for line in re.findall(r"^\| (?:seeds|coverage).*", page, re.M)
     )
     said = dict(zip(map(int, seeds), map(float, held), strict=True))
     assert 100 * statistics.coverage(n, 1000) == pytest.approx(said[n], abs=0.05)
