@@ -81,7 +81,7 @@ def resident() -> int:
 def in_a_process_of_its_own(what: Mapping[str, Any]) -> int:
     """`peak` of what dualteacher.benchmark.memory makes of `what`: a process never gives its peak back."""
     command = [sys.executable, "-m", "dualteacher.benchmark.memory", json.dumps(what)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         raise UserError(f"benchmark: {' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
     return int(done.stdout.strip().splitlines()[-1])

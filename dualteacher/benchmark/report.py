@@ -33,6 +33,8 @@ LOADED = 128  # images that the loader is timed on
 
 def main(cases: Sequence[Case], device: str, threads: int | None, repeats: int, path: Path | None) -> None:
     """Measure the cases and print them; also into `path` as JSON."""
+    if path is not None:
+        files.check_folder(path.parent)
     place = pick(device)
     prepare(place, threads or len(os.sched_getaffinity(0)))
     found = run(cases, place, repeats)

@@ -14,7 +14,7 @@ import typer
 
 from dualteacher import __version__
 from dualteacher.cli import data, networks, stages, tools
-from dualteacher.system import console, files
+from dualteacher.system import console, os_errors
 from dualteacher.system.errors import RESUME, Interrupted, UserError
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ def main() -> None:
 
 def guarded(program: Callable[[], object]) -> None:
     """Run a program; turn expected exceptions into one line on stderr and an exit code."""
+    console.use_utf8()
     try:
         program()
     except UserError as error:
@@ -69,11 +70,5 @@ def guarded(program: Callable[[], object]) -> None:
         print(f"interrupted; {RESUME}", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
-        import errno
-
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        words = files.DISK_FULL if full else error.strerror
-        print(f"error: {words}: {error.filename or '(no file name)'}", file=sys.stderr)
+        print(f"error: {os_errors.explain(error)}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -20,6 +20,7 @@ def run(weights: Path, output: Path | None, pack: Path | None, precision: str, a
     """
     job = jobs.open_job(weights, pack, argmax)
     folder = output or paths.EXPORTS / job.name
+    files.check_folder(folder)
     logger.info("%s: converting the network", weights)
     program = network.program(job.segmenter)
     model = onnx_file.from_program(program)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from dualteacher.data.formats import detect_classes, detect_layout, images
 from dualteacher.data.sources import folder as source
 from dualteacher.system import console, files, parallel
 from dualteacher.system.errors import UserError
+from dualteacher.system.os_errors import broken_link
 from dualteacher.workflow import engines, presets
 
 PARAMS = Path("params.yaml")
@@ -55,7 +57,7 @@ def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
     folder cannot be understood.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        raise UserError(broken_link(folder) or f"{folder}: no such folder")
     if not BASE.is_file():
         raise UserError(f"{BASE}: no such file; run from the project's folder")
     if PARAMS.exists() and not force and not (_is_preset(PARAMS) or _is_own(PARAMS)):
@@ -205,7 +207,7 @@ def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[
     for key, value in values.items():
         section, _, last = key.partition(".")
         presets.overlay(made, {section: {last: value}})
-    inside = Path(wanted.folder).resolve().is_relative_to(OWN_DATA.resolve())
+    inside = Path(os.path.realpath(wanted.folder)).is_relative_to(os.path.realpath(OWN_DATA))
     presets.overlay(made, {"watched": OWN_DATA.as_posix() if inside else wanted.folder})
     presets.overlay(made, presets.commented(_dataset(name, wanted)))
     presets.overlay(made, presets.commented(PARTITION))

@@ -21,6 +21,7 @@ def run(settings: Settings, cell: paths.Cell, count: int, by: str, output: Path,
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: already exists; choose another folder, or remove it")
+    files.check_folder(output)
     device = setup(settings.runtime)
     model, description = saved.load(cell.student)
     pack, roles = selection.open_data(cell, description)

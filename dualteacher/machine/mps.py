@@ -96,7 +96,13 @@ def _ask(command: str, environment: dict[str, str]) -> str:
     """The service's answer; "" without one."""
     try:
         done = subprocess.run(
-            [CONTROL], input=command + "\n", env=os.environ | environment, capture_output=True, text=True, timeout=20
+            [CONTROL],
+            input=command + "\n",
+            env=os.environ | environment,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=20,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from dualteacher.data.formats import images
 from dualteacher.system.errors import UserError
+from dualteacher.system.os_errors import broken_link
 
 VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
@@ -33,11 +34,11 @@ def collect(given: Sequence[Path], output: Path) -> list[Input]:
     Names are paths below a given folder, or below the part of a pattern that has no `*`, `?` or `[`. What lies in
     the output folder was written by us and is left out. Endings are dropped unless that makes two names equal.
     """
-    own = output.resolve()
+    own = Path(os.path.realpath(output))  # Path.resolve raises on a link that leads back to itself
     jobs: dict[Path, Input] = {}
     for path in given:
         for job in _found(path):
-            place = job.file.resolve()
+            place = Path(os.path.realpath(job.file))
             if own not in place.parents:
                 jobs.setdefault(place, job)
     if not jobs:
@@ -53,7 +54,7 @@ def _found(path: Path) -> Iterator[Input]:
     elif glob.has_magic(str(path)):
         yield from _matching(path)
     else:
-        raise UserError(f"{path}: no such file or folder")
+        raise UserError(broken_link(path) or f"{path}: no such file or folder")
 
 
 def _below(folder: Path, prefix: str) -> Iterator[Input]:

@@ -14,7 +14,7 @@ from dualteacher.prediction import tiff
 from dualteacher.prediction.inputs import Input
 from dualteacher.prediction.large import Source
 from dualteacher.prediction.record import stamp
-from dualteacher.system import parallel
+from dualteacher.system import os_errors, parallel
 
 READERS = 4  # threads; an image is decoded in about the time that the network takes for it
 ONE_SIZE_AFTER_ANOTHER = 4  # batches' pixels that wait for more images of their size
@@ -80,7 +80,9 @@ def read(job: Input, large: int) -> Opened | Failure:
             source.pixels  # noqa: B018  # here, in a thread beside the network
         where = directory if directory is not None and directory.georeference else None
         return Opened(job.name, job.file, taken, source, where)
-    except (OSError, images.Unreadable) as error:
+    except OSError as error:
+        return Failure(job.file, os_errors.explain(error))
+    except images.Unreadable as error:
         return Failure(job.file, " ".join(str(error).split()))
 
 

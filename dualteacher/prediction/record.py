@@ -46,6 +46,7 @@ class Record:
     def __init__(self, folder: Path, key: str) -> None:
         """Read what is there; UserError if another process is writing into the folder."""
         self.folder, self.key = folder, key
+        files.check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._held = files.hold(folder / ".lock")
         if self._held is None:
@@ -85,7 +86,7 @@ class Record:
         entry = self.entries.get(name)
         if entry is None:
             return False
-        if entry.file != str(file.resolve()):
+        if entry.file != os.path.realpath(file):
             if any((self.folder / output).exists() for output in entry.outputs):
                 raise UserError(
                     f"{self.folder}: its {name} is the prediction of {entry.file}, not of {file};"
@@ -105,7 +106,7 @@ class Record:
         for old in before.outputs if before else ():
             if old not in sizes:
                 (self.folder / old).unlink(missing_ok=True)
-        entry = Entry(name, str(file.resolve()), taken, self.key, sizes, [int(number) for number in pixels])
+        entry = Entry(name, os.path.realpath(file), taken, self.key, sizes, [int(number) for number in pixels])
         self.entries[name] = entry
         self._file.write(_line(entry))
         self._file.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -39,6 +40,13 @@ def start(log: Path | None = None) -> None:
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         logger.addHandler(handler)
+
+
+def use_utf8() -> None:
+    """Write UTF-8 to stdout and stderr in any locale; what UTF-8 cannot express becomes an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not what a test or a notebook puts there
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def is_rank_zero() -> bool:

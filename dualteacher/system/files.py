@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from dualteacher.system.errors import UserError
+from dualteacher.system.os_errors import DISK_FULL, broken_link
 
 LOCKED = (errno.EACCES, errno.EAGAIN)  # from flock: another process holds the lock
 FULL = (errno.ENOSPC, errno.EDQUOT)
-DISK_FULL = "the disk is full; make room and run the same command again"
 
 
 @contextmanager
@@ -55,6 +55,15 @@ def atomic(path: Path) -> Iterator[Path]:
         if lock is not None:
             os.close(lock)
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(path: Path) -> None:
+    """Check an output folder before the work for it begins; UserError if it cannot be made."""
+    if link := broken_link(path):
+        raise UserError(link)
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(f"{place}: a file, where a folder for the outputs is needed; name another one")
 
 
 def hold(path: Path) -> int | None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dualteacher.system import console, files
+from dualteacher.system import console, files, os_errors
 from dualteacher.system.errors import RESUME, Interrupted, UserError
 
 SILENCE = 600  # seconds without an update after which a job on another machine counts as ended
@@ -108,4 +108,5 @@ def _describe(error: BaseException) -> str:
         return f"stopped: {error}"
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted; {RESUME}"
-    return "".join(traceback.format_exception(error)).rstrip()
+    text = "".join(traceback.format_exception(error)).rstrip()
+    return f"{text}\nerror: {os_errors.explain(error)}" if isinstance(error, OSError) else text

@@ -16,6 +16,7 @@ from dualteacher import settings
 from dualteacher.machine import slots
 from dualteacher.system import files, paths
 from dualteacher.system.errors import UserError
+from dualteacher.system.os_errors import broken_link
 
 
 def check(config: dict[str, Any]) -> None:
@@ -68,7 +69,8 @@ def watch(folder: str) -> str:
     itself as a dependency.
     """
     if not Path(folder).exists():
-        print(f"error: watched = {folder}: no such folder; see docs/own-data.md", file=sys.stderr)
+        why = broken_link(Path(folder)) or "no such folder; see docs/own-data.md"
+        print(f"error: watched = {folder}: {why}", file=sys.stderr)
         raise SystemExit(2)
     lines = []
     for place, inner, names in os.walk(folder):

@@ -256,3 +256,26 @@ def test_the_commands_of_the_page() -> None:
 def test_help_has_examples() -> None:
     told = CliRunner().invoke(cli.app, ["predict", "--help"]).output
     assert told.count("python -m dualteacher predict ") >= 4 and "areas.parquet" in told
+
+
+def test_an_output_that_is_a_file_or_a_lost_disk_is_refused(run_folder: Path) -> None:
+    picture("photos/a.png", 32, 32)
+    Path("file").write_text("mine")
+    Path("lost").symlink_to("/mnt/unplugged")
+    for output, reason in {
+        "file": "file: a file, where a folder for the outputs is needed; name another one",
+        "lost": "lost: a link to /mnt/unplugged, which is not there; is that disk mounted?",
+    }.items():
+        done = CliRunner().invoke(cli.app, ["predict", "run", "photos", "--output", output])
+        assert isinstance(done.exception, UserError) and str(done.exception) == reason
+
+
+def test_links_that_lead_nowhere_among_the_images_fail_alone(run_folder: Path) -> None:
+    picture("photos/a.png", 32, 32)
+    Path("photos/loop.png").symlink_to("loop.png")
+    Path("photos/gone.png").symlink_to("/mnt/unplugged/x.png")
+    predict("photos", code=1)
+    errors = Path("predictions/errors.csv").read_text()
+    assert "photos/loop.png: a link that leads back to itself; remove it" in errors
+    assert "photos/gone.png: a link to /mnt/unplugged/x.png, which is not there; is that disk mounted?" in errors
+    assert Path("predictions/masks/a.png").exists()

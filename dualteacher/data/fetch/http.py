@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import requests
 
 from dualteacher import __version__
-from dualteacher.system import console, files
+from dualteacher.system import console, files, os_errors
 from dualteacher.system.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ def _write(response: requests.Response, wanted: Download, start: int, total: int
     free = shutil.disk_usage(Path(file.name).parent).free
     if total is not None and free < total - start:
         needed = f"{(total - start) / 1e9:.2f} GB to fetch, {free / 1e9:.2f} GB free"
-        raise UserError(f"{file.name}: {files.DISK_FULL} ({needed})")
+        raise UserError(f"{file.name}: {os_errors.DISK_FULL} ({needed})")
 
     def megabytes() -> Iterator[int]:
         file.seek(0, os.SEEK_END)

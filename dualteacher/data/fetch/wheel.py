@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dualteacher.data.fetch.manifest import verify
-from dualteacher.system import console, files
+from dualteacher.system import console, files, os_errors
 from dualteacher.system.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _explain(stderr: str, sha256: str) -> str:
         found = f"sha256 {got[1]}" if got else "another sha256"
         return f"the package index served a file with {found}, expected {sha256}; try another index or mirror"
     if "no space left" in low or "errno 28" in low or "disk quota" in low:
-        return files.DISK_FULL
+        return os_errors.DISK_FULL
     if any(sign in low for sign in UNREACHABLE):
         return "the package index cannot be reached; check the network (or pip's index and proxy settings)"
     if "no matching distribution" in low or "could not find a version" in low:

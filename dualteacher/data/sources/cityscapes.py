@@ -18,7 +18,7 @@ from dualteacher.core.labels import IGNORE
 from dualteacher.data.fetch import Archive, archives
 from dualteacher.data.pack import ClassInfo, Sample
 from dualteacher.data.sources import SPLITS, Split, published
-from dualteacher.system import files
+from dualteacher.system import os_errors
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 
@@ -83,7 +83,9 @@ class Package:
         part.parent.mkdir(parents=True, exist_ok=True)
         logger.info("fetching %s with csDownload", self.name)
         command = [program, "--destination_path", str(part.parent), "--resume", self.name]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace"
+        )
         if done.returncode or not part.is_file():
             raise UserError(f"{self.name}: {self._explain(done.stderr, part)}")
         part.replace(target)
@@ -101,7 +103,7 @@ class Package:
             part.unlink(missing_ok=True)
             return "damaged on the way (wrong MD5 sum); run this again"
         if "No space left" in stderr:
-            return files.DISK_FULL
+            return os_errors.DISK_FULL
         last = (stderr.strip().splitlines() or ["no reason given"])[-1]
         return f"csDownload failed ({last[:160]}); run this again to resume, {BY_HAND}"
 

@@ -27,6 +27,7 @@ from dualteacher.data.pack import ClassInfo, Sample
 from dualteacher.data.sources import Split
 from dualteacher.system import console, files, parallel
 from dualteacher.system.errors import UserError
+from dualteacher.system.os_errors import broken_link
 
 VALIDATION_SEED = 2024  # fixed, so that every run is scored on the same images
 CHANGED = "run the download stage again"
@@ -97,12 +98,15 @@ def scan(options: settings.Folder) -> list[str]:
     """Sorted relative paths of the image files in the folders that params.yaml names."""
     root = Path(options.folder)
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; name the one that holds your images (`folder` in params.yaml)")
+        raise UserError(
+            broken_link(root)
+            or f"{root}: no such folder; name the one that holds your images (`folder` in params.yaml)"
+        )
     used = [options.images, options.masks, options.unlabelled, options.validation.images, options.validation.masks]
     found: set[str] = set()
     for part in dict.fromkeys(folder for folder in used if folder is not None):
         if not (root / part).is_dir():
-            raise UserError(f"{root / part}: no such folder, but params.yaml names it")
+            raise UserError(broken_link(root / part) or f"{root / part}: no such folder, but params.yaml names it")
         found.update(images.files_below(root / part, root))
     for name in found:
         if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
