@@ -1,1 +1,1 @@
-"""One file for each command that is no stage of the pipeline."""
+"""Commands that are not stages of the pipeline, one file each."""

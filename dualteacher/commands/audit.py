@@ -1,4 +1,4 @@
-"""Say which images a partition labels: the official list it equals, its overlap with each, and what it shows."""
+"""Describe which images a partition labels (`audit`): matching official list, overlaps, pixels per class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dualteacher.system.errors import UserError
 
 @dataclass(frozen=True)
 class Overlap:
-    """An official list beside a partition, by their labelled images."""
+    """An official list compared with a partition, by labelled images."""
 
     name: str
     images: int
@@ -26,7 +26,7 @@ class Overlap:
 
 
 def run(settings: Settings, dataset: str, partition: str | None, seed: int | None) -> None:
-    """Print the account of one partition, or of all of the grid's that exist for this dataset."""
+    """Describe one partition, or all existing ones of this dataset in the grid."""
     place = paths.Dataset(dataset)
     names = settings.grid.partitions if partition is None else [partition]
     seeds = settings.grid.seed if seed is None else [seed]
@@ -35,7 +35,7 @@ def run(settings: Settings, dataset: str, partition: str | None, seed: int | Non
     if not present:
         first = splits[0]
         raise UserError(
-            f"{first.table}: no such file; make it with `python -m dualteacher partition --dataset {dataset}"
+            f"{first.table}: no such file; create it with `python -m dualteacher partition --dataset {dataset}"
             f" --partition {first.partition} --seed {first.seed}`"
         )
     pack = Pack(place.train)
@@ -48,43 +48,43 @@ def run(settings: Settings, dataset: str, partition: str | None, seed: int | Non
         labelled = sorted([*trained, *held_out])
         digest = rules.list_hash(labelled)
         print(f"{dataset}, partition {split.partition}, seed {split.seed}")
-        aside = f" ({len(held_out)} of them held out)" if held_out else ""
+        aside = f" ({len(held_out)} held out)" if held_out else ""
         print(f"  {len(labelled)} labelled{aside} and {len(unlabelled)} unlabelled images")
         print(f"  sha256 of the labelled list: {digest}")
         if digest in seen:
             print("  the same images as above\n")
             continue
         seen.add(digest)
-        compared = _against(digest, set(labelled), official) if official else _nothing(source)
+        compared = _against(digest, set(labelled), official) if official else _no_lists(source)
         print("\n".join([*compared, "", *_classes(pack, pixels, labelled), ""]))
 
 
 def _fetched(place: paths.Dataset, source: str) -> dict[str, list[str]]:
-    """Labelled ids of the official lists that the download stage has fetched, by name."""
+    """Labelled ids of each official list that has been downloaded, by name."""
     known = {name: official_lists.official(source, name).labelled for name in official_lists.names(source)}
     fetched = {name: file for name, file in known.items() if (place.lists / file.name).exists()}
     return {name: official_lists.read(place.lists, file) for name, file in fetched.items()}
 
 
-def _nothing(source: str) -> list[str]:
-    """What is said where there is no list to compare with."""
+def _no_lists(source: str) -> list[str]:
+    """The line for a dataset without lists to compare with."""
     if official_lists.names(source):
-        return ["  no official list is here to compare with (`lists: true` under the dataset fetches them)"]
-    return ["  no official partitions of this data set are known"]
+        return ["  no official lists to compare with; `lists: true` under the dataset downloads them"]
+    return ["  no official lists are known for this dataset"]
 
 
 def overlaps(labelled: set[str], official: dict[str, list[str]]) -> list[Overlap]:
-    """Each official list beside the labelled images, the most similar (Jaccard) first."""
+    """Compare the labelled images with each official list, most similar (Jaccard) first."""
 
-    def likeness(overlap: Overlap) -> float:
+    def jaccard(overlap: Overlap) -> float:
         return overlap.shared / max(len(labelled) + overlap.images - overlap.shared, 1)
 
     found = [Overlap(name, len(ids), len(labelled & set(ids)), rules.list_hash(ids)) for name, ids in official.items()]
-    return sorted(found, key=lambda overlap: (-likeness(overlap), overlap.name))
+    return sorted(found, key=lambda overlap: (-jaccard(overlap), overlap.name))
 
 
 def _against(digest: str, labelled: set[str], official: dict[str, list[str]]) -> list[str]:
-    """What is said of the official lists."""
+    """The comparison with the official lists."""
     found = overlaps(labelled, official)
     equal = [overlap.name for overlap in found if overlap.hash == digest]
     wide = max(len("official list"), *(len(overlap.name) for overlap in found))
@@ -98,15 +98,15 @@ def _against(digest: str, labelled: set[str], official: dict[str, list[str]]) ->
 
 
 def _classes(pack: Pack, pixels: np.ndarray, labelled: list[str]) -> list[str]:
-    """Labelled pixels and images of each class, the rarest last; then the classes that are missing."""
+    """Labelled pixels and images per class, rarest last; then the missing classes."""
     rows = pixels[[pack.index(image_id) for image_id in labelled]]
     totals, shown, everywhere = rows.sum(0), (rows > 0).sum(0), pixels.sum(0)
     names = [info.name for info in pack.classes]
     wide = max(len("class"), *map(len, names))
-    lines = [f"  {'class':<{wide}}  {'labelled pixels':>15}  {'share':>7}  {'images':>7}  {'of all its pixels':>17}"]
+    lines = [f"  {'class':<{wide}}  {'labelled pixels':>15}  {'share':>7}  {'images':>7}  {'share labelled':>15}"]
     for index in np.argsort(-totals, kind="stable").tolist():
         share = totals[index] / max(totals.sum(), 1)
-        of_all = f"{totals[index] / everywhere[index]:>17.1%}" if everywhere[index] else f"{'—':>17}"
+        of_all = f"{totals[index] / everywhere[index]:>15.1%}" if everywhere[index] else f"{'—':>15}"
         lines.append(f"  {names[index]:<{wide}}  {totals[index]:>15,}  {share:>7.2%}  {shown[index]:>7}  {of_all}")
     missing = [name for name, total in zip(names, totals, strict=True) if total == 0]
     return [*lines, "", f"  classes without a labelled pixel: {', '.join(missing) or 'none'}"]

@@ -12,7 +12,7 @@ from dualteacher.system import paths
 def run(settings: Settings, dataset: str) -> bool:
     """Print a table and one line per finding; True if there is no error.
 
-    Checks a folder's current content; for other sources, the archives that the download stage fetched.
+    Checks the folder itself for `source: folder`, else the downloaded archives.
     """
     options = settings.datasets[dataset]
     source = sources.choose(options)

@@ -1,7 +1,7 @@
-"""What the grid of params.yaml will take: disk, GPU memory and GPU time, estimated before anything is there.
+"""Estimate disk space, GPU memory and GPU time for the grid (`estimate`), before anything is downloaded.
 
-Nothing is measured on the user's machine. The network is built without values (torch's `meta` device), its
-arithmetic is counted for one crop, and so are the bytes it keeps for the backward pass.
+Nothing is run. The network is built on torch's `meta` device, to count the FLOPs of one crop and the bytes it saves
+for the backward pass.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from dualteacher.settings import Length, Settings
 from dualteacher.system import paths
 from dualteacher.training.loop import steps_per_epoch
 
-PASSES = 3  # forward and backward, in forward passes
-# TFLOP/s that a GPU keeps up over a run, from … to: assumed, unless --tflops says it. The lower one is what published
-# times come to by this count (UniMatch's released logs: ResNet-101, VOC, 20 h on four GPUs).
+PASSES = 3  # cost of forward and backward, in forward passes
+# Assumed range of sustained TFLOP/s, unless --tflops is given. The lower end fits published times
+# (UniMatch's logs: ResNet-101, VOC, 20 h on four GPUs).
 RATES = (3.0, 30.0)
-STEP = 0.05  # s; a step of even a small network starts some thousand kernels one after another: assumed
-ONE_GPU = 80e9  # bytes; more than that is said
-SLACK = 1.25  # what the allocator and kernels' workspaces take on top: an assumption
+STEP = 0.05  # seconds per step at least, assumed: even a small network launches thousands of kernels
+ONE_GPU = 80e9  # bytes; larger estimates get a hint
+SLACK = 1.25  # factor for the allocator and kernel workspaces, assumed
 
 
 @dataclass(frozen=True)
 class Size:
-    """A data set as published: bytes of the archives and of both packs, training and validation images."""
+    """A dataset: bytes of its archives and of both packs, numbers of images and classes."""
 
     archives: float
     packs: float
@@ -43,6 +43,7 @@ class Size:
     classes: int
 
 
+# As published, rounded.
 SIZES = {
     "ade20k": Size(0.97e9, 1.0e9, 20210, 2000, 150),
     "voc classic": Size(2.0e9, 1.4e9, 10582, 1449, 21),
@@ -54,7 +55,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Network:
-    """A network on one image: parameters, operations forward, bytes kept for the backward pass."""
+    """A network's cost for one image: parameters, forward FLOPs, bytes saved for the backward pass."""
 
     parameters: int
     flops: float
@@ -65,12 +66,12 @@ def run(loaded: Settings, tflops: float | None) -> None:
     """Print the estimate."""
     rates = RATES if tflops is None else (tflops, tflops)
     print("An estimate, not a measurement.\n")
-    total = [0.0, 0.0]  # seconds at either rate
+    total = [0.0, 0.0]  # seconds at the higher and the lower rate
     disk: list[tuple[str, float]] = []
     for dataset in loaded.grid.dataset:
         size = _size(loaded, dataset)
         if size is None:
-            print(f"{dataset}: its size is known once it is prepared (`python -m dualteacher prepare …`)")
+            print(f"{dataset}: size unknown; run `python -m dualteacher prepare --dataset {dataset}` first")
             continue
         disk += [(f"archives of {dataset}", size.archives), (f"prepared images of {dataset}", size.packs)]
         student = segmenter.build(loaded.model, size.classes, None, drop_path=loaded.model.drop_path).to("meta")
@@ -78,22 +79,22 @@ def run(loaded: Settings, tflops: float | None) -> None:
         cells = list(_cells(loaded, dataset, size, student, network, rates))
         print("\n".join(_table(cells)))
         if max((cell["memory"] for cell in cells), default=0.0) > ONE_GPU:
-            print("More than one 80 GB GPU holds: raise batch.accumulate, or lower batch or batch.crop.")
+            print("More than an 80 GB GPU has: raise batch.accumulate, or lower the batch sizes or batch.crop.")
         runs = sum(cell["runs"] for cell in cells)
         total = [sum(cell["runs"] * cell["seconds"][i] for cell in cells) + total[i] for i in (0, 1)]
         disk += [(f"trained networks, {runs} runs on {dataset}", runs * 4.0 * network.parameters)]
-        disk += [("a checkpoint while a run lasts", max((cell["state"] for cell in cells), default=0.0))]
+        disk += [("a checkpoint during training", max((cell["state"] for cell in cells), default=0.0))]
     if not disk:
         return
     print(f"\nGPU time of all runs: about {_time(total)}\n")
     for what, size_of in disk:
         print(f"disk: {what}: about {_gigabytes(size_of)}")
-    print(f"disk in all: about {_gigabytes(sum(value for _, value in disk))}; DVC keeps a copy of all but archives\n")
+    print(f"total disk: about {_gigabytes(sum(value for _, value in disk))}; DVC caches a copy, except of archives\n")
     print(_how(loaded, rates))
 
 
 def _size(loaded: Settings, dataset: str) -> Size | None:
-    """What is on disk if it is prepared, else what is known of the published data."""
+    """The size of the prepared dataset, else of the published one; None if neither is known."""
     described, place = loaded.datasets[dataset], paths.Dataset(dataset)
     name = f"voc {described.protocol}" if isinstance(described, settings.VOC) else described.source
     known = SIZES.get(name)
@@ -106,19 +107,19 @@ def _size(loaded: Settings, dataset: str) -> Size | None:
 
 
 def measure(student: segmenter.Segmenter, side: int) -> Network:
-    """Count the student's arithmetic and what it keeps, for a crop of `side` pixels; no values are computed."""
+    """Count the student's FLOPs and saved bytes for a crop of `side` pixels, on the meta device."""
     own = {tensor.untyped_storage()._cdata for tensor in (*student.parameters(), *student.buffers())}
-    kept: dict[int, int] = {}
+    kept: dict[int, int] = {}  # storage id → bytes
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
             kept[storage._cdata] = storage.nbytes()
-            alive.append(tensor)  # else another storage could take its place and name
+            alive.append(tensor)  # a freed storage's id could be reused
         return tensor
 
     alive: list[torch.Tensor] = []
-    images = 2  # batch normalisation wants two
+    images = 2  # batch normalisation needs two
     batch = torch.empty(images, 3, side, side, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), FlopCounterMode(display=False) as count:
         student.train()(batch)
@@ -130,8 +131,8 @@ def _cells(
     loaded: Settings, dataset: str, size: Size, student: segmenter.Segmenter, network: Network,
     rates: tuple[float, float],
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Warm-up and each method by partition: what one run takes, and how many runs there are."""
-    slots = 2 if loaded.optimizer.name == "adamw" else 1
+    """For each partition, warm-up and methods: the cost of one run and the number of runs."""
+    slots = 2 if loaded.optimizer.name == "adamw" else 1  # optimiser state, in copies of the parameters
     for name in loaded.grid.partitions:
         labelled = _labelled(loaded, dataset, name, size)
         runs: list[tuple[str, Length]] = [("warmup", loaded.warmup)]
@@ -155,17 +156,17 @@ def _cells(
 
 
 def _labelled(loaded: Settings, dataset: str, name: str, size: Size) -> int:
-    """Labelled images of a partition: of its file if it is there, else as params.yaml asks."""
+    """Labelled images of a partition: from its file if it exists, else from params.yaml."""
     table = paths.Partition(dataset, name, loaded.grid.seed[0]).table
     if table.exists():
         return len(partition.read(table).labelled)
     wanted = loaded.partition[name]
-    left = 1 - (wanted.held_out or 0.0)  # roughly: whole blocks leave
+    left = 1 - (wanted.held_out or 0.0)  # approximate: whole blocks are held out
     return max(1, round(left * _drawn(loaded, dataset, wanted, size)))
 
 
 def _drawn(loaded: Settings, dataset: str, wanted: settings.Partition, size: Size) -> int:
-    """Labelled images, those held out included."""
+    """Labelled images including those held out."""
     if wanted.list is not None:
         return official_lists.official(loaded.datasets[dataset].source, wanted.list).labelled.lines
     if wanted.fraction is not None:
@@ -178,7 +179,7 @@ def _steps(length: Length, labelled: int, batch: int) -> int:
 
 
 def _table(cells: list[dict[str, Any]]) -> Iterator[str]:
-    heads = ("partition", "method", "runs", "labelled", "steps", "images a step", "GPU memory", "GPU time a run")
+    heads = ("partition", "method", "runs", "labelled", "steps", "images/step", "GPU memory", "GPU time/run")
     rows = [
         (
             *(cell["partition"], cell["method"], str(cell["runs"]), f"{cell['labelled']:,}", f"{cell['steps']:,}"),
@@ -195,7 +196,7 @@ def _table(cells: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _time(seconds: list[float]) -> str:
-    """«14.4 h … 144 h»: at the higher and at the lower rate."""
+    """«14.4 h … 144 h», at the higher and at the lower rate."""
     fast, slow = map(duration, seconds)
     return fast if fast == slow else f"{fast} … {slow}"
 
@@ -206,13 +207,13 @@ def _gigabytes(size: float) -> str:
 
 def _how(loaded: Settings, rates: tuple[float, float]) -> str:
     side, half = loaded.batch.crop, loaded.runtime.precision == "bfloat16"
-    kept_up = f"{rates[0]:g}" if rates[0] == rates[1] else f"{rates[0]:g} … {rates[1]:g}"
+    sustained = f"{rates[0]:g}" if rates[0] == rates[1] else f"{rates[0]:g} … {rates[1]:g}"
     return (
-        f"How: the operations of a forward pass of one {side}×{side} crop are counted; training takes {PASSES} such"
-        f" passes an image, labelling one. The time is for a GPU that keeps up {kept_up} TFLOP/s over the run, which is"
-        " assumed, not known: a few minutes of a real run say more, and --tflops sets it; a step takes"
-        f" {STEP:g} s at least. Reading images, validation and the final evaluation come on top.\n"
-        "The memory is weights, gradients, optimiser state, teachers, and what the forward pass keeps for the backward"
-        f" one in float32, times {SLACK:g}, which is assumed too{'; bfloat16 takes less' if half else ''}. Sizes of"
-        " data that is not here are those of the published archives, rounded."
+        f"Time: the FLOPs of a forward pass over one {side}×{side} crop, times {PASSES} per training image and 1 per"
+        f" pseudo-labelled image, on a GPU that sustains {sustained} TFLOP/s; at least {STEP:g} s per step. The rate is"
+        " an assumption: time a few minutes of a real run and set --tflops. Data loading, validation and the final"
+        " evaluation are not included.\n"
+        "Memory: weights, gradients, optimiser state, teachers and saved activations in float32, times an assumed"
+        f" {SLACK:g}{'; bfloat16 takes less' if half else ''}. Disk: for data not yet here, the rounded sizes of the"
+        " published archives."
     )

@@ -1,4 +1,4 @@
-"""Settings for your own folder (`init`): looks at it, writes params.yaml and says what was assumed."""
+"""Write params.yaml for a folder of your own images and list the assumptions (`init`)."""
 
 from __future__ import annotations
 
@@ -24,44 +24,43 @@ from dualteacher.system.os_errors import broken_link
 from dualteacher.workflow import engines, presets
 
 PARAMS = Path("params.yaml")
-BASE = presets.FOLDER / f"{presets.BASE}.yaml"  # whatever is not settled here is as in this file
+BASE = presets.FOLDER / f"{presets.BASE}.yaml"  # all other settings
 OWN_DATA = Path("own_data")
-LOOKED_AT = 1000  # masks and images, evenly spread, that are opened
+LOOKED_AT = 1000  # masks and images opened at most, evenly spread
 VALIDATION = 0.2
-
-
-SEAL = "# Written by `init` ({}: unless edited, `init` may replace it).\n"
-
-
+SEAL = "# Written by `init` ({}: `init` replaces this file unless it is edited).\n"
 PARTITION = """\
-partition: # which training images keep their masks; held_out: a share of those, to pick the best epoch on
+partition: # which training images keep their masks; held_out: share of those kept for choosing the best epoch
   all: {fraction: null, count: all, list: null, held_out: null}
 """
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a run the machine takes."""
+    """Size of a run, by hardware."""
 
-    side: int  # of the crop, pixels, where the images are large enough
+    side: int  # of the crop, pixels; less for smaller images
     batch: int
     warmup: int  # steps
     train: int
     workers: int
 
 
-def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
-    """Write params.yaml for `folder`; what was there is kept as params.yaml.bak.
+ON_GPU, ON_CPU, QUICK = Scale(512, 8, 1000, 4000, 4), Scale(128, 8, 300, 300, 0), Scale(64, 4, 20, 20, 0)
 
-    UserError, with nothing written, where params.yaml was edited by hand and `force` is not given, or where the
-    folder cannot be understood.
+
+def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
+    """Write params.yaml for `folder`; the old one is kept as params.yaml.bak.
+
+    UserError, with nothing written, if params.yaml has been edited and `force` is not set, or if the folder's layout
+    is not recognised.
     """
     if not folder.is_dir():
         raise UserError(broken_link(folder) or f"{folder}: no such folder")
     if not BASE.is_file():
-        raise UserError(f"{BASE}: no such file; run from the project's folder")
+        raise UserError(f"{BASE}: no such file; run this in the project's folder")
     if PARAMS.exists() and not force and not (_is_preset(PARAMS) or _is_own(PARAMS)):
-        raise UserError(f"{PARAMS} is not one of the presets but edited by you; --force replaces it (keeps a .bak)")
+        raise UserError(f"{PARAMS}: has been edited; --force replaces it and keeps a copy in {PARAMS}.bak")
     name = name or detect_layout.dataset_name(folder)
     described, told = describe(folder)
     wanted = _valid(folder, described)
@@ -69,23 +68,23 @@ def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
     settings.parse(yaml.safe_load(text), f"the settings for {folder}")
     if PARAMS.exists():
         shutil.copy2(PARAMS, PARAMS.with_suffix(".yaml.bak"))
-        more.append(f"{PARAMS}.bak: the settings until now")
+        more.append(f"{PARAMS}.bak: the previous settings")
     with files.atomic(PARAMS) as temporary:
         temporary.write_text(SEAL.format(_digest(text)) + text, encoding="utf-8")
-    print(f"{PARAMS}: settings for datasets.{name}, assuming")
+    print(f"{PARAMS}: written for dataset {name}, assuming:")
     for line in told + more:
         print(f"  {line}")
-    print("Right? Then `python -m dualteacher check-data`; else edit params.yaml.")
+    print("If this is right, run `python -m dualteacher check-data`; if not, edit params.yaml.")
 
 
 def _is_preset(path: Path) -> bool:
     text = path.read_text(encoding="utf-8")
-    likely = sorted(presets.names(), key=lambda name: name != presets.DEFAULT)  # each takes a tenth of a second
+    likely = sorted(presets.names(), key=lambda name: name != presets.DEFAULT)  # composing a preset takes 0.1 s
     return any(text == presets.text(name) for name in likely)
 
 
 def _is_own(path: Path) -> bool:
-    """Whether `init` wrote it and nobody has edited it since."""
+    """Whether `init` wrote it and it has not been edited since."""
     first, _, rest = path.read_text(encoding="utf-8").partition("\n")
     return f"{first}\n" == SEAL.format(_digest(rest))
 
@@ -95,7 +94,7 @@ def _digest(text: str) -> str:
 
 
 def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """(the dataset's settings, what was assumed)."""
+    """Return the dataset's settings and the assumptions behind them."""
     places = detect_layout.places(folder)
     own = places.validation_images is not None
     described: dict[str, Any] = {
@@ -111,7 +110,7 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
             "masks": places.validation_masks,
         },
         "block": "image",
-        "classes": [{"name": str(value), "color": [0, 0, 0], "value": value} for value in (0, 1)],  # not known yet
+        "classes": [{"name": str(value), "color": [0, 0, 0], "value": value} for value in (0, 1)],  # placeholder
         "ignore": [],
         "on_error": "stop",
     }
@@ -119,13 +118,13 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
     names = source.scan(wanted)
     arranged = source.arrange(names, wanted)
     masks = [item.mask for item in [*arranged.train, *arranged.val] if item.mask is not None]
-    spelt = detect_classes.guess(folder, _some(masks))
-    described |= {"classes": spelt.classes, "ignore": spelt.ignore}
-    return described, [*_say_places(places, arranged, own), *_say_unused(folder, arranged), *spelt.assumed]
+    found = detect_classes.guess(folder, _some(masks))
+    described |= {"classes": found.classes, "ignore": found.ignore}
+    return described, [*_say_places(places, arranged, own), *_say_unused(folder, arranged), *found.assumed]
 
 
 def _valid(folder: Path, described: dict[str, Any]) -> settings.Folder:
-    """What was guessed, as settings; UserError where the folder allows no such guess."""
+    """Validate guessed settings; UserError if they are invalid."""
     try:
         return settings.Folder.model_validate(described)
     except ValidationError as error:
@@ -133,11 +132,11 @@ def _valid(folder: Path, described: dict[str, Any]) -> settings.Folder:
         key = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
         reason = f"{key}: {reason}" if key else reason
-        raise UserError(f"{folder}: not understood: {reason}; {detect_layout.HELP}") from None
+        raise UserError(f"{folder}: layout not recognised: {reason}; {detect_layout.HELP}") from None
 
 
 def _spell(folder: Path) -> str:
-    """Relative where it lies in the project, so that a clone elsewhere can use it too."""
+    """The path, relative if inside the project so that clones can use it too."""
     absolute = folder.absolute()
     return absolute.relative_to(Path.cwd()).as_posix() if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
@@ -155,24 +154,22 @@ def _say_places(places: detect_layout.Places, arranged: source.Layout, own: bool
         f"images: {places.images}{without}; masks: {pattern}",
         f"training: {labelled} images with masks, {len(arranged.train) - labelled} without",
     ]
-    where = places.validation_images if own else f"{VALIDATION:.0%} of the images with masks, a fixed draw"
+    where = places.validation_images if own else f"{VALIDATION:.0%} of the images with masks, chosen by name hash"
     return [*lines, f"validation: {len(arranged.val)} image{'s' * (len(arranged.val) != 1)} ({where})"]
 
 
 def _say_unused(folder: Path, arranged: source.Layout) -> list[str]:
     used = set(arranged.files())
     left = [name for name in images.image_files(folder) if name not in used]
-    return [f"not used: {len(left)} further files, {left[0]} among them"] if left else []
+    return [f"not used: {len(left)} other images, for example {left[0]}"] if left else []
 
 
 def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[str]]:
-    """(params.yaml's text, what was chosen): the default preset with its data, sizes and lengths replaced."""
+    """Return the text of params.yaml (the base preset with new data, sizes and lengths) and a list of choices."""
     arranged = source.arrange(source.scan(wanted), wanted)
     labelled = sum(item.mask is not None for item in arranged.train)
     gpu = bool(engines.gpus("auto"))
-    scale = Scale(512, 8, 1000, 4000, 4) if gpu else Scale(128, 8, 300, 300, 0)
-    if quick:
-        scale = Scale(64, 4, 20, 20, 0)
+    scale = QUICK if quick else ON_GPU if gpu else ON_CPU
     found = _sizes(wanted, arranged)
     short = int(statistics.median(min(size) for size in found))
     fit = scale.side * 5 // 4
@@ -216,23 +213,24 @@ def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[
     chosen = [
         f"sizes: height {min(heights)}…{max(heights)}, width {min(widths)}…{max(widths)} pixels; crops of {crop},"
         + (f" from images scaled to {fit} pixels on the short side" if resize else " at full size"),
-        f"a {'quick try, whose scores mean little' if quick else 'GPU' if gpu else 'CPU'}:"
-        f" {scale.warmup} + {scale.train} steps of {values['batch.labelled']} images with masks"
+        f"length: {scale.warmup} + {scale.train} steps"
+        f" ({'a quick try, whose scores mean little' if quick else 'GPU' if gpu else 'no GPU'})"
+        f" of {values['batch.labelled']} images with masks"
         f"{f' and {scale.batch} without' if semi else ''}, {' and '.join(methods)}",
     ]
     if not semi:
-        chosen.append("no image without a mask: nothing to learn from but the masks; add images to change that")
+        chosen.append("no images without masks, so only `supervised`; add some for semi-supervised learning")
     return text, chosen
 
 
 def _sizes(wanted: settings.Folder, arranged: source.Layout) -> list[tuple[int, int]]:
-    """(H, W) of images spread over the folder, from their headers."""
+    """Sizes (H, W) of a sample of images, from their headers."""
     names = _some([item.image for item in [*arranged.train, *arranged.val]])
     jobs = (partial(_size, Path(wanted.folder) / name) for name in names)
     found = list(console.progress(parallel.ordered(jobs), "look", len(names), "image"))
     known = [size for size in found if size is not None]
     if not known:
-        raise UserError(f"{wanted.folder}: none of {len(names)} images can be opened, the first is {names[0]}")
+        raise UserError(f"{wanted.folder}: cannot open any of {len(names)} images, for example {names[0]}")
     return known
 
 
@@ -244,30 +242,30 @@ def _size(path: Path) -> tuple[int, int] | None:
 
 
 def _dataset(name: str, wanted: settings.Folder) -> str:
-    """The section `datasets` with a comment where one helps."""
+    """The section `datasets`, with comments."""
     own = wanted.validation
     lines = [
         "datasets:",
-        f"  {name}: # your own images; docs/own-data.md says what each key means",
+        f"  {name}: # your own images; docs/own-data.md explains each key",
         "    source: folder",
         f"    folder: {_flow(wanted.folder)}",
-        f"    images: {_flow(wanted.images)} # folders in the one above; sub-folders count",
+        f"    images: {_flow(wanted.images)} # relative to `folder`, including sub-folders",
         f"    masks: {_flow(wanted.masks)}",
-        f"    mask_suffix: {_flow(wanted.mask_suffix)} # what a mask's name has more than its image's",
-        f"    unlabelled: {_flow(wanted.unlabelled)} # further images without masks",
+        f"    mask_suffix: {_flow(wanted.mask_suffix)} # _mask for a.jpg and a_mask.png",
+        f"    unlabelled: {_flow(wanted.unlabelled)} # more images without masks, or null",
         f"    validation: {{share: {_flow(own.share)}, images: {_flow(own.images)}, masks: {_flow(own.masks)}}}",
-        f"    block: {wanted.block} # folder: images of one sub-folder stay on one side",
-        "    classes: # value: how the mask files spell the class, a number or [r, g, b]",
+        f"    block: {wanted.block} # image, or folder: a sub-folder is never split between training and validation",
+        "    classes: # value: in the mask files, a number or [r, g, b]",
         *(
             f"      - {{name: {_flow(c.name)}, color: {_flow(c.color)}, value: {_flow(c.value)}}}"
             for c in wanted.classes
         ),
-        f"    ignore: {_flow(wanted.ignore)} # further values in the masks: pixels of no class",
-        f"    on_error: {wanted.on_error} # skip: leave out files that cannot be used",
+        f"    ignore: {_flow(wanted.ignore)} # mask values that mean no class",
+        f"    on_error: {wanted.on_error} # stop, or skip unusable files",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _flow(value: Any) -> str:
-    """A value in YAML, on one line."""
+    """A value as one line of YAML."""
     return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10**6).strip()[1:-1]

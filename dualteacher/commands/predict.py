@@ -1,4 +1,4 @@
-"""Predict people's images with a trained network (`predict`); all it needs to know is in the weights' file."""
+"""Predict images with a trained network (`predict`); the weights file contains all settings."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from dualteacher.prediction.record import Record
 from dualteacher.prediction.work import Work
 from dualteacher.system import files
 from dualteacher.system.console import logger
-from dualteacher.system.errors import Interrupted
+from dualteacher.system.errors import RESUME, Interrupted
 
 
 def run(weights: Path, given: Sequence[Path], output: Path, options: Options) -> bool:
-    """Predict everything that is not done yet; whether all of it could be read and written.
+    """Predict all unfinished images; return False if some failed.
 
-    Writes masks/, overlays/, confidence/, areas.parquet, errors.csv (if there are any) and done.jsonl, by which a
-    later call knows what is finished. Interrupted on SIGINT or SIGTERM, when what was at hand is written.
+    Writes masks/, overlays/, confidence/, areas.parquet, errors.csv (if some failed) and done.jsonl, the record of
+    finished images. On SIGINT or SIGTERM, finishes the current batch and raises Interrupted.
     """
     path = saved.find(weights)
     model, description = saved.load(path)
@@ -44,9 +44,9 @@ def run(weights: Path, given: Sequence[Path], output: Path, options: Options) ->
     for failure in failed:
         logger.error("cannot be predicted: %s: %s", " ".join(str(failure.file).split()), failure.reason)
     if left_out:
-        logger.info("%s: areas.parquet leaves out %d images of other weights or options", output, left_out)
+        logger.info("%s: areas.parquet omits %d images predicted with other weights or options", output, left_out)
     done = work.finished + work.before
     if stop.signal is not None:
-        raise Interrupted(f"{output}: {done} images predicted so far; the same command goes on")
+        raise Interrupted(f"{output}: {done} images predicted so far; {RESUME}")
     logger.info("%s: %d of %d images predicted", output, done, done + len(failed))
     return not failed

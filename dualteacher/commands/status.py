@@ -1,7 +1,6 @@
-"""Where every cell of the grid stands (`status`): waiting, running, done, stopped or failed.
+"""Show the state of every run in the grid (`status`): waiting, running, done, stopped or failed.
 
-Files and heartbeats are looked at, not parameters: whether a file is still what params.yaml asks for is
-for the engines to say (`make plan`).
+Judged by outputs and status files only. Whether an output is up to date with params.yaml, `make plan` shows.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ from dualteacher.settings import Grid, Settings
 from dualteacher.system import console, heartbeat, paths
 from dualteacher.system.errors import RESUME
 
-KILLED = f"killed, or its machine went down; {RESUME}"
+KILLED = f"killed, or the machine went down; {RESUME}"
 LAST_LINES = 5  # of a failed job's log
 
 
 @dataclass(frozen=True)
 class State:
-    """One cell: its state, what there is to say about it, and the log of the stage that failed."""
+    """The state of one run, with details, and the log if a stage failed."""
 
     cell: paths.Cell
-    state: str  # waiting, running, done, stopped (when asked to, and goes on), failed
+    state: str  # waiting, running, done, stopped (on request, can resume), failed
     words: str
     log: Path | None = None
 
 
 def run(settings: Settings) -> None:
-    """Print a line a cell, warm-ups first, the last lines of failed jobs' logs, and how many there are of each."""
+    """Print one line per run, the last log lines of failed ones, and the number of runs in each state."""
     states = [look(cell) for cell in cells(settings.grid)]
     rows = [(s.cell.dataset, s.cell.partition, s.cell.method, str(s.cell.seed), s.state, s.words) for s in states]
     head = ("dataset", "partition", "method", "seed", "state", "")
@@ -47,7 +46,7 @@ def run(settings: Settings) -> None:
 
 
 def cells(grid: Grid) -> Iterator[paths.Cell]:
-    """Of each dataset and partition the warm-ups, then the grid's cells."""
+    """For each dataset and partition: the warm-ups, then the methods' runs."""
     for dataset in grid.dataset:
         for partition in grid.partitions:
             for method in ("warmup", *grid.methods_on(partition)):
@@ -55,7 +54,7 @@ def cells(grid: Grid) -> Iterator[paths.Cell]:
 
 
 def look(cell: paths.Cell) -> State:
-    """The state of a cell, from what its jobs say and which of their files are there."""
+    """The state of a run, from its jobs' status files and outputs."""
     place = (cell.dataset, cell.partition)
     if cell.method == "warmup":
         jobs = {cell.student: paths.log("warmup", *place, cell.seed)}
@@ -70,7 +69,7 @@ def look(cell: paths.Cell) -> State:
             continue
         if said["running"]:
             return State(cell, "running", _progress(log.parent.name, said))
-        if not output.exists() or output.stat().st_mtime < said["at"]:  # else made since, or brought by `dvc checkout`
+        if not output.exists() or output.stat().st_mtime < said["at"]:  # else made later, or by `dvc checkout`
             words = said.get("error", KILLED)
             if said.get("stopped"):
                 return State(cell, "stopped", f"{log.parent.name}: {words.removeprefix('stopped: ')}")
@@ -81,7 +80,7 @@ def look(cell: paths.Cell) -> State:
 
 
 def last_lines(log: Path) -> list[str]:
-    """The end of a log, or that there is none."""
+    """The last lines of a log, or a note that it is missing."""
     try:
         return log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:] or ["(empty)"]
     except OSError:
@@ -110,11 +109,11 @@ def _score(cell: paths.Cell) -> str:
     try:
         return f"mIoU {json.loads(cell.metrics.read_text(encoding='utf-8'))['miou']:.4f}"
     except (ValueError, KeyError, TypeError):
-        return f"{cell.metrics} cannot be read"
+        return f"{cell.metrics}: cannot be read"
 
 
 def _alarms(cell: paths.Cell) -> str:
-    """What training warned of; "" where it did not, or by older runs, which do not say."""
+    """Alarms that training raised; "" if none, or for runs of older versions, which have no such file."""
     try:
         alarms = json.loads(cell.alarms.read_text(encoding="utf-8"))["alarms"]
         names = [alarm["name"] for alarm in alarms]
@@ -124,9 +123,9 @@ def _alarms(cell: paths.Cell) -> str:
 
 
 def _next(cell: paths.Cell) -> str:
-    """What a waiting cell needs first."""
+    """What a waiting run needs next."""
     if cell.student.exists():
-        return "trained, to be evaluated"
+        return "trained, not yet evaluated"
     if not paths.Partition(cell.dataset, cell.partition, cell.seed).table.exists():
         return "for its data"
     if cell.method != "warmup" and not cell.warmup.student.exists():

@@ -62,7 +62,7 @@ def test_predictions_of_other_weights_are_not_in_the_areas() -> None:
     save_network("run/student.safetensors", seed=1)
     picture("more/m.png", 32, 32)
     told = predict("more", "--output", "out")
-    assert "leaves out 4 images of other weights or options" in told
+    assert "omits 4 images predicted with other weights or options" in told
     assert set(pd.read_parquet("out/areas.parquet")["image"]) == {"m"}
 
 
@@ -79,7 +79,7 @@ def test_a_request_to_stop_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     predict("photos", "--output", "undisturbed", "--batch", "1")
     with monkeypatch.context() as patch:
         shapes = counted(patch, lambda: os.kill(os.getpid(), signal.SIGTERM) if len(shapes) == 2 else None)
-        with pytest.raises(Interrupted, match="2 images predicted so far; the same command goes on"):
+        with pytest.raises(Interrupted, match="2 images predicted so far; run the same command again to resume"):
             command = ["predict", "run", "photos", "--output", "out", "--batch", "1"]
             CliRunner().invoke(cli.app, command, catch_exceptions=False)
     assert pd.read_parquet("out/areas.parquet")["image"].nunique() == 2

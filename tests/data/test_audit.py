@@ -90,11 +90,11 @@ def test_the_same_images_are_told_once(project: dict[str, str], capsys: pytest.C
         partition.write(paths.Partition("ade20k", "some", seed).table, IDS, IDS[:4])
     text = said(capsys)
     assert text.count("class ") == 1 and "the same images as above" in text
-    assert "no official list is here to compare with (`lists: true`" in text
+    assert "no official lists to compare with; `lists: true`" in text
 
 
 def test_what_is_not_there_is_one_line(project: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert "make it with `python -m dualteacher partition --dataset ade20k --partition some --seed 0`" in said(capsys)
+    assert "create it with `python -m dualteacher partition --dataset ade20k --partition some --seed 0`" in said(capsys)
     assert "--partition other: not defined in params.yaml" in said(capsys, "--partition", "other")
 
 

@@ -70,7 +70,7 @@ def test_settings_that_work_and_what_was_assumed() -> None:
     for part in (
         "images: images; masks: masks/NAME.*",
         "training: 8 images with masks, 5 without",
-        "validation: 2 images (20% of the images with masks, a fixed draw)",
+        "validation: 2 images (20% of the images with masks, chosen by name hash)",
         "masks: values 0…2; classes.txt names 0…2 in this order",
         "height 20…22, width 30…31 pixels",
     ):

@@ -129,7 +129,7 @@ def test_the_estimate_says_that_it_is_one_and_how_it_came_about(
     assert text.startswith("An estimate, not a measurement.")
     rows = {line.split()[1]: line.split() for line in text.splitlines() if line.startswith("dual_teacher_631")}
     assert rows["dual_teacher"][3:6] == ["631", "15,600", "32"] and rows["supervised"][5] == "8"
-    assert "disk in all: about 2" in text and "How: the operations of a forward pass" in text
+    assert "total disk: about 2" in text and "Time: the FLOPs of a forward pass" in text
 
 
 def test_the_counting_of_a_known_network() -> None:

@@ -44,7 +44,7 @@ def test_a_cell_from_waiting_to_done(project):
     assert told(CELL.warmup) == ("done", "")
     assert told() == ("waiting", "")
     train.run(project, "toy", "some", "supervised", 0)
-    assert told() == ("waiting", "trained, to be evaluated")
+    assert told() == ("waiting", "trained, not yet evaluated")
     evaluate.run(project, "toy", "some", "supervised", 0)
     miou = json.loads(CELL.metrics.read_text())["miou"]
     state, words = told()
@@ -62,7 +62,7 @@ def test_without_data_a_cell_waits_for_it(tmp_path, monkeypatch):
 
 def test_a_job_whose_process_is_gone_has_failed(project):
     write(TRAIN, pid=dead_process(), step=10, steps=300)
-    assert told() == ("failed", "train: killed, or its machine went down; run the same command again to resume")
+    assert told() == ("failed", "train: killed, or the machine went down; run the same command again to resume")
 
 
 def test_a_job_on_another_machine_runs_while_it_gives_signs(project):
