@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dualteacher.data.formats.tiff import Page
 from dualteacher.prediction.large import Band
-from dualteacher.prediction.tiff import Directory, Writer
+from dualteacher.prediction.tiff_writer import Writer
 from dualteacher.system import files
 
 OPACITY = 0.5
@@ -31,7 +32,7 @@ class Look:
 class Files:
     """An image's outputs, written band by band: all of them appear when the context ends without an error."""
 
-    def __init__(self, folder: Path, name: str, size: tuple[int, int], look: Look, tiff: Directory | None) -> None:
+    def __init__(self, folder: Path, name: str, size: tuple[int, int], look: Look, tiff: Page | None) -> None:
         """tiff: write mask and confidence as TIFF with this image's georeference, else as PNG."""
         self.folder, self.name, self.size, self.look, self.tiff = folder, name, size, look, tiff
         self.step = math.ceil(max(size) / OVERLAY_SIDE)
@@ -78,13 +79,13 @@ class Files:
             if self.tiff is None:
                 writer: Writer | Png = Png(path, palette)
             else:
-                writer = Writer(path, self.size, self.tiff.order, self.tiff.georeference, palette)
+                writer = Writer(path, self.size, self.tiff.byteorder, self.tiff.georeference, palette)
             with writer:
                 yield writer
 
 
 class Png:
-    """As `tiff.Writer`, but held in memory until the end, a byte a pixel."""
+    """As `tiff_writer.Writer`, but held in memory until the end, a byte a pixel."""
 
     def __init__(self, path: Path, palette: np.ndarray | None) -> None:
         self.path, self.palette = path, palette

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dualteacher.data.formats import images
-from dualteacher.prediction import tiff
+from dualteacher.data.formats import images, tiff
 from dualteacher.prediction.inputs import Input
 from dualteacher.prediction.large import Source
 from dualteacher.prediction.record import stamp
@@ -56,7 +55,7 @@ class Opened:
     file: Path
     stamp: list[int]
     source: Source
-    directory: tiff.Directory | None  # of a TIFF whose mask is to be one too
+    page: tiff.Page | None  # of a TIFF whose mask is to be one too
 
     @property
     def pixels(self) -> int:
@@ -72,13 +71,15 @@ def read(job: Input, large: int) -> Opened | Failure:
     """Open one image."""
     try:
         taken = stamp(job.file)
-        directory = _directory(job.file)
-        if directory is not None and directory.size[0] * directory.size[1] > large:
-            return Opened(job.name, job.file, taken, tiff.Segments(job.file, directory), directory)
+        page = _page(job.file)
+        if page is not None and page.height * page.width > large:
+            if page.orientation != 1:
+                raise images.Unreadable("is turned by its orientation tag: save so large an image upright")
+            return Opened(job.name, job.file, taken, page, page)
         source = Decoded(job.file.read_bytes())
         if source.height * source.width <= large:
             source.pixels  # noqa: B018  # here, in a thread beside the network
-        where = directory if directory is not None and directory.georeference else None
+        where = page if page is not None and page.georeference else None
         return Opened(job.name, job.file, taken, source, where)
     except OSError as error:
         return Failure(job.file, os_errors.explain(error))
@@ -86,10 +87,10 @@ def read(job: Input, large: int) -> Opened | Failure:
         return Failure(job.file, " ".join(str(error).split()))
 
 
-def _directory(file: Path) -> tiff.Directory | None:
+def _page(file: Path) -> tiff.Page | None:
     """None too for a TIFF that only Pillow may be able to read."""
     try:
-        return tiff.read_directory(file)
+        return tiff.open_page(file)
     except images.Unreadable:
         return None
 

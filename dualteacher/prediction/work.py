@@ -155,7 +155,7 @@ class Work:
             parts = bands()
             first = next(parts)  # its size is known for certain once it is decoded
             size = (image.source.height, image.source.width)
-            with Files(self.record.folder, image.name, size, self.look, image.directory) as written:
+            with Files(self.record.folder, image.name, size, self.look, image.page) as written:
                 for band in chain([first], parts):
                     written.write(band)
             return Result(image, written.paths, written.pixels[: self.predictor.model.num_classes])

@@ -14,7 +14,7 @@ Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Color = Annotated[list[Byte], Field(min_length=3, max_length=3)]  # [r, g, b]
-MaskValue = Annotated[int, Field(ge=0, le=65535)] | Color
+MaskValue = Annotated[int, Field(ge=-(2**31), lt=2**31)] | Color
 
 
 def _inside(text: str) -> str:

@@ -12,10 +12,11 @@ import tifffile
 import torch
 from PIL import Image
 
+from dualteacher.data.formats import tiff
 from dualteacher.data.formats.images import Unreadable, read_image
 from dualteacher.inference.predictor import Predictor, to_tensor
 from dualteacher.models import saved
-from dualteacher.prediction import tiff
+from dualteacher.prediction import tiff_writer
 from dualteacher.settings import Inference
 
 from .conftest import COLORS, picture, pixels, predict, read, save_network
@@ -75,13 +76,19 @@ def test_pieces_are_the_whole(kind: str, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(tiff, "PIECE", 1000)
     path = tmp_path / "image.tif"
     save(path, kind)
-    directory = tiff.read_directory(path)
-    assert directory is not None and directory.size == (75, 50)
-    segments = tiff.Segments(path, directory)
-    assert segments.tall < 75 or kind in ("grey", "palette")
-    whole = read_image(path.read_bytes()).pixels
-    got = [segments.rows(0, 30), segments.rows(11, 41)[19:], segments.rows(41, 42), segments.rows(42, 75)]
-    assert (np.concatenate(got) == whole).all()
+    page = tiff.open_page(path)
+    assert page is not None and (page.height, page.width) == (75, 50)
+    got = np.concatenate([page.rows(0, 30), page.rows(11, 41)[19:], page.rows(41, 42), page.rows(42, 75)])
+    assert (got == read_image(path.read_bytes()).pixels).all()
+    image = pixels(75, 50)
+    if kind in ("jpeg", "palette"):
+        with Image.open(path) as opened:
+            image = np.asarray(opened.convert("RGB"))
+    elif kind == "grey":
+        image = np.repeat(image[..., :1], 3, axis=2)
+    elif kind == "16 bits":
+        image = (image.astype(np.uint16) * 250 >> 8).astype(np.uint8)
+    assert np.abs(got.astype(int) - image).max() <= (1 if kind == "jpeg" else 0)
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -91,22 +98,22 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     for cut in (*range(0, 400, 7), len(data) - 3000):
         path.write_bytes(data[:cut])
         with pytest.raises(Unreadable):
-            directory = tiff.read_directory(path)
-            if directory is None:
+            page = tiff.open_page(path)
+            if page is None:
                 raise Unreadable("no TIFF")
-            tiff.Segments(path, directory).rows(0, 75)
+            page.rows(0, 75)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("big", [False, True])
 def test_masks_are_written_in_strips(order: str, big: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiff, "PIECE", 500)
+    monkeypatch.setattr(tiff_writer, "STRIP", 500)
     if big:
-        monkeypatch.setattr(tiff, "CLASSIC_LIMIT", 0)
+        monkeypatch.setattr(tiff_writer, "CLASSIC_LIMIT", 0)
     mask = np.random.default_rng(0).integers(0, 3, (101, 50), dtype=np.uint8)
     palette = np.zeros((256, 3), np.uint8)
     palette[:3] = COLORS
-    with tiff.Writer(tmp_path / "mask.tif", mask.shape, order, {}, palette) as writer:
+    with tiff_writer.Writer(tmp_path / "mask.tif", mask.shape, order, [], palette) as writer:
         for top in range(0, 101, 7):
             writer.write(mask[top : top + 7])
     if order == "<" or not big:  # Pillow does not know the other kind
@@ -200,7 +207,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 from dualteacher.inference.predictor import Predictor
-from dualteacher.prediction import tiff
+from dualteacher.data.formats import tiff
 from dualteacher.prediction.outputs import Files, Look
 from dualteacher.prediction.large import Sweep
 from dualteacher.settings import Inference
@@ -215,11 +222,10 @@ torch.set_num_threads(1)
 how = Inference(mode="whole", batch=2, resize=None, multiple=32, window=512, stride=384)
 def sweep(path, window):
     file = Path(path)
-    directory = tiff.read_directory(file)
-    source = tiff.Segments(file, directory)
+    page = tiff.open_page(file)
     look = Look(np.zeros((256, 3), np.uint8), True, True)
-    with Files(Path("out"), file.stem, directory.size, look, directory) as written:
-        for band in Sweep(Predictor(Network(), how), source, window, window * 3 // 4, 2, True).bands():
+    with Files(Path("out"), file.stem, (page.height, page.width), look, page) as written:
+        for band in Sweep(Predictor(Network(), how), page, window, window * 3 // 4, 2, True).bands():
             written.write(band)
     return int(written.pixels.sum())
 
@@ -235,16 +241,9 @@ def blank(path: Path, height: int, width: int) -> None:
     import zlib
 
     strip = zlib.compress(bytes(range(256)) * (width * 3 * 16 // 256))
-    entries = {
-        tag: tiff.number("<", value)
-        for tag, value in {256: width, 257: height, 259: 8, 262: 2, 277: 3, 278: 16}.items()
-    }
-    entries[258] = tiff.numbers("<", tiff.SHORT, [8, 8, 8])
-    entries[273] = tiff.numbers("<", tiff.LONG, [8] * (height // 16))
-    entries[279] = tiff.numbers("<", tiff.LONG, [len(strip)] * (height // 16))
-    start = 8 + len(strip) + len(strip) % 2
-    data = tiff.header("<", False, start) + strip
-    path.write_bytes(data.ljust(start, b"\0") + tiff.directory_bytes("<", False, start, entries))
+    strips = (strip for _ in range(height // 16))
+    options = {"photometric": "rgb", "compression": "zlib", "rowsperstrip": 16}
+    tifffile.imwrite(path, strips, shape=(height, width, 3), dtype=np.uint8, **options)
 
 
 @pytest.mark.slow

@@ -52,11 +52,14 @@ def guess(root: Path, masks: Sequence[str]) -> Classes:
                 f"{root}: the masks hold more than {MOST_VALUES} {what}, so they are not class masks (perhaps they were"
                 " saved as JPEG once)"
             )
+    empty = values.pop(images.NO_DATA, 0)
     named, origin = _named(root)
     found = sorted(values)
     made = _by_color(found, named, origin) if color else _by_index(found, named, origin, palette)
     if len(made.classes) < 2:
         raise UserError(f"{root}: the masks show {len(made.classes)} class; at least two are needed, e.g. a background")
+    if empty:
+        made.assumed.append(f"{empty} pixels of the masks hold NaN: ignored")
     if unread:
         made.assumed.append(f"{unread} masks cannot be read: `python -m dualteacher check-data` shows why")
     return made

@@ -18,6 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from dualteacher.data.formats import tiff
+from dualteacher.data.formats.errors import Colored as Colored
+from dualteacher.data.formats.errors import Unreadable as Unreadable
 from dualteacher.data.pack import LARGEST
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -26,12 +29,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # dama
 ORIENTATION = 0x0112  # EXIF tag
 
 
-class Unreadable(ValueError):
-    """The file is not an image, is damaged, or has unexpected content; the message says which, in a few words."""
-
-
-class Colored(Unreadable):
-    """A mask holds colours where one index per pixel is expected."""
+NO_DATA = int(np.iinfo(np.int32).min)  # what `read_values` gives for NaN
 
 
 class Picture(NamedTuple):
@@ -64,6 +62,9 @@ def files_below(folder: Path, root: Path) -> Iterator[str]:
 
 def size(data: bytes) -> tuple[int, int]:
     """(H, W) as stored, from the header; `Unreadable` if it is not an image."""
+    page = tiff.open_page(data)
+    if page is not None:
+        return page.height, page.width
     with _opened(data) as opened:
         return opened.height, opened.width
 
@@ -81,6 +82,10 @@ def read_pixels(data: bytes) -> np.ndarray:
 
 def _decoded(data: bytes) -> tuple[np.ndarray, bool, int, tuple[str, ...]]:
     """(upright pixels (H, W) or (H, W, 3) uint8, whether a pack can hold the file unchanged, orientation, notes)."""
+    page = tiff.open_page(data)
+    if page is not None:
+        values = _tiff_values(page)
+        return upright(page.eight_bits(values), page.orientation), False, page.orientation, _tiff_notes(page, values)
     with _opened(data) as opened:
         deep = "16" in str([tile[3] for tile in getattr(opened, "tile", [])]) or opened.mode.startswith("I")
         keepable = opened.format in KEPT_FORMATS and opened.mode in ("RGB", "L") and not deep
@@ -134,27 +139,89 @@ def read_values(data: bytes, color: bool) -> Values:
     An index is the stored value: a palette index, an 8- or 16-bit grey value, or 0 and 1 of a 1-bit file.
     `Colored` if the file holds colours instead, `Unreadable` if it is damaged.
     """
+    page = tiff.open_page(data)
+    if page is not None:
+        return _mask_of_tiff(page, color)
     with _opened(data) as opened:
         _, remaining = _load(opened)
         grey_as_color, palette = False, None
         if color:
-            channels = np.asarray(opened.convert("RGB")).astype(np.int32)
-            values = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
+            values = _packed(np.asarray(opened.convert("RGB")))
         elif opened.mode in ("1", "L", "P", "I") or opened.mode.startswith("I;16"):
             values = np.asarray(opened).astype(np.int32)
             palette = _palette(opened)
         elif opened.mode in ("LA", "PA"):
             values = np.asarray(opened)[..., 0].astype(np.int32)
         elif opened.mode in ("RGB", "RGBA"):
-            channels = np.asarray(opened)[..., :3]
-            if (channels != channels[..., :1]).any():
-                raise Colored(
-                    "holds colours (RGB) where one index per pixel is expected: are the classes' values [r, g, b]?"
-                )
-            grey_as_color, values = True, channels[..., 0].astype(np.int32)
+            grey_as_color, values = True, _grey(np.asarray(opened)[..., :3]).astype(np.int32)
         else:
             raise Unreadable(f"holds pixels of mode {opened.mode} where one index per pixel is expected")
     return Values(upright(values, remaining), grey_as_color, palette)
+
+
+def _mask_of_tiff(page: tiff.Page, color: bool) -> Values:
+    """`read_values` for a TIFF, where an index may have any number of bits, a sign, or be a whole float."""
+    stored = _tiff_values(page)
+    if color:
+        pixels = page.eight_bits(stored)
+        return Values(upright(_packed(_rgb(pixels)), page.orientation), False, None)
+    bands = page.samples - page.alpha
+    if bands not in (1, 3):
+        raise Unreadable(f"holds {bands} bands where one index per pixel is expected")
+    values = _grey(stored[..., :3]) if bands == 3 else stored[..., 0]
+    if page.photometric == tiff.WHITE_IS_ZERO and values.dtype.kind in "bu":
+        values = ((1 << page.bits) - 1) - values.astype(np.int64)
+    palette = None if page.colors is None else tuple((int(r), int(g), int(b)) for r, g, b in page.colors)
+    return Values(upright(_whole(values), page.orientation), bands == 3, palette)
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    """Values as int32; Unreadable if they are not whole numbers of that size."""
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), NO_DATA, values.astype(np.float64))
+        if (values != np.floor(values)).any():
+            raise Unreadable("holds fractions where one whole number per pixel is expected: is it a probability map?")
+    if values.size and values.dtype.kind != "b":
+        low, high = values.min(), values.max()
+        if low < np.iinfo(np.int32).min or high > np.iinfo(np.int32).max:
+            raise Unreadable(f"holds values from {low} to {high}, which are no class indices")
+    return values.astype(np.int32)
+
+
+def _grey(channels: np.ndarray) -> np.ndarray:
+    """The first of three equal channels; `Colored` if they differ."""
+    if (channels != channels[..., :1]).any():
+        raise Colored("holds colours (RGB) where one index per pixel is expected: are the classes' values [r, g, b]?")
+    return channels[..., 0]
+
+
+def _packed(pixels: np.ndarray) -> np.ndarray:
+    """Colours (H, W, 3) uint8 as integers; see `pack_color`."""
+    channels = pixels.astype(np.int32)
+    return channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
+
+
+def _tiff_values(page: tiff.Page) -> np.ndarray:
+    """All that the file stores, (H, W, samples)."""
+    _check_size(page.height, page.width)
+    return page.values(0, page.height)
+
+
+def _tiff_notes(page: tiff.Page, values: np.ndarray) -> tuple[str, ...]:
+    dark = _too_dark(int(values.min()), int(values.max())) if page.bits == 16 and values.size else ()
+    return dark + page.notes
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > LARGEST:
+        raise Unreadable(f"has {height}×{width} pixels, more than {LARGEST}: cut it into tiles")
+
+
+def _too_dark(low: float, high: float) -> tuple[str, ...]:
+    """A note on 16-bit values that use only the lower bits."""
+    if high >= 0x1000 or low == high:
+        return ()
+    return (f"16-bit values reach only {high:.0f} of 65535: almost black in 8 bits, rescale them first",)
 
 
 def pack_color(color: list[int]) -> int:
@@ -167,8 +234,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     """Open an image; any error inside the context becomes `Unreadable`."""
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            if opened.width * opened.height > LARGEST:
-                raise Unreadable(f"has {opened.height}×{opened.width} pixels, more than {LARGEST}: cut it into tiles")
+            _check_size(opened.height, opened.width)
             yield opened
     except (Unreadable, MemoryError):
         raise
@@ -208,11 +274,9 @@ def _eight_bits(opened: Image.Image) -> np.ndarray:
 
 def _notes(opened: Image.Image, deep: bool) -> tuple[str, ...]:
     """Losses that the user may not expect."""
-    notes = []
+    notes: list[str] = []
     if deep and opened.mode.startswith("I"):
-        low, high = opened.getextrema()
-        if isinstance(high, int | float) and high < 0x1000 and low != high:
-            notes.append(f"16-bit values reach only {high:.0f} of 65535: almost black in 8 bits, rescale them first")
+        notes += _too_dark(*opened.getextrema())  # type: ignore[arg-type]
     if opened.format in ("TIFF", "WEBP", "PNG") and getattr(opened, "n_frames", 1) > 1:
         notes.append(f"holds {opened.n_frames} pictures: only the first is read")  # type: ignore[attr-defined]
     return tuple(notes)

@@ -20,10 +20,12 @@ class LabelMap:
         self.color = not isinstance(listed[0], int)
         values = [v if isinstance(v, int) else images.pack_color(v) for v in [*listed, *options.ignore]]
         indices = [*range(len(listed)), *[IGNORE] * len(options.ignore)]
+        shown = [self._format(value) for value in sorted(values)]
+        if images.NO_DATA not in values:
+            values, indices = [*values, images.NO_DATA], [*indices, IGNORE]
         order = np.argsort(values)
         self._values = np.array(values, np.int32)[order]
         self._indices = np.array(indices, np.uint8)[order]
-        shown = [self._format(value) for value in sorted(values)]
         self.allowed = ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
 
     def index(self, values: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:

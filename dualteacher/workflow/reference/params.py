@@ -29,7 +29,7 @@ ALIASES = {  # spelt in words; their patterns and functions say nothing to a rea
     settings.Inside: "a folder inside `folder`",
     settings.Place: "a path",
     settings.Color: "[r, g, b], 0…255 each",
-    settings.MaskValue: "an index up to 65535, or [r, g, b]",
+    settings.MaskValue: "a whole number of 32 bits, or [r, g, b]",
 }
 HEAD = f"""# Settings: params.yaml
 

@@ -1,0 +1,9 @@
+"""What is wrong with a file of the user's."""
+
+
+class Unreadable(ValueError):
+    """The file is not an image, is damaged, or has unexpected content; the message says which, in a few words."""
+
+
+class Colored(Unreadable):
+    """A mask holds colours where one index per pixel is expected."""

@@ -1,0 +1,142 @@
+"""A TIFF's pixels are the same however it stores them; what an 8-bit picture cannot hold is said."""
+
+from __future__ import annotations
+
+import io
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from pictures import described, encoded
+from PIL import Image
+
+from dualteacher.core.labels import IGNORE
+from dualteacher.data.formats import images
+from dualteacher.data.formats.label_map import LabelMap
+
+Y, X = np.mgrid[:40, :56]
+COLORS = np.stack([X * 4, Y * 6, X + Y], -1).astype(np.uint8)
+GREY = COLORS[..., 0]
+
+
+def tiff(values: np.ndarray, **options: Any) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, metadata=None, **options)
+    return file.getvalue()
+
+
+def planes(values: np.ndarray) -> np.ndarray:
+    return np.moveaxis(values, 2, 0)
+
+
+STORED = list(product([None, "zlib", "zstd", "lzw"], [None, (16, 16)], "<>", [np.uint8, np.uint16], [False, True]))
+
+
+@pytest.mark.parametrize("compression, tile, byteorder, dtype, apart", STORED)
+def test_every_way_of_storing_colours(compression, tile, byteorder, dtype, apart):
+    values = COLORS.astype(dtype) * (257 if dtype is np.uint16 else 1)
+    options: dict[str, Any] = {"photometric": "rgb", "compression": compression, "byteorder": byteorder}
+    options |= {"tile": tile} if tile else {"rowsperstrip": 16}
+    options |= {"predictor": True} if compression == "zlib" else {}
+    if apart:
+        data = tiff(planes(values), planarconfig="separate", **options)
+    else:
+        data = tiff(values, planarconfig="contig", **options)
+    read = images.read_image(data)
+    np.testing.assert_array_equal(read.pixels, COLORS)
+    assert read.notes == ()
+
+
+@pytest.mark.parametrize(
+    "values, options",
+    [
+        (GREY, {"compression": "zlib", "predictor": True}),
+        (GREY.astype(np.uint16) * 257, {"byteorder": ">"}),
+        (GREY.astype(np.uint16) * 257, {"byteorder": ">", "compression": "zlib", "predictor": True}),
+        (255 - GREY, {"photometric": "miniswhite"}),
+        ((255 - GREY).astype(np.uint16) * 257, {"photometric": "miniswhite"}),
+        (GREY.astype(np.uint16) * 16, {"bitspersample": 12}),
+        (GREY.astype(np.int32) * 256, {}),
+        (np.dstack([GREY, np.full_like(GREY, 255)]), {"planarconfig": "contig", "extrasamples": ["unassalpha"]}),
+    ],
+)
+def test_every_way_of_storing_grey(values, options):
+    read = images.read_image(tiff(values, **{"photometric": "minisblack", **options}))
+    np.testing.assert_array_equal(read.pixels, np.repeat(GREY[..., None], 3, axis=2))
+    assert read.notes == ()
+
+
+def test_further_bands_are_said_and_transparency_is_dropped():
+    four = np.dstack([COLORS, GREY])
+    for values in (four, four.astype(np.uint16) * 257):
+        options: dict[str, Any] = {"photometric": "rgb", "planarconfig": "contig"}
+        infrared = images.read_image(tiff(values, extrasamples=["unspecified"], **options))
+        alpha = images.read_image(tiff(values, extrasamples=["unassalpha"], **options))
+        np.testing.assert_array_equal(infrared.pixels, COLORS)
+        np.testing.assert_array_equal(alpha.pixels, COLORS)
+        assert infrared.notes == ("holds 4 bands: the first three are read as red, green and blue",)
+        assert alpha.notes == ()
+    many = images.read_image(tiff(planes(np.dstack([four] * 3)), photometric="minisblack", planarconfig="separate"))
+    np.testing.assert_array_equal(many.pixels, COLORS)
+    assert many.notes == ("holds 12 bands: the first three are read as red, green and blue",)
+    two = np.dstack([GREY, 255 - GREY])
+    read = images.read_image(tiff(two, photometric="minisblack", planarconfig="contig", extrasamples=["unspecified"]))
+    np.testing.assert_array_equal(read.pixels[..., 2], GREY)
+    assert read.notes == ("holds 2 bands: only the first is read",)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "1"])
+def test_what_only_pillow_decodes(mode):
+    picture = Image.fromarray(COLORS)
+    picture = Image.frombytes("LAB", picture.size, COLORS.tobytes()) if mode == "LAB" else picture.convert(mode)
+    data = encoded(picture, "TIFF", **({"compression": "group4"} if mode == "1" else {}))
+    with Image.open(io.BytesIO(data)) as opened:
+        np.testing.assert_array_equal(images.read_image(data).pixels, np.asarray(opened.convert("RGB")))
+
+
+INDICES = np.random.default_rng(0).integers(0, 4, (40, 56))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"])
+def test_an_index_may_be_any_kind_of_number(dtype):
+    read = images.read_values(tiff(INDICES.astype(dtype), photometric="minisblack", compression="zlib"), color=False)
+    np.testing.assert_array_equal(read.values, INDICES)
+
+
+def test_a_bilevel_mask_and_a_palette():
+    read = images.read_values(tiff(INDICES > 1, photometric="minisblack"), color=False)
+    np.testing.assert_array_equal(read.values, INDICES > 1)
+    paletted = Image.fromarray(INDICES.astype(np.uint8))
+    paletted.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
+    read = images.read_values(encoded(paletted, "TIFF"), color=False)
+    np.testing.assert_array_equal(read.values, INDICES)
+    assert read.palette is not None and read.palette[1] == (40, 50, 60)
+    colored = images.read_values(encoded(paletted, "TIFF"), color=True)
+    assert set(np.unique(colored.values[INDICES == 1])) == {images.pack_color([40, 50, 60])}
+
+
+def test_pixels_without_data_are_ignored():
+    """A negative value where `ignore` lists it, NaN always."""
+    table = LabelMap(described(None, ignore=[-9999]))  # type: ignore[arg-type]
+    for nothing, dtype in ((-9999, np.int16), (np.nan, np.float32)):
+        stored = np.where(INDICES == 3, nothing, INDICES).astype(dtype)
+        read = images.read_values(tiff(stored, photometric="minisblack"), color=False)
+        mask, unlisted = table.index(read.values)
+        np.testing.assert_array_equal(mask, np.where(INDICES == 3, IGNORE, INDICES))
+        assert not unlisted
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        (INDICES / 4, "probability map"),
+        (INDICES.astype(np.uint32) * 2**31, "no class indices"),
+        (np.dstack([INDICES] * 5).astype(np.uint8), "holds 5 bands where one index per pixel is expected"),
+    ],
+)
+def test_what_is_no_index_is_refused(values, words):
+    options = {"planarconfig": "contig"} if values.ndim == 3 else {}
+    with pytest.raises(images.Unreadable, match=words):
+        images.read_values(tiff(values, photometric="minisblack", **options), color=False)
