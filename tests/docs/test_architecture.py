@@ -1,4 +1,4 @@
-"""Imports point down: docs/architecture.md says which room stands on which floor."""
+"""Imports point down: docs/architecture.md lists the layers and their packages."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ ENTRANCE = {"dualteacher", "dualteacher.__main__"}  # the version; `python -m du
 
 
 @pytest.fixture(scope="module")
-def floors() -> dict[str, int]:
-    """Room → floor, as the page's table has them."""
+def layers() -> dict[str, int]:
+    """Package → layer, from the table of the page."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    return {room: int(floor) for floor, rooms in ROW.findall(text) for room in re.findall(r"`([\w.]+)`", rooms)}
+    rows = ROW.findall(text)
+    return {package: int(layer) for layer, names in rows for package in re.findall(r"`([\w.]+)`", names)}
 
 
-def room_of(module: str, floors: dict[str, int]) -> str:
-    """The innermost room that holds a module."""
+def package_of(module: str, layers: dict[str, int]) -> str:
+    """The innermost listed package that contains a module."""
     inner = module.removeprefix("dualteacher.")
-    rooms = [room for room in floors if inner == room or inner.startswith(f"{room}.")]
-    assert rooms, f"{module} is in no room of docs/architecture.md"
-    return max(rooms, key=len)
+    packages = [package for package in layers if inner == package or inner.startswith(f"{package}.")]
+    assert packages, f"{module} is in no layer of docs/architecture.md"
+    return max(packages, key=len)
 
 
-def test_every_import_points_to_a_floor_below(floors: dict[str, int]) -> None:
+def test_every_import_points_to_a_lower_layer(layers: dict[str, int]) -> None:
     graph = grimp.build_graph("dualteacher", cache_dir=None)
     upwards = []
     for importer in graph.modules - ENTRANCE:
         for imported in graph.find_modules_directly_imported_by(importer) - ENTRANCE:
-            here, there = room_of(importer, floors), room_of(imported, floors)
-            if here != there and floors[there] >= floors[here]:
-                upwards.append(f"{importer} (floor {floors[here]}) imports {imported} (floor {floors[there]})")
+            here, there = package_of(importer, layers), package_of(imported, layers)
+            if here != there and layers[there] >= layers[here]:
+                upwards.append(f"{importer} (layer {layers[here]}) imports {imported} (layer {layers[there]})")
     assert not upwards, "\n".join(sorted(upwards))
 
 
-def test_every_room_of_the_page_exists(floors: dict[str, int]) -> None:
-    package = ROOT / "dualteacher"
-    missing = [room for room in floors if not list(package.glob(f"{room.replace('.', '/')}*"))]
-    assert not missing and len(floors) > 12
+def test_every_package_of_the_page_exists(layers: dict[str, int]) -> None:
+    root = ROOT / "dualteacher"
+    missing = [package for package in layers if not list(root.glob(f"{package.replace('.', '/')}*"))]
+    assert not missing and len(layers) > 12
