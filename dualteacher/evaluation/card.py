@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from dualteacher.models import tensors
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Evaluate
 
@@ -74,7 +75,7 @@ def _facts(weights: Path, model: Segmenter, description: Mapping[str, Any]) -> l
         ["weights", f"`{weights.name}`, self-describing safetensors"],
         ["network", f"{network.architecture}, head width {network.head_width}, on {network.backbone}"],
         ["parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"],
-        ["backbone pretrained", PRETRAINED.get(network.weights, "from a checkpoint")],
+        ["backbone pretrained", _pretrained(model)],
         ["input", "RGB image (B, 3, H, W) in [0, 1]; the network normalises it itself"],
         ["mean, std", f"{_numbers(model.mean.flatten().tolist())}; {_numbers(model.std.flatten().tolist())}"],
         ["output", f"logits (B, {model.num_classes}, H/{model.stride}, W/{model.stride})"],
@@ -82,6 +83,14 @@ def _facts(weights: Path, model: Segmenter, description: Mapping[str, Any]) -> l
         ["trained on", _data(description)],
         ["trained for", f"{description['steps']:,} steps after the warm-up"],
     ]
+
+
+def _pretrained(model: Segmenter) -> str:
+    """Older weights do not say how many tensors were loaded."""
+    how = PRETRAINED.get(model.settings.weights, "from a checkpoint")
+    if how == "no" or not model.pretrained:
+        return how
+    return f"{how}: {tensors.origin_in_words(model.pretrained)}"
 
 
 def _data(description: Mapping[str, Any]) -> str:

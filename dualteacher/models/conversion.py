@@ -1,15 +1,15 @@
 """Checkpoints of other programs: rename their tensors to our names, and refuse what does not fit.
 
-Mix Transformers: the official `mit_b*.pth`, Hugging Face's `nvidia/mit-b*` and `nvidia/segformer-b*`, or an
-mmsegmentation checkpoint. Other backbones: timm's names.
+Mix Transformers: the official `mit_b*.pth`, whose names mmsegmentation and SMP keep, or Hugging Face's
+`nvidia/mit-b*` and `nvidia/segformer-b*`. Other backbones: timm's names. checkpoints.py finds the networks in a file.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +20,11 @@ from dualteacher.system.errors import UserError
 
 State = dict[str, Tensor]
 
-WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training programs nest the weights
-HEADS = ("head.", "classifier.", "decode_head.", "auxiliary_head.")  # in checkpoints of a Mix Transformer
+# Layers beside a backbone's own, of classifiers, segmentation networks and self-supervised training.
+HEADS = (
+    *("head.", "fc.", "classifier.", "aux_classifier.", "decode_head.", "auxiliary_head.", "segmentation_head."),
+    *("projection_head.", "projector.", "predictor.", "prototypes."),
+)
 
 OFFICIAL = (
     (re.compile(r"^patch_embed1\."), lambda match: "patch_embed."),
@@ -50,23 +53,12 @@ HUGGING_FACE = (
 )
 
 
-def convert(backbone: str, state: Mapping[str, Any]) -> State:
-    """A checkpoint's backbone tensors under our names, without heads and classifiers.
+def convert(backbone: str, state: State) -> State:
+    """One network's backbone tensors under our names, without heads and classifiers.
 
-    Unknown keys are kept, so that `fit` can name them in its error.
+    Unknown keys are kept, so that an error can name them.
     """
-    state = _unwrap(state)
     return _convert_mix_transformer(state) if backbone in VARIANTS else _convert_timm(backbone, state)
-
-
-def _unwrap(state: Mapping[str, Any]) -> State:
-    """The weights in a training program's checkpoint; only those with the prefix `backbone.` if there are any."""
-    for key in WRAPPERS:
-        if isinstance(state.get(key), Mapping):
-            state = state[key]
-    found = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
-    inside = {key.removeprefix("backbone."): value for key, value in found.items() if key.startswith("backbone.")}
-    return inside or found
 
 
 def _convert_mix_transformer(state: State) -> State:
@@ -94,16 +86,22 @@ def _join_key_value(state: State) -> State:
 
 def _convert_timm(backbone: str, state: State) -> State:
     """Names of timm's classification network → its feature extractor, which may fold or prefix them."""
-    expected, whole = backbones.expected(backbone), backbones.classifier(backbone)
+    expected, whole = _timm_names(backbone)
     renamed: State = {}
     for key, value in state.items():
         folded = key.replace(".", "_", 1)
         name = next((name for name in (key, folded, f"model.{key}") if name in expected), None)
         if name is not None:
             renamed[name] = value
-        elif key not in whole:  # drops layers that only the classifier has
+        elif key not in whole and not key.startswith(HEADS):  # drops layers that only the classifier has
             renamed[key] = value
     return renamed
+
+
+@cache
+def _timm_names(backbone: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Keys of the feature extractor and of the whole classifier."""
+    return frozenset(backbones.expected(backbone)), frozenset(backbones.classifier(backbone))
 
 
 def by_position(backbone: str, state: Mapping[str, Tensor], origin: str) -> State:
@@ -111,8 +109,8 @@ def by_position(backbone: str, state: Mapping[str, Tensor], origin: str) -> Stat
 
     Skips batch counters on both sides. UserError unless number, shapes and last name parts (weight, bias, …) match.
     """
-    whole = {key: value for key, value in backbones.classifier(backbone).items() if not _is_counter(key)}
-    given = {key: value for key, value in state.items() if not _is_counter(key)}
+    whole = {key: value for key, value in backbones.classifier(backbone).items() if not is_counter(key)}
+    given = {key: value for key, value in state.items() if not is_counter(key)}
     if len(whole) != len(given):
         raise UserError(
             f"{origin}: contains {len(given)} tensors, but {backbone} has {len(whole)}; choose other weights"
@@ -127,25 +125,46 @@ def by_position(backbone: str, state: Mapping[str, Tensor], origin: str) -> Stat
     return named
 
 
-def _is_counter(key: str) -> bool:
+def is_counter(key: str) -> bool:
     """Whether this is batch normalisation's batch counter. Old files lack it; nothing here reads it."""
     return key.endswith("num_batches_tracked")
 
 
 def fit(state: State, expected: Mapping[str, Tensor], origin: str) -> State:
     """`state` in the order and dtypes of `expected`. UserError if keys or shapes differ."""
-    state = {key: torch.zeros_like(value, device="cpu") for key, value in expected.items() if _is_counter(key)} | state
-    missing = [f"{key} is missing" for key in expected if key not in state]
-    extra = [f"{key} is unknown" for key in state if key not in expected]
-    shapes = [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    if missing or extra or shapes:
-        first = list(chain(missing[:2], extra[:2], shapes[:2]))
-        more = len(missing) + len(extra) + len(shapes) - len(first)
-        raise UserError(
-            f"{origin}: weights do not fit the network: {'; '.join(first)}" + (f" (and {more} more)" if more else "")
-        )
+    if differs := differences(state, expected):
+        raise UserError(f"{origin}: weights do not fit the network: {differs}")
+    state = {key: torch.zeros_like(value, device="cpu") for key, value in expected.items() if is_counter(key)} | state
     return {key: state[key].to(value.dtype) for key, value in expected.items()}
+
+
+def count(state: Mapping[str, Tensor]) -> int:
+    """Number of tensors without batch counters."""
+    return sum(not is_counter(key) for key in state)
+
+
+def matching(state: State, expected: Mapping[str, Tensor]) -> int:
+    """Number of `expected`'s tensors, without batch counters, that `state` has in the right shape and kind."""
+    return sum(
+        key in state and not is_counter(key) and not _mismatch(key, state[key], value)
+        for key, value in expected.items()
+    )
+
+
+def differences(state: State, expected: Mapping[str, Tensor]) -> str:
+    """Why `state` does not fit, with the first keys of each kind; "" if it fits. Batch counters may be missing."""
+    missing = [f"{key} is missing" for key in expected if key not in state and not is_counter(key)]
+    extra = [f"{key} is unknown" for key in state if key not in expected]
+    unlike = [text for key, value in expected.items() if key in state and (text := _mismatch(key, state[key], value))]
+    first = list(chain(missing[:2], extra[:2], unlike[:2]))
+    more = len(missing) + len(extra) + len(unlike) - len(first)
+    return "; ".join(first) + (f" (and {more} more)" if more else "")
+
+
+def _mismatch(key: str, found: Tensor, wanted: Tensor) -> str:
+    """How shapes differ, or that one tensor has integers, as quantised weights do; "" if neither."""
+    if found.shape != wanted.shape:
+        return f"{key} is {tuple(found.shape)}, not {tuple(wanted.shape)}"
+    if found.is_floating_point() != wanted.is_floating_point():
+        return f"{key} is {found.dtype}, not {wanted.dtype}".replace("torch.", "")
+    return ""

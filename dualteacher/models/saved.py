@@ -22,13 +22,14 @@ def save(path: Path, segmenter: Segmenter, description: Mapping[str, Any]) -> No
     """Write a network for `load`. The same network and description give the same bytes.
 
     description: further JSON values (classes, crop, dataset, fingerprints, …). The network's own settings, number of
-    classes, stride and normalisation are added here.
+    classes, stride, normalisation and its pretrained backbone's source are added here.
     """
     known = {
         "model": segmenter.settings.model_dump(mode="json"),
         "num_classes": segmenter.num_classes,
         "stride": segmenter.stride,
         "normalisation": {"mean": _values(segmenter.mean), "std": _values(segmenter.std)},
+        "pretrained": segmenter.pretrained,
     }
     tensors.write(path, "segmenter", segmenter.state_dict(), {**description, **known})
 
@@ -64,4 +65,5 @@ def load(path: Path, *, drop_path: float = 0.0) -> tuple[Segmenter, dict[str, An
         raise UserError(f"{path}: its description has no valid model settings; create the file again") from None
     segmenter = build(model, num_classes, None, drop_path=drop_path, seed=0)
     segmenter.load_state_dict(conversion.fit(state, segmenter.state_dict(), str(path)))
+    segmenter.pretrained = description.get("pretrained", {})  # older files lack it
     return segmenter.eval(), description

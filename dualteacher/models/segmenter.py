@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ class Segmenter(nn.Module):
         backbone = backbones.create(model.backbone, model.architecture, drop_path)
         self.settings = model
         self.num_classes = num_classes
+        self.pretrained: dict[str, Any] = {}  # where the backbone's start came from; see weights.py
         self.levels = backbone.levels
         self.backbone = backbone.network
         self.head = HEADS[model.architecture](backbone.channels, model.head_width, num_classes, model.dropout)
@@ -91,8 +93,8 @@ def build(
             torch.default_generator.manual_seed(seeds.derive(seed, "initialisation"))
         segmenter = Segmenter(model, num_classes, drop_path=drop_path)
     if backbone_weights is not None:
-        state = tensors.read_backbone(backbone_weights, model)
-        if state:
+        state, segmenter.pretrained = tensors.read_backbone(backbone_weights, model)
+        if model.weights != "none":
             expected = segmenter.backbone.state_dict()
             segmenter.backbone.load_state_dict(conversion.fit(state, expected, str(backbone_weights)))
     return segmenter

@@ -1,4 +1,4 @@
-"""Tensors on disk: our self-describing safetensors files, and checkpoints of other programs.
+"""Tensors on disk: our self-describing safetensors files.
 
 Our files have one metadata entry, `dualteacher`: JSON with the format version, the file's kind, its description, and a
 sha256 of all that and the tensors, which reveals a flipped bit. Equal content gives equal bytes; several entries would
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ def write(path: Path, kind: str, state: Mapping[str, Tensor], description: Mappi
 
 def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, description) of a file written by `write`. UserError for any other file."""
-    state, metadata = _read_safetensors(path)
+    state, metadata = read_safetensors(path)
     if ENTRY not in metadata:
         raise UserError(f"{path}: a safetensors file, but not written by this program: expected {WHAT[kind]}")
     try:
@@ -69,8 +68,8 @@ def content_hash(state: Mapping[str, Tensor], description: Mapping[str, Any]) ->
     return digest.hexdigest()
 
 
-def read_backbone(path: Path, model: settings.Model) -> dict[str, Tensor]:
-    """Tensors that the download stage prepared for this model; {} for `weights: none`."""
+def read_backbone(path: Path, model: settings.Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, their source) that the download stage prepared for this model; no tensors for `weights: none`."""
     again = "run `python -m dualteacher download --weights`"
     if not path.exists():
         raise UserError(f"{path}: no such file; {again}")
@@ -80,34 +79,22 @@ def read_backbone(path: Path, model: settings.Model) -> dict[str, Tensor]:
             raise UserError(
                 f"{path}: prepared for model.{key} = {description.get(key)}, but params.yaml has {wanted}; {again}"
             )
-    return state
+    source = description.get("source", {})
+    own = model.own_weights
+    if own is not None and files.is_file(own[0]) and files.sha256(own[0]) != source.get("sha256"):
+        raise UserError(f"{path}: {own[0]} has changed since; {again}")
+    return state, source
 
 
-def read_checkpoint(path: Path) -> Mapping[str, Any]:
-    """The content of a .safetensors file or PyTorch checkpoint. Never runs code from the file."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file (model.weights in params.yaml)")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)[0]
-    with open(path, "rb") as file:
-        return load_checkpoint(file, str(path))
+def origin_in_words(source: Mapping[str, Any]) -> str:
+    """Number of tensors, file and network of a backbone's weights; source: as `prepare_backbone` records it."""
+    if source["kind"] == "none":
+        return "no weights, random start"
+    network = f", network {source['network']}" if source.get("network") else ""
+    return f"{source['tensors']} tensors from {source['file']}{network}"
 
 
-def load_checkpoint(file: Any, origin: str) -> Mapping[str, Any]:
-    """The mapping in an open PyTorch checkpoint. UserError if it is anything else."""
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{origin}: not a PyTorch file of plain tensors, or truncated ({reason}…); save its state_dict again"
-        ) from None
-    if not isinstance(content, Mapping):
-        raise UserError(f"{origin}: contains a {type(content).__name__}, not a mapping of names to tensors")
-    return content
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of any safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:

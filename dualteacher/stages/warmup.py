@@ -6,9 +6,10 @@ from dualteacher.machine import distributed, sync_norm
 from dualteacher.machine.device import setup
 from dualteacher.methods.base import Clock
 from dualteacher.methods.supervised import Supervised
-from dualteacher.models import segmenter
+from dualteacher.models import segmenter, tensors
 from dualteacher.settings import Settings
 from dualteacher.system import paths
+from dualteacher.system.console import logger
 from dualteacher.training.diagnostics import blank, validator
 from dualteacher.training.history import Row
 from dualteacher.training.run import open_data, train_cell
@@ -23,6 +24,8 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     student = segmenter.build(
         settings.model, len(data.val.classes), start, drop_path=settings.model.drop_path, seed=seed
     ).to(device)
+    if world.is_rank_zero:
+        logger.info("backbone %s: %s", settings.model.backbone, tensors.origin_in_words(student.pretrained))
     if settings.model.sync_norm:
         sync_norm.synchronise_norms(student)
     method = Supervised(None, settings, student, data.class_pixels)

@@ -132,3 +132,8 @@ def digest(path: Path, algorithm: str) -> str:
 def sha256(path: Path) -> str:
     """`digest` with SHA-256."""
     return digest(path, "sha256")
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file can be found there; False for what no file can be called, where `Path.is_file` raises."""
+    return os.path.isfile(path)  # noqa: PTH113

@@ -88,6 +88,15 @@ def watch(folder: str) -> str:
     return str(paths.OWN_DATA_LIST)
 
 
+def own_weights(model: dict[str, Any]) -> list[str]:
+    """The user's own checkpoint, an input of the weights stage; none for other weights, and where it is missing.
+
+    Of a missing file the stage itself says what to do.
+    """
+    own = settings.Model.model_validate(model).own_weights
+    return [str(own[0])] if own is not None and files.is_file(own[0]) else []
+
+
 def gpus(device: str) -> int:
     """GPU slots that a process of a training job takes: the profile's limit counts them."""
     if device != "auto":

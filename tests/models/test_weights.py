@@ -179,7 +179,7 @@ def test_unfit_checkpoints_are_refused_in_one_line(tmp_path: Path, capsys: pytes
     torch.save(good | {"odd": torch.ones(1)}, tmp_path / "extra.pth")
     for name, words in {
         "short.pth": "truncated",
-        "code.pth": "not a PyTorch file of plain tensors",
+        "code.pth": "contains no tensors",
         "list.pth": "contains a list",
         "extra.pth": "odd is unknown",
         "absent.pth": "no such file",

@@ -36,6 +36,11 @@ def own_data(wildcards) -> list[str]:
     return [engines.watch(config["watched"])] if described["source"] == "folder" else []
 
 
+def own_weights(wildcards) -> list[str]:
+    """One's own checkpoint: a changed one is noticed. DVC cannot name it, since it may be no file."""
+    return engines.own_weights(config["model"])
+
+
 def cells(pattern: str) -> list[str]:
     """`pattern` expanded over the grid, without duplicates."""
     rows = [dict(zip(("dataset", "partition", "method"), row)) for row in GRID.rows]

@@ -19,6 +19,7 @@ rule download:
 
 rule weights:
     input:
+        own_weights=own_weights,
         code=CODE["weights"],
     output:
         weights=f"data/weights/{config['model']['backbone']}.safetensors",

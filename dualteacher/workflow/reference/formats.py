@@ -69,6 +69,7 @@ model | mapping | section `model` of the settings
 num_classes | int |
 stride | int | of the logits, pixels
 normalisation | mapping | mean and std, RGB in [0, 1]; done inside the network
+pretrained | mapping | the backbone's start: kind, file, sha256, network in it, number of tensors
 classes | list | index, name, color of each class
 crop | int | side of the training crop, pixels
 inference | mapping | section `inference`: how images are prepared
