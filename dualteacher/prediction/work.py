@@ -24,7 +24,7 @@ from dualteacher.prediction.options import Options, largest
 from dualteacher.prediction.outputs import Files, Look
 from dualteacher.prediction.reading import Decoded, Failure, Opened
 from dualteacher.prediction.record import Record, stamp
-from dualteacher.system import console, parallel
+from dualteacher.system import console, os_errors, parallel
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 
@@ -164,7 +164,7 @@ class Work:
         except OSError as error:
             if error.errno in FATAL:
                 raise
-            return Failure(image.file, f"cannot be read, or its outputs cannot be written: {error.strerror}")
+            return Failure(image.file, f"cannot be read, or its outputs cannot be written: {os_errors.explain(error)}")
 
     @contextmanager
     def _running(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from dualteacher.system.os_errors import DISK_FULL, broken_link
 
 LOCKED = (errno.EACCES, errno.EAGAIN)  # from flock: another process holds the lock
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LONGEST = 100  # bytes of a name that temporary names repeat; file systems allow 255, some encrypted ones 143
 
 
 @contextmanager
@@ -38,12 +39,13 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Removes temporary files that killed processes left behind.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    label, suffix = _label(path)
+    temporary = path.with_name(f".{label}.{secrets.token_hex(4)}.tmp{suffix}")
     lock = None
     try:
         with full_disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp{path.suffix}"):
+            for stale in path.parent.glob(f".{glob.escape(label)}.*.tmp{glob.escape(suffix)}"):
                 _remove_if_unlocked(stale)
             lock = hold(temporary)
             yield temporary
@@ -55,6 +57,13 @@ def atomic(path: Path) -> Iterator[Path]:
         if lock is not None:
             os.close(lock)
         temporary.unlink(missing_ok=True)
+
+
+def _label(path: Path) -> tuple[str, str]:
+    """(name, suffix) for temporary files: the file's own, or a hash of a name too long to add anything to."""
+    if len(os.fsencode(path.name)) <= LONGEST:
+        return path.name, path.suffix
+    return hashlib.sha256(os.fsencode(path.name)).hexdigest(), path.suffix if len(path.suffix) <= 16 else ""
 
 
 def check_folder(path: Path) -> None:

@@ -279,3 +279,10 @@ def test_links_that_lead_nowhere_among_the_images_fail_alone(run_folder: Path) -
     assert "photos/loop.png: a link that leads back to itself; remove it" in errors
     assert "photos/gone.png: a link to /mnt/unplugged/x.png, which is not there; is that disk mounted?" in errors
     assert Path("predictions/masks/a.png").exists()
+
+
+def test_an_image_with_the_longest_name_is_predicted(run_folder: Path) -> None:
+    name = "ö" * 125 + "n"  # 251 bytes
+    picture(f"photos/{name}.png", 32, 32)
+    predict("photos", "--output", "out")
+    assert outputs("masks", ".png") == [f"{name}.png"] and outputs("overlays", ".jpg") == [f"{name}.jpg"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,3 +101,30 @@ def test_streams_write_what_their_encoding_lacks(capfd: pytest.CaptureFixture) -
     environment = os.environ | {"PYTHONIOENCODING": "latin-1:strict", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
     assert done.stdout == done.stderr == "Δ \\udcff\n".encode()
+
+
+LONG = ["n" * 247 + ".png", "山" * 84 + "x.p", "a." + "s" * 253]  # of 251, 255 and 255 bytes
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_names_as_long_as_a_file_system_allows_can_be_written(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with files.atomic(path) as temporary:
+        assert len(os.fsencode(temporary.name)) <= 128
+        assert temporary.suffix == (path.suffix if len(path.suffix) < 9 else ".tmp")  # Pillow goes by it
+        temporary.write_text("first")
+        with files.atomic(path) as second:  # another process at the same file
+            second.write_text("second")
+        assert temporary.exists() and path.read_text() == "second"
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", [*LONG, "[a-z]*.png"])
+def test_what_a_killed_process_left_of_such_a_name_is_removed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "other.png").write_text("mine")
+    with files.atomic(tmp_path / name) as temporary:
+        left = temporary.with_name(re.sub(r"\.[0-9a-f]{8}\.tmp", ".01234567.tmp", temporary.name))
+        temporary.write_text("whole")
+    left.write_text("half")
+    files.write_text(tmp_path / name, "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "other.png"])
