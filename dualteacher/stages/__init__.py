@@ -1,1 +1,1 @@
-"""One file a stage: read inputs, call the rooms below, write outputs. No maths here."""
+"""One module per pipeline stage: read inputs, call the lower packages, write outputs. No maths here."""

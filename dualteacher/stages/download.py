@@ -1,4 +1,4 @@
-"""Fetch a dataset's archives and official lists, verify them and write the manifest that names them."""
+"""Download and verify a dataset's archives and official lists; write the manifest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(settings: Settings, dataset: str) -> None:
-    """Works offline once the archives are there: they are then only hashed."""
+    """Write the manifest. If the archives are already present, only hash them, without network access."""
     place = paths.Dataset(dataset)
     manifest.borrow(place.raw)
     archives = sources.choose(settings.datasets[dataset]).archives()
@@ -21,6 +21,6 @@ def run(settings: Settings, dataset: str) -> None:
     manifest.write(place.manifest, archives, fetched)
     for path in fetched:
         if path.is_dir():
-            logger.info("%s: a folder of yours, used as it is", path)
+            logger.info("%s: your own folder, used in place", path)
         else:
             logger.info("%s: %.1f MB, verified", path, path.stat().st_size / 1e6)

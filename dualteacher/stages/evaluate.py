@@ -1,4 +1,4 @@
-"""Evaluation: a cell's student on the validation images."""
+"""Evaluate a run's student on the validation images."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from dualteacher.system.errors import UserError
 
 
 def run(settings: Settings, dataset: str, partition: str, method: str, seed: int) -> None:
-    """Write metrics.json, its tables, the gallery and card.md.
+    """Write metrics.json, its tables, the gallery and the model card.
 
-    The last epoch counts, or the one that did best on the labelled images held out for that.
+    Scores the saved weights: those of the last epoch or, with `held_out`, of the best epoch on the held-out images.
     """
     cell = paths.Cell(dataset, partition, method, seed)
     world, device = distributed.start(setup(settings.runtime))
@@ -36,7 +36,7 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
     val = Pack(paths.Dataset(dataset).val)
     known = [entry["name"] for entry in description["classes"]]
     if known != [info.name for info in val.classes]:
-        raise UserError(f"{cell.student}: trained on other classes than {val.path} has; train it again")
+        raise UserError(f"{cell.student}: its classes differ from those of {val.path}; train it again")
     model.to(device)
     predictor = Predictor(model, settings.inference, settings.evaluate.scales, settings.evaluate.flip)
     with autocast(device, settings.runtime.precision):
@@ -71,17 +71,17 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
 
 
 def read_history(cell: paths.Cell) -> pd.DataFrame:
-    """The epochs of a cell's training; UserError if the file is not the one that was written."""
+    """A run's training history, one row per epoch; UserError if the file is missing or damaged."""
     try:
         return sealed.read_table(cell.history).to_pandas()
     except FileNotFoundError:
         raise UserError(f"{cell.history}: no such file; run the train stage") from None
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(f"{cell.history}: {error}; remove it and run the train stage again") from None
+        raise UserError(f"{cell.history}: {error}; delete it and run the train stage again") from None
 
 
 def validation_record(history: pd.DataFrame) -> dict[str, Any]:
-    """last_epoch, and the best validation during training with its epoch (null without validation)."""
+    """last_epoch, and best_miou and best_epoch of the validations during training (None without validation)."""
     judged = history.dropna(subset="val_miou")
     best = judged.loc[judged["val_miou"].idxmax()] if len(judged) else None
     return {
@@ -92,13 +92,13 @@ def validation_record(history: pd.DataFrame) -> dict[str, Any]:
 
 
 def selection(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Whose weights were scored: the last epoch's, or those picked on held-out labelled images; never on validation."""
-    chosen = description.get("selected") or {"by": "last", "epoch": None}  # older weights do not say
+    """Which epoch's weights were scored: the last, or the one chosen on held-out labelled images."""
+    chosen = description.get("selected") or {"by": "last", "epoch": None}  # missing in older files
     return {"selected": chosen["by"], "selected_epoch": chosen["epoch"]}
 
 
 def write_images(cell: paths.Cell, val: Pack, scores: np.ndarray) -> None:
-    """per_image.parquet: image_id, miou, pixel_accuracy of every image with a known pixel."""
+    """Write per_image.parquet: image_id, miou, pixel_accuracy of every image with labelled pixels."""
     table = pd.DataFrame({"image_id": val.ids, "miou": scores[:, 0], "pixel_accuracy": scores[:, 1]}).dropna()
     sealed.write_table(cell.per_image, pa.Table.from_pandas(table, preserve_index=False))
 
@@ -106,7 +106,7 @@ def write_images(cell: paths.Cell, val: Pack, scores: np.ndarray) -> None:
 def write_tables(
     cell: paths.Cell, classes: list[ClassInfo], counts: np.ndarray, scores: dict[str, Any]
 ) -> pd.DataFrame:
-    """per_class.parquet, which is returned, and confusion.parquet."""
+    """Write per_class.parquet and confusion.parquet; return the former."""
     names = [info.name for info in classes]
     per_class = pd.DataFrame(
         {
@@ -126,7 +126,7 @@ def write_tables(
 
 
 def draw_gallery(cell: paths.Cell, predictor: Predictor, val: Pack, device: torch.device, count: int) -> None:
-    """Images spread evenly over the validation set, so that nobody chose them."""
+    """Draw images at equal intervals in the validation set, so that none are hand-picked."""
     with_mask = [i for i in range(len(val)) if val.has_mask(i)]
     step = max(1, math.ceil(len(with_mask) / count))
     chosen = with_mask[::step][:count]

@@ -1,4 +1,4 @@
-"""Settle which training images keep their masks, by a draw or an official list; write it and where it comes from."""
+"""Choose the training images that keep their masks, at random or from an official list; record the provenance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
-    """Drawn partitions of one seed are nested, whatever their names and sizes; a list is the same for all seeds."""
+    """Write a partition. Random ones with the same seed are nested; an official list ignores the seed."""
     place = paths.Dataset(dataset)
     split = paths.Partition(dataset, partition, seed)
     wanted = settings.partition[partition]
@@ -40,7 +40,7 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
         drawn = rules.draw(images, seed, wanted.fraction, count)
         labelled = drawn.labelled
         asked = {"fraction": wanted.fraction} if count is None else {"count": count}
-        # A block is cut where it is partly labelled, so that the count is exact.
+        # One block may be labelled only in part, so that the count is exact.
         origin = {"kind": "generated", "unit": images.unit, **asked, "cut_block": drawn.cut_block}
     held_out = rules.hold_out(images, labelled, seed, wanted.held_out) if wanted.held_out is not None else []
     chosen = [pack.index(image_id) for image_id in labelled]
@@ -53,7 +53,7 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
         "seed": seed,
         **origin,
         "labelled": len(chosen),
-        "held_out": len(held_out),  # of the labelled: they pick the epoch and are not trained on
+        "held_out": len(held_out),  # among the labelled; used to choose the epoch, not to train
         "unlabelled": len(pack) - len(chosen),
         "list_sha256": rules.list_hash(labelled),
         "pack_sha256": files.sha256(place.train),
@@ -65,11 +65,11 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     text = f"{split.table}: {len(chosen)} labelled" + (f" ({len(held_out)} of them held out)" if held_out else "")
     logger.info("%s, %d unlabelled", text, len(pack) - len(chosen))
     if provenance["classes_missing"]:
-        logger.warning("no labelled image shows: %s", ", ".join(provenance["classes_missing"]))
+        logger.warning("classes without any labelled image: %s", ", ".join(provenance["classes_missing"]))
 
 
 def _listed(place: paths.Dataset, pack: Pack, source: str, name: str) -> tuple[list[str], dict[str, Any]]:
-    """(labelled ids, sorted; where they come from) of an official list, checked against the prepared images."""
+    """(sorted labelled ids, provenance) of an official list, checked against the prepared images."""
     official = official_lists.official(source, name)
     labelled, unlabelled = (official_lists.read(place.lists, part) for part in (official.labelled, official.unlabelled))
     official_lists.check(name, labelled, unlabelled, pack.ids)
@@ -77,7 +77,7 @@ def _listed(place: paths.Dataset, pack: Pack, source: str, name: str) -> tuple[l
     if without:
         more = "set protocol: blended under the dataset" if source == "voc" else "choose another partition"
         raise UserError(
-            f"list {name}: labels {len(without)} images that {place.train} holds no masks of"
+            f"list {name}: {len(without)} labelled images have no mask in {place.train}"
             f" ({official_lists.some(without)}); {more} in params.yaml"
         )
     file = official.labelled
@@ -86,13 +86,13 @@ def _listed(place: paths.Dataset, pack: Pack, source: str, name: str) -> tuple[l
 
 
 def pixels_of(place: paths.Dataset, pack: Pack) -> np.ndarray:
-    """Pixels by training image and class, int64 (images, classes)."""
+    """Pixel counts of the training images by class, (images, classes) int64."""
     try:
         table = sealed.read_table(place.stats).filter(pc.field("split") == "train").to_pydict()
     except FileNotFoundError:
         raise UserError(f"{place.stats}: no such file; run the prepare stage") from None
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{place.stats}: cannot be read ({error}); remove it and run the prepare stage again") from None
+        raise UserError(f"{place.stats}: cannot be read ({error}); delete it and run the prepare stage again") from None
     pixels = np.zeros((len(pack), len(pack.classes)), np.int64)
     columns = (table[name] for name in ("image_id", "class_index", "pixels"))
     for image_id, index, number in zip(*columns, strict=True):

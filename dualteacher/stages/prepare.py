@@ -1,4 +1,4 @@
-"""Encode a dataset once: two packs, the class table, statistics, findings and a contact sheet."""
+"""Convert a dataset to packs; write its class table, statistics, findings and contact sheet."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dualteacher.system.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 10  # findings spelt out in the error; all are in the log
+SHOWN = 10  # findings listed in the error message; the log has all
 COLUMNS = ("split", "image_id", "class_index", "pixels")
 
 
 def run(settings: Settings, dataset: str) -> None:
-    """Nothing is written unless every image and mask passes the checks or, with `on_error: skip`, is left out."""
+    """Write nothing if an image or mask fails a check, unless `on_error: skip` drops such images."""
     place, wanted = paths.Dataset(dataset), settings.datasets[dataset]
     source = sources.choose(wanted)
     manifest.borrow(place.raw)
@@ -61,13 +61,13 @@ def run(settings: Settings, dataset: str) -> None:
     packs = {"train": Pack(place.train), "val": Pack(place.val)}
     contact_sheet.write(place.contact_sheet, packs, table)
     if skipped:
-        logger.warning("%d images were left out, see %s", len(skipped), place.findings)
+        logger.warning("%d images skipped, see %s", len(skipped), place.findings)
     for name, pack in packs.items():
         logger.info("%s: %d images, %.1f MB", name, len(pack), pack.path.stat().st_size / 1e6)
 
 
 def _record(survey: inspection.Survey, skipped: list[str]) -> dict[str, Any]:
-    """findings.json: the images left out, and every finding."""
+    """Content of findings.json: skipped images and all findings."""
     levels: dict[str, list[dict[str, str]]] = {"error": [], "warning": []}
     for finding in survey.findings:
         levels[finding.level].append({"where": finding.where, "text": finding.text})
@@ -78,4 +78,4 @@ def _report(dataset: str, errors: list[inspection.Finding]) -> str:
     more = len(errors) - SHOWN
     text = "; ".join(map(str, errors[:SHOWN])) + (f"; and {more} more, see the log" if more > 0 else "")
     problems = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-    return f"{dataset}: {problems} in the data, nothing was written: {text}"
+    return f"{dataset}: {problems} in the data, nothing written: {text}"

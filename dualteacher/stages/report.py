@@ -1,4 +1,4 @@
-"""Stage report: every cell's results → tables, figures and one page. Needs no torch."""
+"""Write the report on all runs: tables, figures and one page. Does not import torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dualteacher.system import console, files, paths
 
 
 def run(settings: Settings) -> None:
-    """Write results/report and results/summary.json for all cells of `settings.grid`; print the table.
+    """Write results/report and results/summary.json for all runs of `settings.grid`; print the table.
 
-    UserError where a cell's file is missing, naming it and the command that makes it.
+    UserError if a run's file is missing, with the command that creates it.
     """
     loaded = results.load(settings)
     seeds = tables.per_seed(loaded)
@@ -23,7 +23,7 @@ def run(settings: Settings) -> None:
     insight.write(loaded, seeds, paths.REPORT)
     drawn = figures.build(loaded)
     folder = paths.REPORT / "figures"
-    for old in folder.glob("*"):  # of a grid that was larger; Snakemake removes only what it declares
+    for old in folder.glob("*"):  # left from a larger grid; Snakemake removes only declared files
         old.unlink()
     for figure in console.progress(drawn.values(), "figures", unit="figure"):
         drawing.write(figure, folder)

@@ -1,4 +1,4 @@
-"""Training: one cell of the grid, from its warm-up, by its method."""
+"""Train one run with its method, starting from the warm-up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dualteacher.training.run import open_data, train_cell
 
 
 def run(settings: Settings, dataset: str, partition: str, method: str, seed: int) -> None:
-    """Train the student by `method`; judged every `train.validate_every` epochs and at the end."""
+    """Train the student with `method`; validate every `train.validate_every` epochs and at the end."""
     cell = paths.Cell(dataset, partition, method, seed)
     world, device = distributed.start(setup(settings.runtime))
     start = cell.warmup.student
@@ -44,7 +44,7 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
         return row | judge_teachers(student, chosen, clock, data.train, probe, settings, device)
 
     def calibrate(progress: Progress) -> pd.DataFrame:
-        """Of the last labels that the student learnt; without any, of those that it would give."""
+        """Calibration of the last pseudo-labels trained on or, without any, of the student's own predictions."""
         epoch = steps_per_epoch(len(data.labelled), settings.batch.labelled)
         clock = Clock(max(progress.step - 1, 0), epoch)
         labeller = chosen.labeller(student, clock) or student

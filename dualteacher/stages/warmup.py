@@ -1,4 +1,4 @@
-"""Warm-up: the student on the labelled images alone, the start that all methods of a cell share."""
+"""Warm-up: train the student on labelled images only; all methods of a partition and seed start from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dualteacher.training.run import open_data, train_cell
 
 
 def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
-    """Train from the pretrained backbone; validated once, at the end. steps: 0 writes the start itself."""
+    """Train from the pretrained backbone; validate once, at the end. `warmup.steps: 0` saves the untrained student."""
     cell = paths.Cell(dataset, partition, "warmup", seed)
     world, device = distributed.start(setup(settings.runtime))
     start = paths.backbone_weights(settings.model.backbone)

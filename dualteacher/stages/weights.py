@@ -1,4 +1,4 @@
-"""Fetch the backbone's pretrained weights and write them under our names (`download --weights`)."""
+"""Download the backbone's pretrained weights and convert them to this package's key names (`download --weights`)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RAW = paths.DATA / "weights" / "raw"
 
 
 def run(settings: Settings) -> None:
-    """Write data/weights/<backbone>.safetensors; archives stay in data/weights/raw for the next time."""
+    """Write data/weights/<backbone>.safetensors; downloaded archives are kept in data/weights/raw."""
     model = settings.model
     source = weights.prepare_backbone(model, _fetch(model))
     logger.info(f"{paths.backbone_weights(model.backbone)}: {model.backbone}: {tensors.origin_in_words(source)}")
 
 
 def _fetch(model: Model) -> Path:
-    """The file or folder from which `model.weights` is prepared."""
+    """File or folder that `model.weights` is converted from."""
     own = model.own_weights
     if own is not None:
         return own[0]

@@ -1,1 +1,1 @@
-"""The pipeline as both engines see it: contracts, sources, presets, reference pages."""
+"""Support for Snakemake and DVC: stage contracts, source lists, presets, reference pages."""

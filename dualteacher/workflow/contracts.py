@@ -1,8 +1,8 @@
-"""What each stage reads, writes and depends on: its contract, written once.
+"""The contract of each stage: its inputs, outputs and parameters.
 
-dvc.yaml is made from these contracts, the Snakemake rules are tested against them, and a run's mark and fingerprint
-take the parameters listed here. Paths come from system/paths.py. Wildcards stand as `{dataset}`, a parameter's value as
-`{model.backbone}`.
+dvc.yaml is generated from the contracts and the Snakemake rules are tested against them. A run's parameter fingerprint
+covers the parameters listed here. Paths come from system/paths.py; `{dataset}` is a wildcard, `{model.backbone}` the
+value of a parameter.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ SPLIT = paths.Partition("{dataset}", "{partition}", "{seed}")  # type: ignore[ar
 CELL = paths.Cell("{dataset}", "{partition}", "{method}", "{seed}")  # type: ignore[arg-type]
 WARMUP = CELL.warmup
 BACKBONE = paths.backbone_weights("{model.backbone}")
-PRECISION = ("runtime.precision", "runtime.compile")  # of the machine's settings, those that change numbers
+PRECISION = ("runtime.precision", "runtime.compile")  # the runtime settings that affect results
 
 
 @dataclass(frozen=True)
 class Contract:
-    """One stage. `command` follows `python -m dualteacher`; its options are the wildcards."""
+    """One stage, run as `python -m dualteacher COMMAND` with an option per wildcard."""
 
     stage: str
     command: str
@@ -33,7 +33,7 @@ class Contract:
 
     @property
     def sections(self) -> tuple[str, ...]:
-        """The whole sections of params.yaml among the parameters."""
+        """The parameters that are whole sections of params.yaml."""
         return tuple(key for key in self.params if "." not in key)
 
 
@@ -104,12 +104,12 @@ CONTRACTS = (
         "report",
         "report",
         (),
-        inputs=(  # of every cell of the grid
+        inputs=(  # of every run of the grid
             *(DATA.val, DATA.classes, SPLIT.provenance, CELL.history, CELL.cost, CELL.metrics, CELL.per_class),
             *(CELL.per_image, CELL.alarms, CELL.calibration, CELL.snapshots, CELL.confusion, CELL.gallery),
             CELL.pictures,
         ),
-        outputs=(  # and the figures: reporting/figures has their names
+        outputs=(  # plus the figures listed in reporting/kinds.py
             *(paths.REPORT / f"table.{suffix}" for suffix in ("csv", "md", "tex", "parquet")),
             paths.REPORT / "table_seeds.parquet",
             *(

@@ -1,4 +1,4 @@
-"""What the workflow engines ask of the project before the first job; see workflow/rules/common.smk."""
+"""Functions that Snakemake calls before the first job; see workflow/rules/common.smk."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from dualteacher.system.os_errors import broken_link
 
 
 def check(config: dict[str, Any]) -> None:
-    """Ends Snakemake with one line and exit code 2 where params.yaml is wrong or is not what it was given.
+    """Exit with code 2 and a one-line message if params.yaml is invalid or differs from Snakemake's config.
 
-    The commands read params.yaml themselves, so what ``--config`` and ``--configfile`` change would be
-    recorded, but not used.
+    The commands read params.yaml themselves, so changes by ``--config`` and ``--configfile`` would be recorded but
+    not used.
     """
     try:
         settings.load()
         if config != yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")):
             raise UserError(
-                "--config and --configfile are not for this workflow, whose commands read params.yaml:"
-                " edit that, or replace it with `make use PRESET=name`"
+                "--config and --configfile are not supported, since all commands read params.yaml:"
+                " edit it, or replace it with `make use PRESET=name`"
             )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -38,16 +38,16 @@ def check(config: dict[str, Any]) -> None:
 
 
 def clear_locks(folder: Path = Path(".snakemake")) -> None:
-    """Let a run go on after a killed one, whose lock Snakemake would leave for `--unlock`; say if another is at work.
+    """Remove the stale lock of a killed Snakemake, which would need `--unlock`; print a note if one is still running.
 
-    Every Snakemake holds a lock of our own as long as it lives, which the system takes back however it ends. Other
-    machines' processes may not be seen, so only this machine's locks are cleared.
+    Each Snakemake process holds a file lock, which the operating system releases however the process ends. Processes
+    on other machines may be invisible, so only this machine's locks are removed.
     """
-    with contextlib.suppress(OSError):  # a folder that cannot be written to
+    with contextlib.suppress(OSError):  # read-only folder
         folder.mkdir(exist_ok=True)
         held = files.hold(folder / "alive.lock")  # kept open until this process ends
         if held is None:
-            print("note: another snakemake is at work in this folder; a second run has to wait", file=sys.stderr)
+            print("note: another snakemake is running in this folder; wait until it has finished", file=sys.stderr)
             return
         owner, here = os.read(held, 1000).decode(), socket.gethostname()
         if not any(folder.glob("locks/*")) or owner == here:
@@ -57,16 +57,16 @@ def clear_locks(folder: Path = Path(".snakemake")) -> None:
 
 
 def set_environment() -> None:
-    """Jobs run this interpreter's `python`, whatever is active, and say their progress in lines."""
+    """Make jobs use this interpreter's `python`, whatever is on PATH, and log progress as lines."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    os.environ["DUALTEACHER_PROGRESS"] = "lines"  # jobs side by side cannot share a bar
+    os.environ["DUALTEACHER_PROGRESS"] = "lines"  # parallel jobs cannot share a progress bar
 
 
 def watch(folder: str) -> str:
-    """Path of a list of all files below `folder`, rewritten only where a name, size or time has changed.
+    """Write a list of all files below `folder`, only if a name, size or time has changed; return its path.
 
-    Snakemake sees no change inside a folder, and thousands of inputs would make it slow; DVC has the folder
-    itself as a dependency.
+    Snakemake does not detect changes inside a folder, and thousands of inputs would make it slow. DVC depends on the
+    folder itself.
     """
     if not Path(folder).exists():
         why = broken_link(Path(folder)) or "no such folder; see docs/own-data.md"
@@ -77,7 +77,7 @@ def watch(folder: str) -> str:
         inner.sort()
         for name in sorted(names):
             path = Path(place, name)
-            with contextlib.suppress(OSError):  # gone, or a link to nowhere
+            with contextlib.suppress(OSError):  # just deleted, or a broken link
                 status = path.stat()
                 lines.append(f"{status.st_size} {status.st_mtime_ns} {path}\0")
     content = "\n".join(lines).encode("utf-8", "surrogateescape")
@@ -98,16 +98,17 @@ def own_weights(model: dict[str, Any]) -> list[str]:
 
 
 def gpus(device: str) -> int:
-    """GPU slots that a process of a training job takes: the profile's limit counts them."""
+    """GPU slots that each process of a job occupies; the profile limits their total."""
     if device != "auto":
         return int(device != "cpu")
-    return int(bool(slots.devices()))  # as machine/device.py's auto: no mps
+    return int(bool(slots.devices()))  # like auto in machine/device.py: excludes mps
 
 
 def gpu_slots(params: Path = Path("params.yaml")) -> int:
-    """Jobs that this machine's GPUs take at once: profiles/default's limit. Which GPU is whose, machine/slots.py says.
+    """Number of jobs that this machine's GPUs can run at once, the limit in profiles/default.
 
-    1 without any, for a device that only torch knows, and where params.yaml is wrong, which `check` says.
+    At least 1, for devices that only torch knows. An invalid params.yaml is reported by `check`. machine/slots.py
+    assigns GPUs to jobs.
     """
     try:
         sharers = settings.load(params).runtime.cells_per_gpu

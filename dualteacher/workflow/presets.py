@@ -1,8 +1,8 @@
-"""Presets: presets/base.yaml holds every setting with its comment; the others say what differs.
+"""Presets: presets/base.yaml holds every setting with its comment; the other presets only their changes.
 
-A preset's key `base` names the preset that it builds on (without it: base.yaml). Mappings are merged key by key, other
-values replace those of the base. `datasets` and `partition` replace the base's as a whole: their entries are data, not
-options. `make use` writes the resolved, complete params.yaml, the only file that engines and commands read.
+The key `base` names the preset to build on (default: base). Mappings are merged key by key; other values replace those
+of the base. `datasets` and `partition` are replaced as a whole, since their entries are data, not options. `make use`
+writes the resolved, complete params.yaml, the only settings file that the engines and commands read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PARAMS = Path("params.yaml")
 
 
 def _yaml() -> YAML:
-    """Keeps comments, quotes and the spelling of numbers; writes null and long lines as params.yaml has them."""
+    """A round-trip parser that keeps comments, quotes, number formats and long lines."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 10**6
@@ -39,7 +39,7 @@ def _yaml() -> YAML:
 
 
 def names(folder: Path = FOLDER) -> list[str]:
-    """All presets that can be used."""
+    """Names of all presets but the base."""
     return sorted(path.stem for path in folder.glob("*.yaml") if path.stem != BASE)
 
 
@@ -49,7 +49,7 @@ def load(name: str, folder: Path = FOLDER) -> dict[str, Any]:
 
 
 def text(name: str, folder: Path = FOLDER) -> str:
-    """A preset as the text of a complete params.yaml, comments included."""
+    """Text of the complete params.yaml for a preset, with comments."""
     resolved, heads = _resolved(name, folder)
     head = "".join(f"# {line}\n" for line in heads)
     made = dump(resolved)
@@ -58,10 +58,10 @@ def text(name: str, folder: Path = FOLDER) -> str:
 
 
 def dump(settings: CommentedMap) -> str:
-    """Settings read by this module as text."""
+    """YAML text of settings loaded by this module."""
     stream = io.StringIO()
     _yaml().dump(settings, stream)
-    return re.sub(r"(?m)(\S) +# ", r"\1 # ", stream.getvalue())  # a comment keeps its old column otherwise
+    return re.sub(r"(?m)(\S) +# ", r"\1 # ", stream.getvalue())  # otherwise comments keep their old column
 
 
 def base(folder: Path = FOLDER) -> CommentedMap:
@@ -70,16 +70,16 @@ def base(folder: Path = FOLDER) -> CommentedMap:
 
 
 def commented(text: str) -> CommentedMap:
-    """A YAML mapping with its comments."""
+    """Parse a YAML mapping, keeping its comments."""
     found: CommentedMap = _yaml().load(text)
     return found
 
 
 def overlay(settings: CommentedMap, changes: Mapping[str, Any], path: str = "") -> None:
-    """Put `changes` over `settings`, in place; UserError on a key that the base lacks, except for named entries."""
+    """Merge `changes` into `settings` in place; UserError for an unknown key, except for named entries."""
     for key, value in changes.items():
         place = f"{path}.{key}" if path else str(key)
-        free = path.split(".")[0] in ("methods", *WHOLE)  # entries by name, with their kind's own keys
+        free = path.split(".")[0] in ("methods", *WHOLE)  # named entries, whose keys depend on their kind
         if not free and key not in settings:
             raise UserError(f"{place}: {FOLDER / BASE}.yaml has no such key")
         merged = isinstance(value, Mapping) and isinstance(settings.get(key), Mapping) and place not in WHOLE
@@ -92,7 +92,7 @@ def overlay(settings: CommentedMap, changes: Mapping[str, Any], path: str = "") 
 
 
 def _flow(value: Any) -> Any:
-    """A plain list as one that is written on one line."""
+    """Make a plain list print on one line."""
     if type(value) is not list:
         return value
     made = CommentedSeq(value)
@@ -101,17 +101,17 @@ def _flow(value: Any) -> Any:
 
 
 def use(name: str, folder: Path = FOLDER, params: Path = PARAMS) -> None:
-    """Make a preset the settings; what was there is kept as params.yaml.bak."""
+    """Write a preset to params.yaml; back up the old one as params.yaml.bak."""
     made = text(name, folder)
     if params.exists() and params.read_text(encoding="utf-8") != made:
         shutil.copy2(params, params.with_name(f"{params.name}.bak"))
-        print(f"{params}.bak: the settings until now")
+        print(f"{params}.bak: your previous settings")
     with files.atomic(params) as temporary:
         temporary.write_text(made, encoding="utf-8")
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, our value, their value) wherever two settings differ; `...` where one lacks the key."""
+    """Yield (dotted key, our value, their value) for each difference; `...` marks a missing key."""
     for key in dict.fromkeys([*theirs, *ours]):
         our, their = ours.get(key, ...), theirs.get(key, ...)
         place = f"{path}{key}"
@@ -122,10 +122,10 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = 
 
 
 def _resolved(name: str, folder: Path) -> tuple[CommentedMap, list[str]]:
-    """(settings, the lines of the preset's head comment)."""
+    """(settings, lines of the preset's leading comment)."""
     path = folder / f"{name}.yaml"
     if not re.fullmatch(r"\w[\w-]*", name) or not path.is_file():
-        raise UserError(f"no preset is called '{name}'; one of: {', '.join(names(folder))}")
+        raise UserError(f"no preset '{name}'; available: {', '.join(names(folder))}")
     if name == BASE:
         return _read(path), []
     changes = _read(path)
@@ -152,7 +152,7 @@ def _read(path: Path) -> CommentedMap:
 
 
 def plain(value: Any) -> Any:
-    """Plain dicts, lists, strings and numbers in place of ruamel.yaml's."""
+    """Convert ruamel.yaml's types to plain dicts, lists, strings and numbers."""
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -164,7 +164,7 @@ def plain(value: Any) -> Any:
 
 
 def spell(value: Any) -> str:
-    """A value on one line, as params.yaml spells it: 0.00006, not 6e-05."""
+    """A value on one line, in the style of params.yaml: 0.00006, not 6e-05."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {spell(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""The sources behind a stage, read from the package's imports.
+"""Find the source files that a stage depends on, by following the package's imports.
 
-The syntax trees are read and nothing is imported. Imports inside functions count; imports under TYPE_CHECKING do not.
+Parses the files without importing them. Includes imports inside functions, but not those under TYPE_CHECKING.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from pathlib import Path
 
 PACKAGE = "dualteacher"
 
-# These start, place, report and log a job: they cannot change a number.
+# Start, place, report or log jobs: cannot affect results.
 PLUMBING = {f"{PACKAGE}/{name}.py" for name in ("__init__", "__main__", "training/watch",
             *(f"machine/{name}" for name in ("launcher", "mps", "slots")),
             *(f"system/{name}" for name in ("console", "errors", "files", "heartbeat", "paths")))}  # fmt: skip
 PLUMBING_FOLDERS = (f"{PACKAGE}/cli/", f"{PACKAGE}/settings/", f"{PACKAGE}/workflow/")
 
-# Loaded by name, one file a method; the train stage's rule adds the one that it runs.
+# Loaded by name, one file per kind of method; the train rule adds the one it needs.
 METHODS = f"{PACKAGE}.methods"
 
 
 def closure(stage: str, root: Path = Path()) -> list[str]:
-    """Sorted paths, relative to `root`, of the sources that `stage` uses, without the methods' own files."""
+    """Sorted source files of `stage`, relative to `root`, without the methods' own files."""
     return reach(f"{PACKAGE}.stages.{stage}", root)
 
 
 def reach(start: str, root: Path = Path()) -> list[str]:
-    """Sorted paths of the sources that the module `start` imports, directly or not, without plumbing and methods.
+    """Sorted source files that the module `start` imports, directly or indirectly, without plumbing and methods.
 
-    Of a package that is only passed through (``import a.b.c`` passes ``a.b``), the imports at module level count and
-    those inside functions do not. A package loaded by name (``import_module(f"a.b.{name}")``) counts with all its
-    modules. Files beside a module that it names (templates, tables) count too.
+    For parent packages (``a.b`` in ``import a.b.c``), only imports at module level count, not those inside functions.
+    A package loaded by name (``import_module(f"a.b.{name}")``) counts with all its modules. So do files next to a
+    module whose names occur in it (templates, tables).
     """
-    seen: dict[str, int] = {}  # path: whether followed into its functions
+    seen: dict[str, int] = {}  # path: 1 if imports inside functions were followed, else 0
     resources: set[str] = set()
     by_name: set[str] = set()
     waiting = [(start, True)]
@@ -58,19 +58,19 @@ def reach(start: str, root: Path = Path()) -> list[str]:
 
 
 def is_plumbing(path: str) -> bool:
-    """Whether a source cannot change a number: it starts, reports or logs a job, or reads params.yaml."""
+    """Whether a source file cannot affect results: it starts, reports or logs jobs, or reads params.yaml."""
     return path in PLUMBING or path.startswith(PLUMBING_FOLDERS)
 
 
 def method_files() -> list[str]:
-    """The sources of the methods, one for each kind."""
+    """Source files of the methods, one per kind."""
     from dualteacher.settings import KINDS
 
     return [f"{METHODS.replace('.', '/')}/{kind}.py" for kind in sorted(KINDS)]
 
 
 def _file(module: str, root: Path) -> str | None:
-    """The module's file relative to the project, or None where it is not one of ours."""
+    """The module's file relative to `root`, or None if it is not in this package."""
     if module != PACKAGE and not module.startswith(f"{PACKAGE}."):
         return None
     stem = module.replace(".", "/")
@@ -83,7 +83,7 @@ def _members(package: str, root: Path) -> list[str]:
 
 
 def _imports(tree: ast.Module, module: str, path: str, used: bool, root: Path) -> Iterator[tuple[str, bool]]:
-    """(module, whether it is used rather than passed through); "package.*" where a name completes it."""
+    """Yield (module, whether it is imported itself, not just as a parent); "package.*" for loading by name."""
     package = module if path.endswith("__init__.py") else module.rpartition(".")[0]
     for node in _walk(tree, into_functions=used):
         if isinstance(node, ast.Import):
@@ -101,7 +101,7 @@ def _imports(tree: ast.Module, module: str, path: str, used: bool, root: Path) -
 
 
 def _walk(node: ast.AST, into_functions: bool) -> Iterator[ast.AST]:
-    """ast.walk without what stands under `if TYPE_CHECKING:` and, where asked, in functions."""
+    """ast.walk without `if TYPE_CHECKING:` blocks and, unless `into_functions`, without function bodies."""
     yield node
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
@@ -112,13 +112,13 @@ def _walk(node: ast.AST, into_functions: bool) -> Iterator[ast.AST]:
 
 
 def _passed(module: str) -> Iterator[tuple[str, bool]]:
-    """The packages on the way to `module`."""
+    """The parent packages of `module`."""
     parts = module.split(".")
     yield from ((".".join(parts[:end]), False) for end in range(2, len(parts)))
 
 
 def _resources(tree: ast.Module, path: str, root: Path) -> Iterator[str]:
-    """Files beside the module, or in a folder beside it, that one of its strings names."""
+    """Files next to the module, or in folders next to it, named by one of its strings."""
     folder = Path(path).parent
     for node in ast.walk(tree):
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
@@ -148,6 +148,6 @@ def _by_name(argument: ast.expr) -> Iterator[str]:
 
 
 def is_only_docstring(path: Path) -> bool:
-    """Such a file (a package's ``__init__``) cannot change a number."""
+    """Whether a file holds nothing but a docstring (a package's ``__init__``), so cannot affect results."""
     body = ast.parse(path.read_text(encoding="utf-8")).body
     return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)

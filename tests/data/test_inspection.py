@@ -90,7 +90,7 @@ def test_prepare_stops_with_the_list_and_writes_nothing(folder: Path) -> None:
     put(folder / "masks/photo01.png", mask(1, 5, 5))
     params = project()
     download.run(params, "mine")
-    with pytest.raises(UserError, match=r"2 errors in the data, nothing was written: images/photo00.*; masks/photo01"):
+    with pytest.raises(UserError, match=r"2 errors in the data, nothing written: images/photo00.*; masks/photo01"):
         prepare.run(params, "mine")
     assert [path.name for path in PLACE.folder.iterdir()] == ["raw"]
 

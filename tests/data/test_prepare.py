@@ -119,7 +119,7 @@ def test_masks_that_do_not_fit_stop_everything(source: MadeUp, params: settings.
     with pytest.raises(UserError) as caught:
         run(params)
     message = str(caught.value)
-    assert "3 errors in the data, nothing was written" in message
+    assert "3 errors in the data, nothing written" in message
     assert "train03: 6 pixels with values [3, 150], allowed 0…2, 255" in message
     assert "val02: the mask is 10×10, the image 24×32" in message
     assert "train05: the mask cannot be decoded" in message

@@ -107,7 +107,7 @@ def test_a_preset_with_a_key_that_the_base_lacks_is_refused(folder: Path) -> Non
     (folder / "one.yaml").write_text("train: {rate: 1.0}\n")
     with pytest.raises(UserError, match=r"one.yaml: train.rate: presets/base.yaml has no such key"):
         presets.load("two", folder)
-    with pytest.raises(UserError, match=r"no preset is called '../one'; one of: one, two"):
+    with pytest.raises(UserError, match=r"no preset '../one'; available: one, two"):
         presets.load("../one", folder)
 
 

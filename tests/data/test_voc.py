@@ -109,7 +109,7 @@ def test_blended_takes_sbds_masks_where_voc_has_none(site: Site) -> None:
 
 def test_a_blended_list_on_the_classic_masks_says_what_to_change(site: Site) -> None:
     run(params())
-    with pytest.raises(UserError, match=r"labels 2 images that .*holds no masks of \(2008_000003.*protocol: blended"):
+    with pytest.raises(UserError, match=r"2 labelled images have no mask in .*\(2008_000003.*protocol: blended"):
         partition_stage.run(params(), "voc", "unimatch_1_2", 0)
 
 

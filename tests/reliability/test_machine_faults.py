@@ -134,7 +134,7 @@ def test_locks_of_a_killed_snakemake_are_cleared_but_not_a_living_ones(
     engines.clear_locks(folder)  # holds it until the test's process ends …
     locks = lock()
     engines.clear_locks(folder)
-    assert locks.exists() and capsys.readouterr().err.startswith("note: another snakemake is at work in this folder")
+    assert locks.exists() and capsys.readouterr().err.startswith("note: another snakemake is running in this folder")
     (folder / "alive.lock").rename(tmp_path / "old")  # … so stand in for its end
     (folder / "alive.lock").write_bytes((tmp_path / "old").read_bytes())
     engines.clear_locks(folder)
@@ -178,7 +178,7 @@ def test_a_second_engine_in_the_folder_is_refused(tmp_path: Path, engine: str) -
     os.close(pipe)
     first.join()
     assert second.returncode != 0
-    said = {"snakemake": "note: another snakemake is at work in this folder", "dvc": "Unable to acquire lock"}[engine]
+    said = {"snakemake": "note: another snakemake is running in this folder", "dvc": "Unable to acquire lock"}[engine]
     busy = {"snakemake": said, "dvc": "is busy, it is being blocked by"}[engine]
     assert said in second.stderr or busy in second.stderr, second.stderr
     assert project.ran() == ["download bluemarble"]

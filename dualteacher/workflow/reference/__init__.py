@@ -1,1 +1,1 @@
-"""The pages of docs/reference, made from the code: `make reference` (`python -m dualteacher.workflow.reference`)."""
+"""Generate docs/reference from the code: `make reference` (`python -m dualteacher.workflow.reference`)."""

@@ -1,4 +1,4 @@
-"""Write docs/reference anew; a test fails while a page is not what this writes."""
+"""Write docs/reference; a test fails if a page is outdated."""
 
 from __future__ import annotations
 

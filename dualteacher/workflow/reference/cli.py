@@ -13,22 +13,22 @@ HEAD = """# Commands
 
 <!-- written by `make reference` from dualteacher/cli/ -->
 
-`python -m dualteacher COMMAND`, in the project's folder, with its environment (`. .venv/bin/activate`). The stages,
-from `download` to `report`, are what Snakemake and DVC call. `torchrun … -m dualteacher` starts `warmup`, `train` and
-`evaluate` in several processes ([scaling.md](../scaling.md)).
+Run `python -m dualteacher COMMAND` in the project's folder, in its environment (`. .venv/bin/activate`). Snakemake and
+DVC call the stages, `download` to `report`. `torchrun … -m dualteacher` runs `warmup`, `train` and `evaluate` in
+several processes ([scaling.md](../scaling.md)).
 
 | exit code | |
 |--:|---|
 | 0 | success |
-| 1 | a check found errors, or an input file could not be used; with a traceback: a bug |
-| 2 | an error that you can fix; one line says what it is |
+| 1 | a check found errors, or an input file could not be used; with a traceback, a bug |
+| 2 | an error that you can fix, explained in one line |
 | 75 | stopped on request with the state saved; run the same command again to resume |
 | 130 | interrupted |
 """
 
 
 def commands() -> dict[str, Any]:
-    """Typer's command by its name, in the order of `--help`."""
+    """Typer's commands by name, in the order of `--help`."""
     return typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 

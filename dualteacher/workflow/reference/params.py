@@ -1,7 +1,7 @@
-"""docs/reference/params.md: every key of params.yaml with its type, its limits and its meaning.
+"""docs/reference/params.md: every key of params.yaml with its type, limits and meaning.
 
-Types and limits come from the models in settings/, meanings from the comments behind their fields and from their
-docstrings, values from presets/base.yaml.
+Types and limits come from the models in settings/, meanings from their docstrings and the comments after their fields,
+values from presets/base.yaml.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ from dualteacher import settings
 from dualteacher.workflow import presets
 
 VALUES = Path("presets/base.yaml")
-BY_NAME = {"datasets": "NAME", "partition": "NAME", "methods": "NAME"}  # sections whose keys the user names
+BY_NAME = {
+    "datasets": "NAME",
+    "partition": "NAME",
+    "methods": "NAME",
+}  # sections whose keys are the user's names
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
-ALIASES = {  # spelt in words; their patterns and functions say nothing to a reader
+ALIASES = {  # described in words, since their patterns and validators are unreadable
     settings.Name: "a name (lower-case letters, digits, `_`)",
     settings.Inside: "a folder inside `folder`",
     settings.Place: "a path",
@@ -35,9 +39,9 @@ HEAD = f"""# Settings: params.yaml
 
 <!-- written by `make reference` from dualteacher/settings/ and {VALUES} -->
 
-Every command reads `params.yaml`, and nothing else. There are no defaults: each key has to be there, and an unknown one
-is refused in one line. `python -m dualteacher check-params` reads the file and says whether it is valid. Write `0.001`:
-YAML reads `1e-3` as text. The column "Blue Marble" holds the value in `{VALUES}`, a starting point.
+Every command reads its settings from `params.yaml` only. There are no defaults: every key is required, and unknown keys
+are errors. `python -m dualteacher check-params` checks the file. Write `0.001`, not `1e-3`, which YAML reads as text.
+The column "Blue Marble" holds the values in `{VALUES}`, a starting point.
 """
 
 
@@ -52,11 +56,11 @@ def page() -> str:
         if section is None and name not in BY_NAME:
             parts.append(f"## {name}\n\n{_sentence(comments[settings.Settings, name])} Here: `{values[name]}`.\n")
         elif name == "datasets":
-            text = "## datasets.NAME\n\nWhere images come from; `source` says which of these it is.\n"
+            text = "## datasets.NAME\n\nWhere the images come from. `source` selects one of these kinds.\n"
             parts.append(text + _tagged("source", settings.SOURCES, values[name], comments))
         elif name == "methods":
             text = (
-                "## methods.NAME\n\nMethods by name; `kind` says which of these it is. An ablation is one more name.\n"
+                "## methods.NAME\n\nMethods by name. `kind` selects one of these. For an ablation, add another name.\n"
             )
             parts.append(text + _tagged("kind", settings.KINDS, values[name], comments))
         else:
@@ -68,7 +72,7 @@ def page() -> str:
 
 
 def _tagged(tag: str, models: Mapping[str, type[BaseModel]], values: dict[str, Any], comments: dict[Any, str]) -> str:
-    """A part for each kind of a named entry; `tag` is the key that says which kind it is."""
+    """A subsection for each kind of a named entry; `tag` is the key that selects the kind."""
     text = ""
     for kind, model in models.items():
         shown: dict[str, Any] = next((value for value in values.values() if value[tag] == kind), {})
@@ -77,7 +81,7 @@ def _tagged(tag: str, models: Mapping[str, type[BaseModel]], values: dict[str, A
 
 
 def _table(model: type[BaseModel], values: Any, comments: dict[Any, str]) -> str:
-    lines = ["| key | what it may be | Blue Marble | meaning |", "|---|---|---|---|"]
+    lines = ["| key | type | Blue Marble | meaning |", "|---|---|---|---|"]
     for key, annotation, value, meaning in _rows(model, values, comments):
         shown = "" if value is ... else f"`{presets.spell(value)}`"
         lines.append(f"| `{key}` | {annotation} | {shown} | {meaning} |")
@@ -87,7 +91,7 @@ def _table(model: type[BaseModel], values: Any, comments: dict[Any, str]) -> str
 def _rows(
     model: type[BaseModel], values: Any, comments: dict[Any, str], prefix: str = ""
 ) -> Iterator[tuple[str, str, Any, str]]:
-    """(key, type, value, meaning) of every key; of a mapping in a mapping, the keys in it."""
+    """Yield (key, type, value, meaning) of every key, including those of nested mappings."""
     for name, field in model.model_fields.items():
         value = values.get(name, ...) if isinstance(values, dict) else ...
         within = _model(field.annotation)
@@ -102,7 +106,7 @@ def _rows(
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:
-    """The model in an annotation: itself, optional or in a list; not those of a mapping by name."""
+    """The model that an annotation is, or that it holds as optional or in a list; not in a dict."""
     if get_origin(annotation) is dict:
         return None
     candidates = [annotation, *get_args(annotation)]
@@ -110,7 +114,7 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 
 def spell(annotation: Any) -> str:
-    """A type and its limits in words."""
+    """Describe a type and its limits in words."""
     for alias, words in ALIASES.items():
         if annotation == alias:
             return words
@@ -150,7 +154,7 @@ def _limited(annotation: Any, limits: list[Any]) -> str:
 
 
 def _choices(pattern: str) -> str:
-    """A pattern of alternatives in words: ^(auto|cuda(:\\d+)?)$ is `auto`, `cuda` or `cuda:N`."""
+    """A pattern's alternatives in words: ^(auto|cuda(:\\d+)?)$ → one of `auto`, `cuda`, `cuda:N`."""
     words = []
     for word in pattern.removeprefix("^(").removesuffix(")$").split("|"):
         plain = re.sub(r"\(.*\)\?", "", word)
@@ -159,12 +163,12 @@ def _choices(pattern: str) -> str:
 
 
 def _comment(model: type[BaseModel], name: str, comments: dict[Any, str]) -> str:
-    """The comment behind the field, of the model or of one it inherits from."""
+    """The comment after the field, in the model or in one it inherits from."""
     return next((comments[base, name] for base in model.__mro__ if (base, name) in comments), "").replace("|", "&#124;")
 
 
 def field_comments(sources: Iterable[str]) -> dict[Any, str]:
-    """(model, field's name) → the comment at the end of the field's line."""
+    """Map (model, field name) to the comment at the end of the field's line."""
     return {key: comment for source in sources for key, comment in _comments_of(source)}
 
 
@@ -182,7 +186,7 @@ def _comments_of(source: str) -> Iterator[tuple[Any, str]]:
 
 
 def _doc(model: type[BaseModel]) -> str:
-    """The docstring as one paragraph a blank line."""
+    """The docstring, unindented, with links to the pages it mentions."""
     text = re.sub(r"\n +", "\n", (model.__doc__ or "").strip())
     return re.sub(r"docs/([\w-]+\.md)", r"[\1](../\1)", text)
 
