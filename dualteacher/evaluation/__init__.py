@@ -1,1 +1,1 @@
-"""Predicting whole images and scoring them."""
+"""Scores, galleries and model cards of trained networks."""

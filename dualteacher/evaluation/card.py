@@ -1,4 +1,4 @@
-"""The model card of a cell's weights: what they are and how good, in Markdown, from the weights' own description."""
+"""Model card (Markdown) of a cell's weights, from the description in the weights file and the scores."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from dualteacher.models import saved
 model, description = saved.load(Path("{weights}"))
 logits = model(image)
 ```"""
-RARE = 0.05  # classes with an IoU below are named in words
+RARE = 0.05  # classes with an IoU below this are listed under Limits
 
 
 def render(
     weights: Path, model: Segmenter, description: Mapping[str, Any], metrics: Mapping[str, Any],
     per_class: pd.DataFrame, evaluate: Evaluate,
 ) -> str:  # fmt: skip
-    """The card's text; the same weights and scores give the same text.
+    """The card's text, a function of the arguments only.
 
-    description: of the weights (see training/run.py); metrics and per_class: what evaluate writes into
-    metrics.json and per_class.parquet.
+    description: of the weights (see training/run.py). metrics, per_class: contents of metrics.json and
+    per_class.parquet.
     """
     cell = description["cell"]
     parts = [
         f"# {cell['method']} on {cell['dataset']}, partition {cell['partition']}, seed {cell['seed']}",
-        f"A network for semantic segmentation into {model.num_classes} classes. `python -m dualteacher evaluate` wrote"
-        " this card from the weights' own description and from the scores it measured.",
+        f"A network for semantic segmentation with {model.num_classes} classes. `python -m dualteacher evaluate` wrote"
+        " this card from the description in the weights file and the scores it measured.",
         _table(["", ""], _facts(weights, model, description)),
         "## Scores",
         _scores(metrics, evaluate),
@@ -55,7 +55,7 @@ def render(
         _usage(weights),
         "## Limits",
         _limits(cell, per_class),
-        "## Where it comes from",
+        "## Provenance",
         _table(["", ""], _provenance(description, metrics)),
         "<details><summary>All settings</summary>",
         f"```json\n{json.dumps(description['parameters'], indent=1, sort_keys=True)}\n```",
@@ -76,17 +76,17 @@ def _facts(weights: Path, model: Segmenter, description: Mapping[str, Any]) -> l
         ["network", f"{network.architecture}, head width {network.head_width}, on {network.backbone}"],
         ["parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"],
         ["backbone pretrained", _pretrained(model)],
-        ["input", "RGB image (B, 3, H, W) in [0, 1]; the network normalises it itself"],
+        ["input", "RGB images (B, 3, H, W) in [0, 1]; the network normalises them itself"],
         ["mean, std", f"{_numbers(model.mean.flatten().tolist())}; {_numbers(model.std.flatten().tolist())}"],
         ["output", f"logits (B, {model.num_classes}, H/{model.stride}, W/{model.stride})"],
-        ["image size when predicting", size],
+        ["image size for prediction", size],
         ["trained on", _data(description)],
         ["trained for", f"{description['steps']:,} steps after the warm-up"],
     ]
 
 
 def _pretrained(model: Segmenter) -> str:
-    """Older weights do not say how many tensors were loaded."""
+    """Source of the backbone weights; older files lack the number of tensors loaded."""
     how = PRETRAINED.get(model.settings.weights, "from a checkpoint")
     if how == "no" or not model.pretrained:
         return how
@@ -94,7 +94,7 @@ def _pretrained(model: Segmenter) -> str:
 
 
 def _data(description: Mapping[str, Any]) -> str:
-    """Older weights do not say how many images there were."""
+    """Training images; weights of older versions lack their numbers."""
     crops = f"crops of {description['crop']} pixels"
     if "labelled" not in description:
         return crops
@@ -130,18 +130,18 @@ def _usage(weights: Path) -> str:
 
 def _limits(cell: Mapping[str, Any], per_class: pd.DataFrame) -> str:
     lines = [
-        f"Measured on validation images of {cell['dataset']} only; nothing is known about other images.",
-        "One seed: the report compares seeds and methods.",
-        "Whoever passes the weights on must keep to the licences of the training images and of the pretrained"
-        " backbone, which this card does not know.",
+        f"Evaluated on the validation images of {cell['dataset']} only.",
+        "One seed; see the report for a comparison of seeds and methods.",
+        "Redistribution must comply with the licences of the training images and of the pretrained backbone, which"
+        " this card does not record.",
     ]
     present = per_class[per_class["target_pixels"] > 0]
-    for words, found in (
+    for title, found in (
         (f"Classes with an IoU below {_percent(RARE)} %", present[present["iou"] < RARE]),
-        ("Classes that no validation image shows", per_class[per_class["target_pixels"] == 0]),
+        ("Classes absent from the validation images", per_class[per_class["target_pixels"] == 0]),
     ):
         if len(found):
-            lines.insert(1, f"{words}: {', '.join(found['class_name'])}.")
+            lines.insert(1, f"{title}: {', '.join(found['class_name'])}.")
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""Streaming confusion matrix: every score of a validation set from C² integers."""
+"""Streaming confusion matrix, and the scores computed from it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from dualteacher.core.labels import IGNORE
 
 
 class ConfusionMatrix:
-    """Counts (target, prediction) pixel pairs on the device; memory does not grow with the images.
+    """Counts (target, prediction) pixel pairs on the device.
 
-    `counts` is (C, C) int64, row = target, column = prediction. Pixels whose target is `ignore_index`
-    do not count; a target outside 0 … C-1 (and not ignored) raises when the scores are read.
+    `counts` is (C, C) int64, row = target, column = prediction. Skips pixels whose target is `ignore_index`. Any other
+    class outside 0 … C - 1 raises ValueError when the counts are read.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = IGNORE, device: torch.device | str = "cpu") -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        # two cells more collect what must not be there, so that checking needs no sync, and what is ignored
+        # two extra bins: invalid pairs (so that the check needs no sync) and ignored pixels
         self._flat = torch.zeros(num_classes * num_classes + 2, dtype=torch.int64, device=device)
 
     @torch.no_grad()
     def update(self, target: Tensor | np.ndarray, prediction: Tensor | np.ndarray) -> None:
-        """Add images: target and prediction of the same shape, class indices of any integer type."""
+        """Add pixels: target and prediction of one shape, class indices of any integer type."""
         device, c = self._flat.device, self.num_classes
         target, prediction = (torch.as_tensor(each).to(device).reshape(-1) for each in (target, prediction))
         if target.shape != prediction.shape:
@@ -37,16 +37,16 @@ class ConfusionMatrix:
 
             numba_kernels.count_pairs(target.numpy(), prediction.numpy(), c, self.ignore_index, self._flat.numpy())
             return
-        # a long for a pair of pixels moves more memory than it is worth
+        # int32 halves the memory traffic
         target, prediction = target.int(), prediction.int()
         inside = (target >= 0) & (target < c) & (prediction >= 0) & (prediction < c)
         index = torch.where(inside, target * c + prediction, c * c)
         index = torch.where(target == self.ignore_index, c * c + 1, index)
-        # `bincount` would wait for the number of bins
+        # not bincount: it waits for the device
         self._flat.scatter_add_(0, index.long(), torch.ones_like(index, dtype=torch.int64))
 
     def merge(self, reduce: Callable[[Tensor], Tensor]) -> None:
-        """Replace the counts by what `reduce` makes of them, such as their sum over processes."""
+        """Replace the counts by reduce(counts), e.g. their sum over processes."""
         self._flat = reduce(self._flat)
 
     @property
@@ -55,14 +55,14 @@ class ConfusionMatrix:
         flat = self._flat.cpu().numpy()
         if flat[-2]:
             raise ValueError(
-                f"{flat[-2]} pixels have a class outside 0 … {self.num_classes - 1} (and not {self.ignore_index})"
+                f"{flat[-2]} pixels have a class outside 0 … {self.num_classes - 1} (other than {self.ignore_index})"
             )
         return flat[:-2].reshape(self.num_classes, self.num_classes)
 
     def swallowed(self) -> float:
-        """Of the pixels that belong to other classes, the share that the greediest class takes; NaN without any.
+        """Largest share, over classes, of the other classes' pixels that are predicted as that class.
 
-        1 where one class is predicted everywhere, whatever its own share of the images.
+        1 if one class is predicted everywhere, whatever its own share of the pixels. NaN without pixels.
         """
         counts = self.counts.astype(np.float64)
         others = counts.sum() - counts.sum(1)
@@ -73,9 +73,8 @@ class ConfusionMatrix:
     def scores(self) -> dict[str, Any]:
         """miou, pixel_accuracy, mean_accuracy (fractions), class_iou and class_accuracy (C,) arrays.
 
-        The means run over the classes that the ground truth shows, as in the released evaluation. A class that
-        is only predicted has IoU 0 (but does not count), one that is nowhere has NaN; so has the accuracy of
-        every class that the ground truth lacks.
+        Means are over the classes present in the ground truth, as in the released evaluation. A class that is only
+        predicted has IoU 0 and accuracy NaN; a class that never occurs has NaN for both. Neither counts in the means.
         """
         counts = self.counts.astype(np.float64)
         hit = np.diag(counts)

@@ -1,6 +1,6 @@
-"""Predictions on a few images: a sheet to look at, and its pictures one by one for the report's page.
+"""Predictions on a few images: a sheet (PNG), and its pictures as a table for the report's page.
 
-The sheet has one row an image, columns image | truth | prediction | errors.
+The sheet has one row per image, with columns image | truth | prediction | errors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dualteacher.core.labels import IGNORE
 from dualteacher.data.pack import ClassInfo
 from dualteacher.system import files, sealed
 
-SIDE = 384  # longest side of a picture in the table, pixels; smaller ones keep their size
+SIDE = 384  # longest side of a picture in the table, pixels; smaller images keep their size
 CELL = 216  # longest side of a picture on the sheet, pixels
 GAP, MARGIN, HEADER = 10, 20, 30
 PAPER, INK, MUTED, WRONG = (255, 255, 255), (28, 33, 40), (93, 102, 115), (213, 94, 0)
@@ -31,19 +31,18 @@ PICTURES = ("image_id", "right", "image", "truth", "prediction")  # columns of t
 
 
 class Row(NamedTuple):
-    """An image with its two masks; a plain tuple (image, truth, prediction) will do as well."""
+    """An image with its two masks; a plain tuple (image, truth, prediction) works too."""
 
     image: np.ndarray  # (H, W, 3) uint8
-    truth: np.ndarray  # (H, W) class index, 255 = ignore
+    truth: np.ndarray  # (H, W) class index, or IGNORE
     prediction: np.ndarray  # (H, W) class index
 
 
 def render(rows: Iterable[Sequence[np.ndarray]], classes: Sequence[ClassInfo], path: Path) -> None:
-    """Write the sheet as PNG; the same rows give the same bytes.
+    """Write the sheet as PNG. The same rows give the same bytes.
 
-    Under each error map stands the share of judged pixels that are right. In the error map wrong pixels
-    are orange on the grey image; pixels whose truth is not known are striped. The legend names the classes
-    that occur.
+    The error map shows wrong pixels in orange on the grey image, pixels without truth striped, and the share of correct
+    pixels. The legend lists the classes that occur.
     """
     pictures: list[np.ndarray] = []
     scores: list[float] = []
@@ -62,11 +61,11 @@ def render(rows: Iterable[Sequence[np.ndarray]], classes: Sequence[ClassInfo], p
 
 
 def save(names: Sequence[str], rows: Iterable[Sequence[np.ndarray]], classes: Sequence[ClassInfo], path: Path) -> None:
-    """Write the pictures as Parquet, one row an image; the same rows give the same bytes.
+    """Write the pictures as Parquet, one row per image. The same rows give the same bytes.
 
-    Columns image_id; right: share of judged pixels that are right, at full size; image: JPEG; truth and
-    prediction: PNG of class indices in the classes' colours, where index len(classes) means unknown and
-    is transparent. Pictures are scaled down to at most SIDE pixels.
+    Columns: image_id; right, the share of correct pixels at full size; image, JPEG; truth and prediction, palette PNGs
+    in the classes' colours, where index len(classes) means no truth and is transparent. Pictures are scaled down to at
+    most SIDE pixels.
     """
     table = []
     for name, row in zip(names, rows, strict=True):
@@ -82,13 +81,13 @@ def save(names: Sequence[str], rows: Iterable[Sequence[np.ndarray]], classes: Se
 
 
 def right(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """Share of the pixels with a known truth that are right; NaN where there is none."""
-    judged = truth != IGNORE
-    return float((truth == prediction)[judged].mean()) if judged.any() else float("nan")
+    """Share of correct pixels among those with truth; NaN if there are none."""
+    known = truth != IGNORE
+    return float((truth == prediction)[known].mean()) if known.any() else float("nan")
 
 
 def _mask(mask: np.ndarray, size: tuple[int, int], classes: Sequence[ClassInfo]) -> bytes:
-    """A mask as a PNG with the smallest palette that does, (width, height) = `size`."""
+    """A mask as a palette PNG of `size` (width, height)."""
     unknown = len(classes)
     indices = _nearest(np.where(mask == IGNORE, unknown, mask), size).astype(np.uint8)
     picture = Image.fromarray(indices)
@@ -101,7 +100,7 @@ def _mask(mask: np.ndarray, size: tuple[int, int], classes: Sequence[ClassInfo])
 def _pictures(
     image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, classes: Sequence[ClassInfo]
 ) -> list[np.ndarray]:
-    """The four pictures of a row, (h, w, 3) floats in [0, 1], at the sheet's scale."""
+    """A row's four pictures, (h, w, 3) floats in [0, 1], at the sheet's scale."""
     height, width = truth.shape
     scale = CELL / max(height, width)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
@@ -120,11 +119,13 @@ def _nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _overlay(image: np.ndarray, mask: np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:
-    """Class colours over the image with a fine line between classes; ignored pixels are striped."""
+    """Class colours over the image, dark lines between classes, ignored pixels striped."""
     present = [index for index in np.unique(mask) if index != IGNORE]
     if not present:
         return _stripes(image.shape)
-    colors = [np.array(classes[index].color) / 255.0 for index in present]  # label2rgb counts labels present
+    colors = [
+        np.array(classes[index].color) / 255.0 for index in present
+    ]  # label2rgb takes one colour per label present
     picture = label2rgb(mask, image, colors, alpha=0.75, bg_label=IGNORE, saturation=1.0)
     picture[find_boundaries(mask, mode="inner")] *= 0.62
     picture[mask == IGNORE] = _stripes(picture.shape)[mask == IGNORE]
@@ -132,13 +133,13 @@ def _overlay(image: np.ndarray, mask: np.ndarray, classes: Sequence[ClassInfo]) 
 
 
 def _stripes(shape: tuple[int, ...]) -> np.ndarray:
-    """Light diagonal stripes, (h, w, 3): no class looks like that."""
+    """Light diagonal stripes, (h, w, 3) floats in [0, 1]."""
     y, x = np.indices(shape[:2])
     return np.repeat(np.where((x + y) % 8 < 4, 0.93, 0.8)[..., None], 3, axis=2)
 
 
 def _cell(picture: np.ndarray) -> np.ndarray:
-    """Centre a picture on a square white cell."""
+    """Centre a picture on a white square."""
     cell = np.ones((CELL, CELL, 3))
     top, left = (CELL - picture.shape[0]) // 2, (CELL - picture.shape[1]) // 2
     cell[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
@@ -146,7 +147,7 @@ def _cell(picture: np.ndarray) -> np.ndarray:
 
 
 def _sheet(pictures: list[np.ndarray], scores: list[float], legend: Sequence[ClassInfo]) -> Image.Image:
-    """Montage, column heads, scores and legend on white."""
+    """Montage with column titles, scores and legend."""
     grid = montage(
         np.stack(pictures),
         grid_shape=(len(scores), len(COLUMNS)),
@@ -177,7 +178,7 @@ def _sheet(pictures: list[np.ndarray], scores: list[float], legend: Sequence[Cla
 
 
 def _flow(legend: Sequence[ClassInfo], width: int) -> tuple[list[tuple[int, int, ClassInfo]], int]:
-    """Place legend entries line by line: (left, top, class) of each, and the height they take."""
+    """Lay out the legend line by line: (left, top, class) per entry, and the total height, pixels."""
     placed: list[tuple[int, int, ClassInfo]] = []
     left = top = 0
     for entry in legend:
@@ -190,7 +191,7 @@ def _flow(legend: Sequence[ClassInfo], width: int) -> tuple[list[tuple[int, int,
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib's own DejaVu Sans: there on every machine, so the sheet's bytes are the same."""
+    """DejaVu Sans as bundled with Matplotlib, so that the sheet has the same bytes on every machine."""
     import matplotlib
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)

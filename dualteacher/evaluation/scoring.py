@@ -1,4 +1,4 @@
-"""Scoring a network on a pack of images."""
+"""Score a network on a pack of images."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def score(
     predictor: Predictor, pack: Pack, device: torch.device, batch: int, world: World | None = None, show: bool = False,
     *, images: Sequence[int] | None = None, per_image: PerImage | None = None,
 ) -> ConfusionMatrix:  # fmt: skip
-    """Confusion matrix over the pack's images that have masks; memory does not grow with their number.
+    """Confusion matrix over the pack's images that have masks.
 
-    images: only these of the pack. per_image: keeps each image's own scores too. The processes of a run share the
-    images, however many there are, and all get the whole matrix.
+    images: only these indices of the pack. per_image: also collects scores per image. The processes of a run split
+    the images, and each returns the full matrix.
     """
     world = world or World()
     matrix = ConfusionMatrix(len(pack.classes), device=device)
@@ -32,7 +32,7 @@ def score(
     runs = list(same_size_runs(pack, with_mask, batch))
     on_cpu = device.type == "cpu"
     jobs = (partial(decode, pack, run, torch.get_num_threads() if on_cpu else parallel.cores()) for run in runs)
-    # a CPU is the network's: decoding beside it would only keep its threads waiting for each other
+    # on a CPU, decoding in parallel with the network would only compete for its cores
     decoded = (job() for job in jobs) if on_cpu else parallel.ordered(jobs, workers=1)
     batches = console.progress(decoded, "evaluate", total=len(runs), unit="batch") if show else decoded
     for run, (pixels, masks) in zip(runs, batches, strict=True):
@@ -47,7 +47,7 @@ def score(
 
 
 def decode(pack: Pack, run: Sequence[int], threads: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """Images and stacked masks of one size; unless on a CPU a batch ahead, while the network has the one before."""
+    """A run's images (H, W, 3) and stacked masks (B, H, W), decoded with `threads` threads."""
     read = (partial(_image_and_mask, pack, i) for i in run)
     images, masks = zip(*parallel.ordered(read, threads), strict=True)
     return images, np.stack(masks)
@@ -55,31 +55,31 @@ def decode(pack: Pack, run: Sequence[int], threads: int) -> tuple[tuple[np.ndarr
 
 def _image_and_mask(pack: Pack, i: int) -> tuple[np.ndarray, np.ndarray]:
     mask = pack.mask(i)
-    assert mask is not None  # only those that have one are scored
+    assert mask is not None  # score() selects images with masks
     return pack.image(i), mask
 
 
 class PerImage:
-    """Scores of single images, for finding the hardest; `values` (images, 3): mIoU, pixel accuracy, 1 where known."""
+    """Scores per image. `values` (images, 3) float64: mIoU, pixel accuracy, 1 if the image has truth."""
 
     def __init__(self, images: int, num_classes: int, device: torch.device) -> None:
         self.num_classes = num_classes
         self.values = torch.zeros((images, 3), dtype=torch.float64, device=device)
 
     def update(self, indices: Sequence[int], target: Tensor, prediction: Tensor) -> None:
-        """target, prediction (B, H, W) of the pack's images `indices`."""
+        """Add images `indices` of the pack: target and prediction (B, H, W)."""
         miou, accuracy, known = image_scores(target, prediction, self.num_classes).unbind(1)
         rows = torch.stack([miou, accuracy, torch.ones_like(miou)], 1) * known[:, None]
         self.values[torch.tensor(indices, device=self.values.device)] = rows
 
     def scores(self) -> np.ndarray:
-        """(images, 2) mIoU and pixel accuracy; NaN where the image has no pixel with a known class."""
+        """(images, 2): mIoU and pixel accuracy; NaN for images without truth."""
         values = self.values.cpu().numpy()
         return np.where(values[:, 2:] > 0, values[:, :2], np.nan)
 
 
 def image_scores(target: Tensor, prediction: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
-    """(B, 3) float64: each image's mIoU over the classes its truth shows, pixel accuracy, 1 if it has any truth.
+    """Per image: mIoU over the classes in its truth, pixel accuracy, and 1 if it has any truth; (B, 3) float64.
 
     target, prediction: (B, H, W) class indices.
     """

@@ -1,1 +1,1 @@
-"""The device, the processes and the signals of a run."""
+"""Devices, processes, signals and GPU sharing."""

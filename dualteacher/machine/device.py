@@ -1,4 +1,4 @@
-"""The device a job runs on, and reproducible numbers on it."""
+"""Device choice, and settings for reproducible and fast computation on it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from dualteacher.settings import Runtime
 from dualteacher.system.errors import UserError
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of GNU's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 
 def setup(runtime: Runtime) -> torch.device:
-    """Pick the device; set this process's threads and determinism."""
+    """Choose the device, and set this process's threads and determinism."""
     device = pick(runtime.device)
     torch.set_num_threads(runtime.threads)
     repeatable(device)
@@ -23,10 +23,10 @@ def setup(runtime: Runtime) -> torch.device:
 
 
 def repeatable(device: torch.device) -> None:
-    """Set this process's determinism and speed.
+    """Configure determinism and speed of this process.
 
-    On a CPU the same commit, parameters and seed give the same bytes. On a GPU cuDNN picks its fastest algorithms, so
-    runs agree to rounding.
+    On a CPU the same commit, parameters and seed give the same bytes. On a GPU cuDNN chooses its fastest algorithms,
+    and runs agree up to rounding.
     """
     if device.type == "cpu":
         keep_freed_memory()
@@ -39,10 +39,10 @@ def repeatable(device: torch.device) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep large freed blocks for the next step instead of returning them to the system.
+    """Make glibc keep large freed blocks instead of returning them to the system. No effect on other C libraries.
 
     Each step allocates the same blocks again, and fresh memory costs a page fault per 4 KiB: up to a third of a step's
-    time. Affects GNU's C library only.
+    time.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -53,23 +53,23 @@ def keep_freed_memory() -> None:
 
 
 def pick(name: str) -> torch.device:
-    """'auto' takes a CUDA device if there is one, else the CPU; UserError if a named device is missing."""
+    """The device called `name`; "auto": CUDA if available, else the CPU. UserError if a named device is missing."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("cpu")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"runtime.device = {name}: no CUDA device is visible; set it to auto or cpu")
+        raise UserError(f"runtime.device = {name}: no CUDA device; set it to auto or cpu")
     if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
-        raise UserError(f"runtime.device = {name}: only {torch.cuda.device_count()} CUDA devices are visible")
+        raise UserError(f"runtime.device = {name}: only {torch.cuda.device_count()} CUDA devices; use a lower index")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f"runtime.device = {name}: not available here; set it to auto or cpu")
     return device
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: of a CUDA device, else of this process."""
+    """Peak memory in bytes: allocated on a CUDA device, else this process's resident memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

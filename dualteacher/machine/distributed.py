@@ -1,9 +1,8 @@
-"""One run in several processes, started by `torchrun`, each with a share of every step's images.
+"""Data-parallel training in several processes, each with a share of every step's images.
 
-The network is not wrapped in DDP. Gradients are averaged after the backward pass, in one flat buffer per dtype, and
-running statistics after the optimiser's step. So every process holds the same student and, since teachers are functions
-of it, the same teachers. A method's loss may call the network as it likes, and a run's mathematics does not depend on
-the number of processes.
+The network is not wrapped in DDP, so a method's loss may call it in any way. Gradients are averaged after the backward
+pass, in one flat buffer per dtype, and running statistics after the optimiser's step. Every process therefore has the
+same student and teachers, and the result does not depend on the number of processes, up to rounding.
 """
 
 from __future__ import annotations
@@ -32,23 +31,25 @@ class World:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this process writes files and logs."""
+        """Whether this process is the one that writes files and logs."""
         return self.rank == 0
 
     def share(self, count: int, what: str) -> slice:
-        """This process's part of `count` things that divide evenly; UserError if they do not."""
+        """This process's slice of `count` items. UserError, naming the setting `what`, if they do not divide evenly."""
         if count % self.size:
-            raise UserError(f"{what} = {count} cannot be shared by {self.size} processes; make it a multiple of that")
+            raise UserError(
+                f"{what} = {count} cannot be split over {self.size} processes; make it a multiple of {self.size}"
+            )
         each = count // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def every_nth(self, items: Sequence[Any]) -> Sequence[Any]:
-        """Every size-th item from rank on; shares may differ by one."""
+        """Every size-th item, starting at this rank; shares may differ by one item."""
         return items[self.rank :: self.size]
 
 
 def start(device: torch.device) -> tuple[World, torch.device]:
-    """Join the process group if torchrun started one; each process takes one GPU if there are any."""
+    """Join the process group if a launcher set WORLD_SIZE. On CUDA each process gets the GPU of its local rank."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World(), device
@@ -61,7 +62,7 @@ def start(device: torch.device) -> tuple[World, torch.device]:
 
 
 def stop() -> None:
-    """Leave the group; call it when everything is written."""
+    """Wait for all processes and leave the group. Call after all files are written."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -69,7 +70,7 @@ def stop() -> None:
 
 @torch.no_grad()
 def average(tensors: Iterable[Tensor], world: World) -> None:
-    """Replace each tensor by its mean over the processes, one message per dtype."""
+    """Replace each tensor by its mean over the processes; one all-reduce per dtype."""
     if world.size == 1:
         return
     by_type: dict[torch.dtype, list[Tensor]] = {}
@@ -86,23 +87,23 @@ def average(tensors: Iterable[Tensor], world: World) -> None:
 
 
 def reduce_sum(tensor: Tensor, world: World) -> Tensor:
-    """Sum over the processes, in place; UserError if another process is gone."""
+    """Sum over the processes, in place. UserError if another process has ended."""
     if world.size > 1:
         try:
             dist.all_reduce(tensor)
         except RuntimeError as error:
             raise UserError(
-                "another process of this run has ended (its own message says why); start the same command again:"
-                " it goes on from the last checkpoint"
+                "another process of this run has ended (see its own message); run the same command to resume from the"
+                " last checkpoint"
             ) from error
     return tensor
 
 
 def average_gradients(networks: Sequence[nn.Module], world: World) -> None:
-    """Average gradients over the processes, which saw different images."""
+    """Average the gradients over the processes, which saw different images."""
     average([p.grad for network in networks for p in network.parameters() if p.grad is not None], world)
 
 
 def average_buffers(networks: Sequence[nn.Module], world: World) -> None:
-    """Average running statistics, which each process updated from its own images."""
+    """Average the running statistics, which each process updated from its own images."""
     average([b for network in networks for b in network.buffers() if b.is_floating_point()], world)

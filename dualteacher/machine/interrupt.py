@@ -13,11 +13,11 @@ import torch
 from dualteacher.machine.distributed import World, reduce_sum
 
 ASK_EVERY = 10  # steps between all-reduces of the request
-SAME = 1.0  # seconds within which two signals are one request
+SAME = 1.0  # seconds; signals closer together count as one
 
 
 class Request:
-    """Whether this run was asked to stop."""
+    """A request to stop this run."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -34,9 +34,10 @@ class Request:
 
 @contextmanager
 def listening() -> Iterator[Request]:
-    """Record SIGTERM and SIGINT instead of dying; a second signal ends the process at once.
+    """Record the first SIGTERM or SIGINT; a second one raises KeyboardInterrupt.
 
-    Not within SAME of the first: a scheduler signals all processes of a job, and torch's launcher hands its signal on.
+    Signals within SAME seconds of the first are ignored: a scheduler signals all processes of a job, and torch's
+    launcher forwards the signal again.
     """
     request = Request()
     first = 0.0

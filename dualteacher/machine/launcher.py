@@ -1,4 +1,4 @@
-"""A job starts its own processes (`runtime.processes`), with torch's launcher, as `torchrun` does by hand."""
+"""Start a job's processes (`runtime.processes`) with torch's launcher, like `torchrun`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from types import FrameType
 
 from dualteacher.machine.slots import LAUNCHED
 
-LINGER = 1.0  # seconds
+LINGER = 1.0  # seconds that a failed rank waits for rank 0
 
 
 def needed(processes: int) -> bool:
-    """Whether this process is to start others: not if the launcher or torchrun has started it."""
+    """Whether to start processes: not inside one that the launcher or torchrun has started."""
     return processes > 1 and "WORLD_SIZE" not in os.environ
 
 
 def run(program: Callable[[], object], processes: int) -> None:
-    """Run `program`, importable by name, in so many processes until all have ended.
+    """Run `program` (importable by name) in `processes` processes and wait for all of them.
 
-    SystemExit with the exit code of the process that failed first, or 128 + n if signal n ended it; it has said why.
-    The kernel interrupts the processes of a launcher that is killed.
+    Raises SystemExit with the exit code of the first process to fail, or 128 + n if signal n killed it. If this
+    launcher is killed, the kernel interrupts its processes.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -38,9 +38,9 @@ def run(program: Callable[[], object], processes: int) -> None:
         start_method="spawn", signals_to_handle="SIGHUP,SIGQUIT",
     )  # fmt: skip
     os.environ[LAUNCHED] = str(os.getpid())
-    logging.disable(logging.ERROR)  # torch's words about processes that have said in one line what was wrong
+    logging.disable(logging.ERROR)  # torch's report of failed processes, which have already printed one line each
     try:
-        with handing_on():
+        with forwarding_signals():
             elastic_launch(config, in_session)(program)
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
@@ -53,13 +53,13 @@ def run(program: Callable[[], object], processes: int) -> None:
 
 
 @contextmanager
-def handing_on() -> Iterator[None]:
-    """SIGTERM and SIGINT go to the processes, whose run saves and ends; so does this one, then.
+def forwarding_signals() -> Iterator[None]:
+    """Forward SIGTERM and SIGINT to the processes, which save and exit; the launcher then exits too.
 
-    Torch's launcher would wait half a minute and kill them.
+    torch's own handler would kill them after 30 seconds.
     """
 
-    def hand_on(number: int, _frame: FrameType | None) -> None:
+    def forward(number: int, _frame: FrameType | None) -> None:
         started = multiprocessing.active_children()
         if not started:
             raise SystemExit(128 + number)
@@ -67,7 +67,7 @@ def handing_on() -> Iterator[None]:
             with suppress(ProcessLookupError):
                 os.kill(process.pid or 0, number)
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
@@ -76,13 +76,13 @@ def handing_on() -> Iterator[None]:
 
 
 def in_session(program: Callable[[], object]) -> None:
-    """Run it in a session of its own, so that Ctrl-C reaches it once, through the launcher."""
+    """Run `program` in its own session, so that Ctrl-C reaches it only once, through the launcher."""
     os.setsid()
     try:
         program()
     except SystemExit as end:
         if end.code and os.environ["RANK"] != "0":
-            time.sleep(LINGER)  # the launcher ends the others when the first has failed: rank 0 has a status to write
+            time.sleep(LINGER)  # the launcher kills the others once one has failed: let rank 0 write its status
         raise
     except Exception:
         traceback.print_exc()

@@ -1,4 +1,4 @@
-"""NVIDIA's Multi-Process Service, with which jobs that share a GPU run side by side instead of by turns."""
+"""NVIDIA's Multi-Process Service (MPS), which lets jobs on one GPU run concurrently instead of time-sliced."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ from dualteacher.system.console import logger
 CONTROL = "nvidia-cuda-mps-control"
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
 LOGS = "CUDA_MPS_LOG_DIRECTORY"
-USUAL = Path("/tmp/nvidia-mps")  # where a service that somebody else has started listens
+DEFAULT = Path("/tmp/nvidia-mps")  # the default folder, of a service started by somebody else
 
 
 @contextmanager
 def shared(folder: Path, sharers: int) -> Iterator[None]:
-    """Run a job under MPS if several share a GPU and the service is installed; the log says which.
+    """Run a job under MPS if several share a GPU and MPS is installed. Logs whether it does.
 
-    The first such job of a user starts the service, the last one ends it.
+    A user's first such job starts the service, the last one stops it.
     """
     if sharers == 1:
         yield
         return
-    if PIPES in os.environ or (USUAL / "control").exists():
-        logger.info("jobs share GPUs by the MPS that is running")
+    if PIPES in os.environ or (DEFAULT / "control").exists():
+        logger.info("GPU sharing: using the MPS that is already running")
         yield
         return
     if shutil.which(CONTROL) is None:
-        logger.info("jobs share GPUs by turns: no %s here", CONTROL)
+        logger.info("GPU sharing: time-sliced, %s is not installed", CONTROL)
         yield
         return
     place = folder / f"mps-{os.getuid()}"
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     environment = {PIPES: str(place), LOGS: str(place)}
-    users = os.open(place / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)  # shared by all jobs that use the service
+    users = os.open(
+        place / "users.lock", os.O_RDWR | os.O_CREAT, 0o600
+    )  # locked shared by all jobs that use the service
     with _alone(place):
         fcntl.flock(users, fcntl.LOCK_SH)
         if works := _start(environment):
@@ -60,7 +62,7 @@ def shared(folder: Path, sharers: int) -> Iterator[None]:
 
 @contextmanager
 def _alone(place: Path) -> Iterator[None]:
-    """One job at a time starts or ends the service."""
+    """Only one job at a time starts or stops the service."""
     lock = os.open(place / "start.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -70,30 +72,30 @@ def _alone(place: Path) -> Iterator[None]:
 
 
 def _start(environment: dict[str, str]) -> bool:
-    """Start the service unless it answers; False, with its words in the log, if it does not work.
+    """Start the service unless it is running. If that fails, log its output and return False.
 
-    A job that looks for a service that does not work finds no GPU at all, so its server is started here.
+    Also starts its server, to find out now whether it works: with a broken service a job would find no GPU at all.
     """
     if _ask("get_server_list", environment).strip():
-        logger.info("jobs share GPUs by MPS")
+        logger.info("GPU sharing: MPS")
         return True
     everything = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"} | environment
-    words = ""
+    output = ""
     try:
         subprocess.run([CONTROL, "-d"], env=everything, capture_output=True, timeout=20, check=False)
-        words = _ask(f"start_server -uid {os.getuid()}", environment)
+        output = _ask(f"start_server -uid {os.getuid()}", environment)
     except (OSError, subprocess.TimeoutExpired) as error:
-        words = str(error)
+        output = str(error)
     if _ask("get_server_list", environment).strip():
-        logger.info("jobs share GPUs by MPS, started for them")
+        logger.info("GPU sharing: started MPS")
         return True
     _ask("quit", environment)
-    logger.info("jobs share GPUs by turns: %s did not start a server %s", CONTROL, " ".join(words.split()))
+    logger.info("GPU sharing: time-sliced, %s did not start a server %s", CONTROL, " ".join(output.split()))
     return False
 
 
 def _ask(command: str, environment: dict[str, str]) -> str:
-    """The service's answer; "" without one."""
+    """Send a command to the service and return its answer; "" if it fails."""
     try:
         done = subprocess.run(
             [CONTROL],

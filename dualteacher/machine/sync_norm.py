@@ -1,4 +1,4 @@
-"""Batch normalisation over all processes of a run, on any backend: torch's own refuses CPU tensors."""
+"""Synchronised batch normalisation on any backend; torch's own does not support CPU tensors."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch normalisation with the statistics of all processes.
-
-    Keeps the dropout and activation of timm's BatchNormAct2d.
-    """
+    """Batch normalisation with the statistics of all processes, then the dropout and activation of BatchNormAct2d."""
 
     def take_over(self, norm: _BatchNorm) -> None:
-        """Continue as `norm`: weights, statistics, mode, and what follows the normalisation."""
+        """Take over the state, mode, dropout and activation of `norm`."""
         self.load_state_dict(norm.state_dict())
         self.drop = getattr(norm, "drop", nn.Identity())
         self.act = getattr(norm, "act", nn.Identity())
@@ -41,7 +38,7 @@ class SyncBatchNorm(_BatchNorm):
         total = _SumOverProcesses.apply(torch.cat([wide.sum(axes), count]))
         number = total[-1]
         mean = total[:-1] / number
-        # the squares of the centred values: E[x²] - E[x]² loses all digits where the variance is small
+        # two passes: E[x²] - E[x]² loses all digits where the variance is small
         centred = wide - mean.view(shape)
         variance = _SumOverProcesses.apply(centred.square().sum(axes)) / number
         self._follow(mean.detach(), variance.detach(), number.detach())
@@ -55,7 +52,7 @@ class SyncBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, number: Tensor) -> None:
-        """Move the running statistics as torch does: the variance unbiased."""
+        """Update the running statistics as torch does, with the unbiased variance."""
         if self.running_mean is None or self.running_var is None:
             return
         if self.num_batches_tracked is not None:
@@ -66,7 +63,7 @@ class SyncBatchNorm(_BatchNorm):
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """All-reduce whose gradient is the sum of the processes' gradients."""
+    """All-reduce sum; its gradient is the sum of the processes' gradients."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -83,7 +80,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def synchronise_norms(network: nn.Module) -> None:
-    """Replace every batch normalisation in `network` by SyncBatchNorm, in place, weights kept."""
+    """Replace every batch normalisation in `network` by SyncBatchNorm, in place, keeping its state."""
     for name, child in list(network.named_children()):
         if isinstance(child, _BatchNorm) and not isinstance(child, SyncBatchNorm):
             replace = SyncBatchNorm(

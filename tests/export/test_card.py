@@ -63,7 +63,7 @@ def test_weak_and_absent_classes_are_named(facts):
     per_class.loc[2, ["iou", "accuracy", "target_pixels"]] = [0.0, float("nan"), 0]  # predicted, but nowhere
     card = render(*facts[:4], per_class, Evaluate(scales=[0.75, 1.0], flip=True, gallery=1, weights="student"))
     assert "- Classes with an IoU below 5.0 %: disc." in card
-    assert "- Classes that no validation image shows: bar." in card
+    assert "- Classes absent from the validation images: bar." in card
     assert "| 2 | bar | `#1e1ec8` | 0.0 | – | 0.0 |" in card
     assert "(scales 0.75, 1, with flip)" in card
 

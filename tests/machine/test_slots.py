@@ -31,7 +31,7 @@ def machine(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(slots.FOLDER, str(tmp_path / "slots"))
     monkeypatch.setenv(slots.VISIBLE, "0,1")
-    monkeypatch.setattr(mps, "USUAL", tmp_path / "none")
+    monkeypatch.setattr(mps, "DEFAULT", tmp_path / "none")
     monkeypatch.setattr(slots, "time", SimpleNamespace(sleep=no_slot, monotonic=time.monotonic))
 
 
@@ -88,7 +88,7 @@ def test_a_waiting_job_says_so_and_goes_on_when_a_gpu_is_free(tmp_path, monkeypa
         assert os.environ[slots.VISIBLE] == "0"
         assert "waiting" not in json.loads(heartbeat.place(log).read_text())
     assert seen == ["a free GPU"]
-    assert "waiting for a free GPU: other jobs hold those of 0,1" in caplog.text
+    assert "waiting for a free GPU: all of 0,1 are in use" in caplog.text
 
 
 def test_the_slot_of_a_killed_job_comes_back() -> None:
@@ -127,7 +127,7 @@ def test_several_gpus_are_taken_all_or_none() -> None:
         assert jobs.start() == "1", "the one that waits for two holds none meanwhile"
     with Jobs() as jobs:
         assert jobs.start(processes=2) == "0,1"
-    with pytest.raises(UserError, match=r"processes = 3: a GPU each, but only 2 can be used here \(0, 1\)"):
+    with pytest.raises(UserError, match=r"processes = 3 needs as many GPUs, but only 2 can be used \(0, 1\)"):
         Jobs().start(processes=3)
 
 
@@ -206,7 +206,7 @@ def test_torchrun_by_hand_takes_the_first_gpus_and_does_not_wait(monkeypatch) ->
 def test_a_folder_that_cannot_be_used_is_named(tmp_path, monkeypatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(slots.FOLDER, str(tmp_path / "file"))
-    with pytest.raises(UserError, match="name another folder on this machine in DUALTEACHER_SLOTS"):
+    with pytest.raises(UserError, match="set DUALTEACHER_SLOTS to another folder on this machine"):
         Jobs().start()
 
 
