@@ -1,1 +1,1 @@
-"""Images in: fetching, packing, partitioning, augmenting, loading."""
+"""Data: download, packs, partitions, augmentation, loading."""

@@ -1,8 +1,8 @@
-"""The weak augmentation of one training image, in a loader worker: scale, crop, flip, colour factors.
+"""Weak augmentation of one training image in a loader worker: scale, crop, flip, colour factors.
 
-Scaling and cropping are one resampling: the crop's place is drawn in the scaled image, mapped back, and
-only that part of the original is read by PIL's `resize(box=…)`. Colour is left to the device: the worker
-only draws the factors (views.py applies them to the whole batch).
+Scaling and cropping are a single resampling: the crop is chosen in scaled coordinates, mapped back to the original,
+and resized by PIL's `resize(box=…)`. The worker only draws the colour factors; core/views.py applies them to the whole
+batch on the device.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dualteacher.core import views
 from dualteacher.core.labels import IGNORE
 from dualteacher.settings import Augment
 
-SHOWN = 0.01  # of a crop that a wanted class covers at least
-TRIES = 10  # crops drawn before one class may fill more than `class_share` of it
+SHOWN = 0.01  # minimum share of a crop for a wanted class
+TRIES = 10  # crops to try for `class_share` or a wanted class
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A square crop: where it lies in the scaled image, and the scaled image's size, in pixels."""
+    """A square crop of the scaled image; all values in its pixels."""
 
     top: int
     left: int
@@ -33,7 +33,7 @@ class Crop:
 
     @property
     def rows(self) -> int:
-        """Rows of the crop that the image covers; the rest is padding."""
+        """Rows of the crop inside the image; the rest is padding."""
         return min(self.side, self.height)
 
     @property
@@ -41,16 +41,16 @@ class Crop:
         return min(self.side, self.width)
 
     def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """The covered part in the original image of `size` (H, W): left, upper, right, lower."""
+        """(left, upper, right, lower) of the part inside the image, in the original of `size` (H, W)."""
         y, x = size[0] / self.height, size[1] / self.width
         return self.left * x, self.top * y, (self.left + self.columns) * x, (self.top + self.rows) * y
 
 
 def scaled_size(size: tuple[int, int], resize: list[int] | None, factor: float) -> tuple[int, int]:
-    """Size (H, W) after scaling by `factor`, keeping the ratio.
+    """Size (H, W) after scaling by `factor`, keeping the aspect ratio.
 
-    With `resize` = [long, short] the image is first fitted into long × short (both times `factor`), the
-    usual "ratio range" of segmentation pipelines; without, the factor is of the original size.
+    With `resize` = [long, short], the image is fitted into long × short, both times `factor` (the usual "ratio range"
+    of segmentation pipelines). Without, `factor` applies to the original size.
     """
     if resize is not None:
         long, short = max(resize) * factor, min(resize) * factor
@@ -59,7 +59,7 @@ def scaled_size(size: tuple[int, int], resize: list[int] | None, factor: float) 
 
 
 def draw_crop(rng: np.random.Generator, size: tuple[int, int], augment: Augment, side: int) -> Crop:
-    """A random scale and place for an image of `size` (H, W)."""
+    """A crop of random scale and position for an image of `size` (H, W)."""
     height, width = scaled_size(size, augment.resize, rng.uniform(augment.scale[0], augment.scale[1]))
     top = int(rng.integers(0, max(0, height - side) + 1))
     left = int(rng.integers(0, max(0, width - side) + 1))
@@ -67,7 +67,7 @@ def draw_crop(rng: np.random.Generator, size: tuple[int, int], augment: Augment,
 
 
 def move(rng: np.random.Generator, crop: Crop) -> Crop:
-    """The same scale at another place."""
+    """A crop of the same scale at a new random position."""
     top = int(rng.integers(0, max(0, crop.height - crop.side) + 1))
     left = int(rng.integers(0, max(0, crop.width - crop.side) + 1))
     return Crop(top, left, crop.height, crop.width, crop.side)
@@ -76,7 +76,7 @@ def move(rng: np.random.Generator, crop: Crop) -> Crop:
 def cut_image(image: np.ndarray, crop: Crop, pad: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
     """Bilinear (antialiased) crop of a uint8 (H, W, 3) image → (side, side, 3), padded with `pad` (3,).
 
-    `size` (H, W) is the original's where the image was decoded at 1/2, 1/4 or 1/8 of it, rounded up.
+    size: (H, W) of the original, if the image was decoded at 1/2, 1/4 or 1/8 of it (rounded up).
     """
     height, width = image.shape[:2] if size is None else size
     reduction = round(height / image.shape[0])
@@ -109,10 +109,10 @@ def one_class_fills(mask: np.ndarray, share: float) -> bool:
 
 @dataclass(frozen=True)
 class Example:
-    """One weakly augmented image, still without its colour factors applied."""
+    """One weakly augmented image; its colour factors are not applied yet."""
 
     image: np.ndarray  # (side, side, 3) uint8
-    mask: np.ndarray  # (side, side) uint8; without a mask: 0 inside the image, 255 in the padding
+    mask: np.ndarray  # (side, side) uint8; for unlabelled images 0 inside the image, 255 in the padding
     factors: np.ndarray  # (4,) float32, see views.COLUMNS
 
 
@@ -126,12 +126,11 @@ def weak(
     rng: np.random.Generator,
     wanted: int | None = None,
 ) -> Example:
-    """Scale, crop, flip and draw colour factors; mask (H, W) uint8 or None.
+    """Scale, crop and flip; draw colour factors.
 
-    `wanted`: a class that should cover SHOWN of the crop; after TRIES places the last one stays.
-
-    The image, of `size` (H, W), is decoded only when its scale is drawn: `read(least)` gives it whole, (h, w, 3) uint8,
-    at its size or a smaller one, but not below `least` (H, W).
+    size: (H, W) of the image. read: read(least) decodes it, (h, w, 3) uint8, possibly at a reduced size not below
+    `least` (H, W). mask: (H, W) uint8, or None. wanted: a class that should cover SHOWN of the crop; after TRIES
+    attempts, the last crop is used.
     """
     crop = draw_crop(rng, size, augment, side)
     if mask is None:

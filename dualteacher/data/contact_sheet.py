@@ -1,6 +1,6 @@
-"""One picture of a prepared dataset: images, their masks laid over them, and the class table.
+"""contact_sheet.png: images of a prepared dataset with mask overlays and the class table.
 
-The quickest way to see that masks sit where they should: prepared data is looked at before it is trained on.
+Shows at a glance whether masks and images match.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from dualteacher.data.pack import Pack
 from dualteacher.system import files
 
 SHOWN = {"train": 9, "val": 3}  # image pairs
-COLUMNS = 3  # pairs side by side
+COLUMNS = 3  # pairs per row
 SIDE, GAP, MARGIN = 232, 20, 36  # pixels
 OPACITY = 0.6
 PAPER, INK, PALE = (255, 255, 255), (32, 36, 42), (118, 124, 132)
 
 
 def write(path: Path, packs: Mapping[str, Pack], pixels: pa.Table) -> None:
-    """Draw the sheet. pixels: split, image_id, class_index, pixels, as in stats.parquet."""
+    """Draw the sheet. pixels: the table of stats.parquet."""
     classes = packs["train"].classes
     counts = {split: _counts(pack, split, pixels) for split, pack in packs.items()}
     cells = [(split, i) for split, pack in packs.items() for i in _choose(counts[split], SHOWN[split])]
@@ -60,7 +60,7 @@ def write(path: Path, packs: Mapping[str, Pack], pixels: pa.Table) -> None:
 
 
 def _counts(pack: Pack, split: str, pixels: pa.Table) -> np.ndarray:
-    """Pixels by image and class, (images, classes + 1); the last column is what is ignored."""
+    """Pixels per image and class, (images, classes + 1); the last column is ignored pixels."""
     counts = np.zeros((len(pack), len(pack.classes) + 1), np.int64)
     table = pixels.to_pydict()
     columns = (table[name] for name in ("split", "image_id", "class_index", "pixels"))
@@ -71,7 +71,7 @@ def _counts(pack: Pack, split: str, pixels: pa.Table) -> np.ndarray:
 
 
 def _choose(counts: np.ndarray, number: int) -> list[int]:
-    """Images that show many classes, rarely shown ones first."""
+    """Choose images that contain many classes, preferring classes not chosen so far."""
     shares = np.sqrt(counts[:, :-1] / np.maximum(counts.sum(1, keepdims=True), 1))
     shown = np.ones(shares.shape[1])
     chosen: list[int] = []
@@ -84,7 +84,7 @@ def _choose(counts: np.ndarray, number: int) -> list[int]:
 
 
 def _pair(sheet: Image.Image, pack: Pack, i: int, left: int, upper: int) -> None:
-    """The image and, beside it, the image under its mask; fitted into two squares."""
+    """Draw the image and, next to it, its mask overlay."""
     image, mask = _shrunk(pack.image(i), pack.mask(i))
     if mask is None:
         over = np.full_like(image, 235)
@@ -99,7 +99,7 @@ def _pair(sheet: Image.Image, pack: Pack, i: int, left: int, upper: int) -> None
 
 
 def _shrunk(image: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Image and mask, brought to about the sheet's scale if they are much larger: laying colours over takes memory."""
+    """Reduce image and mask to about the sheet's scale, because blending large ones takes much memory."""
     factor = max(image.shape[:2]) // SIDE
     if factor < 2:
         return image, mask
@@ -111,6 +111,6 @@ def _shrunk(image: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.
 
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which Matplotlib carries: the sheet looks the same on every machine."""
+    """DejaVu Sans from Matplotlib, so that the sheet looks the same on every machine."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)

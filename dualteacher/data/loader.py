@@ -1,9 +1,8 @@
 """Batches as a pure function of the step.
 
-Step s takes labelled images number s·B … s·B + B - 1 of an endless stream of shuffled passes, and
-unlabelled ones likewise. Order and augmentation are derived from (seed, role, pass, image), so neither
-the number of workers nor a resume at step s can change a batch, and all methods see the same labelled
-images in the same order with the same draws.
+Step s takes the labelled images s·B … s·B + B - 1 of an endless stream of shuffled passes; likewise for unlabelled
+images. Order and augmentation depend only on (seed, role, pass, image). So the number of workers and resuming do not
+change a batch, and all methods see the same labelled images, identically augmented, in the same order.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from dualteacher.settings import Augment
 
 
 class StepBatch(NamedTuple):
-    """One step's images on their way to the device; U may be 0.
+    """One step's batch as loaded; U may be 0.
 
     labelled (B, 3, S, S) uint8, label (B, S, S) uint8, labelled_factors (B, 4) colour factors;
-    unlabelled (U, 3, S, S) uint8, inside (U, S, S) bool: not padding, unlabelled_factors (U, 4).
+    unlabelled (U, 3, S, S) uint8, inside (U, S, S) bool (False in the padding), unlabelled_factors (U, 4).
     """
 
     labelled: Tensor
@@ -42,7 +41,7 @@ class StepBatch(NamedTuple):
     unlabelled_factors: Tensor
 
     def shards(self, count: int) -> list[StepBatch]:
-        """`count` equal parts, labelled and unlabelled images alike."""
+        """Split into `count` equal parts, each with labelled and unlabelled images."""
         return [StepBatch(*parts) for parts in zip(*(tensor.chunk(count) for tensor in self), strict=True)]
 
     def to(self, device: torch.device) -> StepBatch:
@@ -50,7 +49,7 @@ class StepBatch(NamedTuple):
 
 
 class Images(NamedTuple):
-    """A batch on the device, weak views finished: floats in [0, 1], int64 labels."""
+    """A batch on the device after weak augmentation: floats in [0, 1], int64 labels."""
 
     labelled: Tensor  # (B, 3, S, S)
     label: Tensor  # (B, S, S) int64
@@ -59,7 +58,7 @@ class Images(NamedTuple):
 
 
 def finish(batch: StepBatch) -> Images:
-    """Bytes to floats and weak colour distortion, on the device, for the whole batch at once."""
+    """Convert to float and apply the colour factors, on the device, for the whole batch."""
     labelled = views.jitter(batch.labelled.float().div_(255), batch.labelled_factors)
     unlabelled = batch.unlabelled.float().div_(255)
     if len(unlabelled):
@@ -69,16 +68,16 @@ def finish(batch: StepBatch) -> Images:
 
 @dataclass(frozen=True)
 class Item:
-    """What a worker is asked for: image `index` of the pack in pass number `turn` of its role."""
+    """A request to a worker: row `index` of the pack, in pass `turn` over its role's images."""
 
     role: str
     turn: int
     index: int
-    wanted: int | None = None  # a class that the crop should show
+    wanted: int | None = None  # a class that the crop should contain
 
 
 class Stream:
-    """An endless stream of shuffled passes over `indices`; position → Item without any state."""
+    """An endless stream of shuffled passes over `indices`; an Item depends only on its position."""
 
     def __init__(self, role: str, indices: np.ndarray, seed: int) -> None:
         if not len(indices):
@@ -95,10 +94,10 @@ class Stream:
 
 
 class RareStream(Stream):
-    """Rare-class sampling (Hoyer et al., DAFormer, CVPR 2022): first a class is drawn, then an image that shows it.
+    """Rare-class sampling (Hoyer et al., DAFormer, CVPR 2022): sample a class, then an image that contains it.
 
-    A class of share f has the probability exp((1 - f) / T), normalised; `pixels` (images, classes) are the counts in
-    the images of `indices`, T the temperature. Each position is a draw of its own, with its own augmentation.
+    A class with pixel share f has probability exp((1 - f) / T), normalised; T is the temperature. pixels: counts
+    (images, classes) for the images of `indices`. Each position is sampled and augmented independently.
     """
 
     def __init__(self, role: str, indices: np.ndarray, seed: int, pixels: np.ndarray, temperature: float) -> None:
@@ -115,13 +114,13 @@ class RareStream(Stream):
 
 
 class Augmented(Dataset):
-    """Decodes and weakly augments the images that Items name."""
+    """Decodes and weakly augments the images of Items."""
 
     def __init__(self, pack: Pack, settings: Augment, side: int, pad: np.ndarray, seed: int) -> None:
         self.pack, self.settings, self.side, self.pad, self.seed = pack, settings, side, pad, seed
 
     def __getitem__(self, item: Item) -> augment.Example:
-        # an unlabelled image's mask is never read, even where the data set has one
+        # An unlabelled image's mask is never read, even if the dataset has one.
         mask = self.pack.mask(item.index) if item.role == "labelled" else None
         rng = seeds.generator(self.seed, "augment", item.role, item.turn, self.pack.ids[item.index])
         size = self.pack.size(item.index)
@@ -132,7 +131,7 @@ class Augmented(Dataset):
 
 
 class Take(NamedTuple):
-    """What a step takes from a stream: `size` images over all processes, of which this one loads `share`."""
+    """A step's share of a stream: `size` images over all processes, of which this process loads `share`."""
 
     stream: Stream
     size: int
@@ -144,7 +143,7 @@ class Take(NamedTuple):
 
 
 class Steps:
-    """Batch sampler: the Items of steps `first` … `last - 1`."""
+    """Batch sampler for steps `first` … `last - 1`."""
 
     def __init__(self, takes: list[Take], first: int, last: int) -> None:
         self.takes, self.first, self.last = takes, first, last
@@ -158,7 +157,7 @@ class Steps:
 
 
 class _Collate:
-    """Stacks samples into a StepBatch; the first `labelled` of them are labelled."""
+    """Stacks samples into a StepBatch; the first `labelled` samples are labelled."""
 
     def __init__(self, labelled: int) -> None:
         self.labelled = labelled
@@ -180,7 +179,7 @@ class _Collate:
 
 
 def _end_with_parent(_: int) -> None:
-    """In a loader process: end when the training process is gone, even by kill -9, which torch does not notice here."""
+    """Worker init: exit when the training process dies; torch workers do not notice its kill -9."""
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
@@ -192,7 +191,7 @@ def _end_with_parent(_: int) -> None:
 
 
 def batches(dataset: Augmented, takes: list[Take], first: int, last: int, *, workers: int, pin: bool) -> DataLoader:
-    """A loader for steps `first` … `last - 1`; `takes` holds the labelled stream's, then perhaps another."""
+    """A loader for steps `first` … `last - 1`. takes: of the labelled stream, then optionally the unlabelled one."""
     return DataLoader(
         dataset,
         batch_sampler=Steps(takes, first, last),
@@ -202,6 +201,6 @@ def batches(dataset: Augmented, takes: list[Take], first: int, last: int, *, wor
         prefetch_factor=4 if workers else None,
         persistent_workers=False,
         worker_init_fn=_end_with_parent,
-        # fork is unsafe once a thread pool runs (torch, Arrow); spawn costs seconds at the start of a job
+        # fork is unsafe with running thread pools (torch, Arrow); spawn takes seconds per job
         multiprocessing_context="forkserver" if workers else None,
     )

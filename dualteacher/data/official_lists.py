@@ -1,8 +1,8 @@
-"""The official partitions: which images other code bases label, by list.
+"""Official partitions: the lists of labelled images published with other code bases.
 
-`partition_lists.json` names each list's repository, commit, path, size and SHA-256; the lists themselves are
-fetched by the download stage to data/NAME/raw/lists/. A "1/16" of one code base holds other images than that
-of another, so a list is called after its origin, and its hash goes into every table.
+partition_lists.json has each list's repository, commit, path, size and SHA-256; the download stage fetches the lists
+to data/NAME/raw/lists/. The "1/16" lists of two code bases contain different images, so a list's name includes its
+origin, and tables include its hash.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 from dualteacher.system.errors import UserError
 
 TABLE = "partition_lists.json"
-SUFFIXES = ("_leftImg8bit",)  # of Cityscapes' image files, not of the image
-SHOWN = 5  # ids named in a complaint
+SUFFIXES = ("_leftImg8bit",)  # of file names, not part of the id (Cityscapes)
+SHOWN = 5  # ids listed in an error message
 
 
 @dataclass(frozen=True)
 class ListFile:
-    """A text file at a fixed commit of a public repository: one image a line."""
+    """A text file in a public repository at a fixed commit, one image per line."""
 
-    name: str  # where it is kept, below the lists' folder
+    name: str  # path below the lists' folder
     repository: str
     commit: str
     path: str  # in the repository
@@ -37,7 +37,7 @@ class ListFile:
 
 @dataclass(frozen=True)
 class Official:
-    """A published partition of a data set's training images."""
+    """A published partition of a dataset's training images."""
 
     name: str
     labelled: ListFile
@@ -64,7 +64,7 @@ def official(source: str, name: str) -> Official:
 
 
 def images(source: str, split: str) -> ListFile:
-    """The list of a whole split, where one is published."""
+    """The published list of a whole split."""
     return _file(source, f"{split}.txt", known()[source]["images"][split])
 
 
@@ -74,7 +74,7 @@ def _file(source: str, name: str, entry: dict[str, Any]) -> ListFile:
 
 
 def read(folder: Path, listed: ListFile) -> list[str]:
-    """Image ids in a fetched list, each once, in its order; UserError if it is missing or not that list."""
+    """Distinct image ids of a downloaded list, in order; UserError if the file is missing or differs."""
     path = folder / listed.name
     try:
         data = path.read_bytes()
@@ -92,10 +92,10 @@ def read(folder: Path, listed: ListFile) -> list[str]:
 
 
 def ids(text: str) -> list[str]:
-    """The image of each line, each once: the stem of its first path names it.
+    """Distinct image ids, in order: the stem of the first path in each line.
 
-    The published lists are not quite alike: some begin their paths with a slash, some hold a blank or doubled
-    line, most name the mask beside the image.
+    Formats vary: some paths start with a slash, some lists have blank or repeated lines, most lines also name the
+    mask.
     """
     found: dict[str, None] = {}
     for line in text.splitlines():
@@ -109,21 +109,21 @@ def ids(text: str) -> list[str]:
 
 
 def check(name: str, labelled: Sequence[str], unlabelled: Sequence[str], present: Collection[str]) -> None:
-    """UserError unless the two parts are disjoint and together are exactly the prepared training images."""
+    """UserError unless the two lists are disjoint and together contain exactly the prepared training images."""
     everything = set(labelled) | set(unlabelled)
     for problem, wrong in (
-        ("labelled and unlabelled at once", set(labelled) & set(unlabelled)),
-        ("that the prepared data does not hold", everything - set(present)),
-        ("of the prepared data left out", set(present) - everything),
+        ("are both labelled and unlabelled", set(labelled) & set(unlabelled)),
+        ("are not in the prepared data", everything - set(present)),
+        ("of the prepared data are in neither list", set(present) - everything),
     ):
         if wrong:
             raise UserError(
-                f"list {name}: {len(wrong)} images {problem}: {some(wrong)}; it belongs to another data set or"
-                " version: prepare the one it was made for, or choose another partition"
+                f"list {name}: {len(wrong)} images {problem}: {some(wrong)}; the list is for another dataset or"
+                " version: prepare that one, or choose another partition"
             )
 
 
 def some(wrong: Collection[str]) -> str:
-    """A few of many ids."""
+    """The first few ids."""
     more = len(wrong) - SHOWN
     return ", ".join(sorted(wrong)[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,8 +1,8 @@
-"""Which training images keep their masks.
+"""Choose which training images keep their masks.
 
-One seed gives one order of the images; every share or number of that seed is a prefix of it. So the labelled
-sets of a seed are nested, and a curve over their size compares like with like. Neighbouring images (a block)
-stay together: else the unlabelled part would be seen through the labelled one's borders.
+A seed determines an order of the images; every fraction or count takes a prefix of it. So the labelled sets of a seed
+are nested, and results for different sizes are comparable. Neighbouring images (a block) are kept together, because
+overlapping or adjacent images would leak labels.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from dualteacher.system import sealed
 from dualteacher.system.errors import UserError
 
 LABELLED, HELD_OUT, UNLABELLED = "labelled", "held_out", "unlabelled"
-SHARE = 0.01  # of an item's pixels that a class must fill to be shown by it
-CANDIDATES = 8  # seeds differ, and yet few images cover all classes
+SHARE = 0.01  # minimum share of an item's pixels for a class to count as present
+CANDIDATES = 8  # random candidates per class: orders differ by seed, but few images cover all classes
 
 
 @dataclass(frozen=True)
 class Images:
-    """What a draw needs to know of the training images.
+    """The training images: n ids, n block names (or None), pixels per class int64 (n, classes), has_mask bool (n,).
 
-    ids: n image ids. blocks: n block names or None. pixels: int64 (n, classes), pixels of each class;
-    rows of images without a mask do not count. has_mask: bool (n,).
+    Pixels of images without a mask are not used.
     """
 
     ids: Sequence[str]
@@ -40,23 +39,22 @@ class Images:
 
     @property
     def unit(self) -> str:
-        """What is drawn as a whole."""
+        """What is chosen as a whole: blocks or images."""
         return "block" if any(block is not None for block in self.blocks) else "image"
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The outcome: labelled ids (sorted) and the block that `count` cut in two, if it did."""
+    """Labelled ids (sorted), and the block that `count` split, if any."""
 
     labelled: list[str]
     cut_block: str | None
 
 
 def draw(images: Images, seed: int, fraction: float | None = None, count: int | None = None) -> Draw:
-    """Choose the labelled images by `fraction` of all training images or by `count`, exactly one of them.
+    """Choose the labelled images: either a `fraction` of all training images or exactly `count`.
 
-    A fraction takes whole blocks, as many as come nearest to it (at least one); a count is met exactly.
-    UserError if more is asked for than there are masks.
+    A fraction is rounded to whole blocks, at least one. UserError if there are fewer masks than requested.
     """
     if (fraction is None) == (count is None):
         raise ValueError("exactly one of fraction and count")
@@ -82,10 +80,10 @@ def draw(images: Images, seed: int, fraction: float | None = None, count: int | 
 
 
 def order(images: Images, seed: int) -> list[list[int]]:
-    """All images with masks, by unit (a block, or a single image), in the order in which they are labelled.
+    """Order all images with masks, grouped by unit (a block or a single image), for labelling.
 
-    Early units between them show every class that any image shows; the rest follow at random. The order
-    does not depend on the order in which the images are given.
+    The first units together contain every class; the rest follow in random order. The result does not depend on the
+    order of the input.
     """
     members: dict[str, list[int]] = {}
     for i in sorted(range(len(images.ids)), key=lambda i: images.ids[i]):
@@ -99,7 +97,7 @@ def order(images: Images, seed: int) -> list[list[int]]:
     missing = np.asarray(shows.any(0))
     ordered = []
     for u in _covering(shows, missing, seeds.generator(seed, "partition", "units")):
-        # Inside a unit as well: a count may cut it.
+        # Order images inside a unit too, because a count may split it.
         inner = seeds.generator(seed, "partition", "images", images.ids[units[u][0]])
         inside = _covering(_shows(images.pixels[units[u]]), missing & shows[u], inner)
         ordered.append([units[u][i] for i in inside])
@@ -108,38 +106,38 @@ def order(images: Images, seed: int) -> list[list[int]]:
 
 
 def hold_out(images: Images, labelled: Sequence[str], seed: int, share: float) -> list[str]:
-    """Which of the labelled ids leave training to pick the epoch on: `share` of them, in whole units, sorted.
+    """Choose the labelled ids to hold out for model selection: a `share` of them, in whole units, sorted.
 
-    They are taken from the end of the order in which `order` would label them, so that what is left still
-    shows every class that they all show, as far as a unit can be spared. UserError where none can.
+    Units come from the end of `order`, so that the remaining ones still contain every class where possible. UserError
+    if there is only one unit.
     """
     chosen = set(labelled)
     has_mask = np.array([image_id in chosen for image_id in images.ids], bool)
     units = order(Images(images.ids, images.blocks, images.pixels, has_mask & images.has_mask), seed)
     ends = np.cumsum([len(unit) for unit in reversed(units)])[:-1]  # one unit stays
     if not len(ends):
-        raise UserError(f"held_out {share}: the {len(labelled)} labelled images are one {images.unit}; label more")
+        raise UserError(f"held_out {share}: the {len(labelled)} labelled images are a single {images.unit}; label more")
     number = int(np.abs(ends - share * len(labelled)).argmin()) + 1
     return sorted(images.ids[i] for unit in units[-number:] for i in unit)
 
 
 def _shows(pixels: np.ndarray) -> np.ndarray:
-    """Which classes an item shows, bool (items, classes), from their pixels.
+    """Which classes each item contains, bool (items, classes); stray pixels do not count.
 
-    A few stray pixels teach nothing: a class has to fill a share of the item, or, where it is small
-    everywhere, half of what it fills at most. So a class that any item holds is shown by one at least.
+    A class must fill SHARE of the item, or half of its largest area in any item if that is less. So every class is
+    contained in at least one item.
     """
     enough = np.minimum(SHARE * pixels.sum(1, keepdims=True), pixels.max(0) / 2)
     return (pixels > 0) & (pixels >= enough)
 
 
 def _covering(shows: np.ndarray, missing: np.ndarray, generator: np.random.Generator) -> list[int]:
-    """A random order whose first items show all of `missing`, the rarest class first.
+    """A random order whose first items together contain all `missing` classes, rarest first.
 
-    shows: bool (items, classes). missing: bool (classes,).
+    shows: bool (items, classes), from `_shows`. missing: bool (classes,).
     """
     rest = generator.permutation(len(shows)).tolist()
-    number = shows.sum(0)  # items that show a class
+    number = shows.sum(0)  # items per class
     missing = missing.copy()
     first: list[int] = []
     while missing.any():
@@ -153,12 +151,12 @@ def _covering(shows: np.ndarray, missing: np.ndarray, generator: np.random.Gener
 
 
 def list_hash(labelled: Sequence[str]) -> str:
-    """What names a labelled set: sha256 of its sorted ids, one a line."""
+    """Identify a labelled set: sha256 of its sorted ids, one per line."""
     return hashlib.sha256("\n".join(sorted(labelled)).encode()).hexdigest()
 
 
 def write(path: Path, ids: Sequence[str], labelled: Sequence[str], held_out: Sequence[str] = ()) -> None:
-    """Parquet of image_id and role, one row a training image, sorted by image_id; held_out: some of the labelled."""
+    """Write a Parquet file of image_id and role, sorted by image_id. held_out: a subset of labelled."""
     role = dict.fromkeys(labelled, LABELLED) | dict.fromkeys(held_out, HELD_OUT)
     rows = sorted(ids)
     roles = [role.get(image_id, UNLABELLED) for image_id in rows]
@@ -166,15 +164,15 @@ def write(path: Path, ids: Sequence[str], labelled: Sequence[str], held_out: Seq
 
 
 class Roles(NamedTuple):
-    """Ids of the training images by what they are for, each sorted."""
+    """Ids of the training images by role, each sorted."""
 
     labelled: list[str]
-    held_out: list[str]  # labelled too, but only scored, to pick the epoch
+    held_out: list[str]  # labelled, but only used for model selection
     unlabelled: list[str]
 
 
 def read(path: Path) -> Roles:
-    """UserError if the file is missing or not a partition."""
+    """Read a partition file; UserError if it is missing or invalid."""
     try:
         table = sealed.read_table(path).select(["image_id", "role"]).to_pydict()
     except FileNotFoundError:

@@ -194,7 +194,7 @@ def test_somebody_stays() -> None:
 
     of = images()
     assert len(partition.hold_out(of, list(of.ids[:2]), 0, 0.99)) == 1
-    with pytest.raises(UserError, match="the 1 labelled images are one image; label more"):
+    with pytest.raises(UserError, match="the 1 labelled images are a single image; label more"):
         partition.hold_out(of, list(of.ids[:1]), 0, 0.5)
 
 

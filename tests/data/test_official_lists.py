@@ -74,9 +74,9 @@ def test_lists_are_fetched_at_their_commit_and_a_second_address_helps(
 @pytest.mark.parametrize(
     ("labelled", "unlabelled", "complaint"),
     [
-        ([A, B], [B, C], "1 images labelled and unlabelled at once: ADE_train_00000002"),
-        ([A, "other"], [B, C], "1 images that the prepared data does not hold: other"),
-        ([A], [B], "1 images of the prepared data left out: ADE_train_00000003"),
+        ([A, B], [B, C], "1 images are both labelled and unlabelled: ADE_train_00000002"),
+        ([A, "other"], [B, C], "1 images are not in the prepared data: other"),
+        ([A], [B], "1 images of the prepared data are in neither list: ADE_train_00000003"),
     ],
 )
 def test_coverage_and_disjointness(labelled: list[str], unlabelled: list[str], complaint: str) -> None:

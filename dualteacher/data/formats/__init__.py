@@ -1,1 +1,1 @@
-"""What users' files look like: images, masks, folders."""
+"""File formats of users' data: images, masks, folder layouts, class lists."""
