@@ -16,8 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from dualteacher import settings
-from dualteacher.data.formats import detect_classes, detect_layout, images
-from dualteacher.data.sources import folder as source
+from dualteacher.data.formats import detect_classes, detect_layout, folder_layout, images
 from dualteacher.system import console, files, parallel
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
@@ -115,8 +114,8 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
         "on_error": "stop",
     }
     wanted = _valid(folder, described)
-    names = source.scan(wanted)
-    arranged = source.arrange(names, wanted)
+    names = folder_layout.scan(wanted)
+    arranged = folder_layout.arrange(names, wanted)
     masks = [item.mask for item in [*arranged.train, *arranged.val] if item.mask is not None]
     found = detect_classes.guess(folder, _some(masks))
     described |= {"classes": found.classes, "ignore": found.ignore}
@@ -146,7 +145,7 @@ def _some(names: Sequence[str]) -> list[str]:
     return list(names[::step])
 
 
-def _say_places(places: detect_layout.Places, arranged: source.Layout, own: bool) -> list[str]:
+def _say_places(places: detect_layout.Places, arranged: folder_layout.Layout, own: bool) -> list[str]:
     labelled = sum(item.mask is not None for item in arranged.train)
     pattern = f"{places.masks}/NAME{places.mask_suffix}.*"
     without = f" and {places.unlabelled}" if places.unlabelled else ""
@@ -158,7 +157,7 @@ def _say_places(places: detect_layout.Places, arranged: source.Layout, own: bool
     return [*lines, f"validation: {len(arranged.val)} image{'s' * (len(arranged.val) != 1)} ({where})"]
 
 
-def _say_unused(folder: Path, arranged: source.Layout) -> list[str]:
+def _say_unused(folder: Path, arranged: folder_layout.Layout) -> list[str]:
     used = set(arranged.files())
     left = [name for name in images.image_files(folder) if name not in used]
     return [f"not used: {len(left)} other images, for example {left[0]}"] if left else []
@@ -166,7 +165,7 @@ def _say_unused(folder: Path, arranged: source.Layout) -> list[str]:
 
 def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[str]]:
     """Return the text of params.yaml (the base preset with new data, sizes and lengths) and a list of choices."""
-    arranged = source.arrange(source.scan(wanted), wanted)
+    arranged = folder_layout.arrange(folder_layout.scan(wanted), wanted)
     labelled = sum(item.mask is not None for item in arranged.train)
     gpu = bool(engines.gpus("auto"))
     scale = QUICK if quick else ON_GPU if gpu else ON_CPU
@@ -223,7 +222,7 @@ def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[
     return text, chosen
 
 
-def _sizes(wanted: settings.Folder, arranged: source.Layout) -> list[tuple[int, int]]:
+def _sizes(wanted: settings.Folder, arranged: folder_layout.Layout) -> list[tuple[int, int]]:
     """Sizes (H, W) of a sample of images, from their headers."""
     names = _some([item.image for item in [*arranged.train, *arranged.val]])
     jobs = (partial(_size, Path(wanted.folder) / name) for name in names)

@@ -23,10 +23,10 @@ from dualteacher.system import console, parallel
 Level = Literal["error", "warning"]
 
 NAMES: dict[Split, str] = {"train": "training", "val": "validation"}
-MOSTLY = 0.5  # of all pixels
-FEW = 5  # images with masks; scores on fewer are noise
-ALIKE = 5  # warnings of one kind that are listed in full
-BYTES_PER_PIXEL = 16  # of an image and its mask while they are decoded, encoded and checked
+MOSTLY = 0.5  # share of ignored pixels above which to warn
+FEW = 5  # validation images with masks; scores on fewer are noise
+ALIKE = 5  # warnings of one kind to list
+BYTES_PER_PIXEL = 16  # memory to decode, encode and check an image and its mask
 MEMORY = parallel.Budget(3 << 30)  # bytes, over all threads
 
 
@@ -73,7 +73,7 @@ def survey_of(content: Content, dataset: object) -> Survey:
 def run(content: Content, split: Split, description: str) -> Iterator[Checked]:
     """Check a split's images on all cores, in order, with progress.
 
-    A content with `jobs(split)` decodes its own files; for the others, the encoded samples are decoded here.
+    A content with `jobs(split)` decodes its own files; otherwise, the encoded samples are decoded here.
     """
     jobs: Iterable[Callable[[], Checked]]
     if hasattr(content, "jobs"):
@@ -212,7 +212,7 @@ class Survey:
                 yield Finding("error", NAMES[split], f"no usable {NAMES[split]} image {what}is left")
                 continue
             if split == "val" and self.masks[split] < FEW:
-                text = f"only {self.masks[split]} with a mask: scores are noise; label more, or hold out a larger share"
+                text = f"only {self.masks[split]} images with masks: scores are noise; label more, or raise the share"
                 yield Finding("warning", NAMES[split], text)
             ignored = self.pixels[split][IGNORE] / max(1, self.pixels[split].sum())
             if ignored > MOSTLY:
@@ -227,7 +227,7 @@ class Survey:
         return [finding for finding in self.findings if finding.level == "error"]
 
     def lines(self) -> Iterator[str]:
-        """One line per finding, errors first; of each kind of warning only the first few, then their number."""
+        """One line per finding, errors first; for each kind of warning the first few, then the number of the rest."""
         for finding in self.errors():
             yield f"error    {finding}"
         kinds: Counter[str] = Counter()

@@ -25,7 +25,7 @@ from dualteacher.system import files
 from dualteacher.system.errors import UserError
 
 FORMAT = "2"
-LARGEST = 1 << 28  # pixels of an image, 16,384²; Pillow's default limit is too low for some data sets
+LARGEST = 1 << 28  # pixels of an image, 16,384²; Pillow's default limit is too low for some datasets
 Image.MAX_IMAGE_PIXELS = LARGEST
 DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # Pillow, on damaged files
 BATCH_BYTES = 8 << 20  # a record batch is written when it reaches this size …
@@ -226,7 +226,7 @@ class Pack:
         try:
             return self._indices[image_id]
         except KeyError:
-            raise UserError(f"{self.path}: holds no image '{image_id}'; run prepare and partition again") from None
+            raise UserError(f"{self.path}: contains no image '{image_id}'; run prepare and partition again") from None
 
     def damaged(self) -> list[str]:
         """Ids of the images whose row does not match its hash. Reads the whole file."""

@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dualteacher.core.labels import IGNORE
-from dualteacher.data.formats import images
-from dualteacher.data.sources import folder as source
+from dualteacher.data.formats import folder_layout, images
 from dualteacher.labelling.corrected import Reader
 from dualteacher.labelling.suggestion import Suggestion, mask_hash
 from dualteacher.settings import Folder, Settings
@@ -57,7 +56,7 @@ def accept(wanted: Folder, suggestion: Suggestion, read: Reader, unchanged: bool
     Everything is checked before anything is written, and no mask is replaced. Masks identical to the pseudo-mask are
     skipped, unless `unchanged`: probably nobody has looked at them.
     """
-    layout = source.arrange(source.scan(wanted), wanted)
+    layout = folder_layout.arrange(folder_layout.scan(wanted), wanted)
     items = {item.image_id: item for item in (*layout.train, *layout.val)}
     moves, skipped, already_there = [], 0, 0
     for row in suggestion.rows:
@@ -80,7 +79,7 @@ def accept(wanted: Folder, suggestion: Suggestion, read: Reader, unchanged: bool
         moves.append(plan_move(item, data, wanted))
     for move in moves:
         carry_out(move)
-    after = source.arrange(source.scan(wanted), wanted) if moves else layout
+    after = folder_layout.arrange(folder_layout.scan(wanted), wanted) if moves else layout
     return Accepted(len(moves), already_there, skipped, image_ids(layout.val), image_ids(after.val))
 
 
@@ -102,7 +101,7 @@ def to_file_values(mask: np.ndarray, wanted: Folder, name: str) -> np.ndarray:
     return table.astype(kind)[np.where(mask == IGNORE, len(values), mask)]
 
 
-def find(image_id: str, items: dict[str, source.Entry], wanted: Folder) -> source.Entry:
+def find(image_id: str, items: dict[str, folder_layout.Entry], wanted: Folder) -> folder_layout.Entry:
     """Find an image where it was suggested, or where an earlier `accept` moved it; UserError if it is gone."""
     moved = PurePosixPath(wanted.images) / relative_name(image_id, wanted)
     item = items.get(image_id) or items.get(str(moved))
@@ -118,7 +117,7 @@ def relative_name(name: str, wanted: Folder) -> PurePosixPath:
     return path.relative_to(max(places, key=lambda place: len(PurePosixPath(place).parts), default="."))
 
 
-def plan_move(item: source.Entry, data: bytes, wanted: Folder) -> Move:
+def plan_move(item: folder_layout.Entry, data: bytes, wanted: Folder) -> Move:
     """Return the targets of an image and its mask; UserError if one exists already."""
     root, name = Path(wanted.folder), relative_name(item.image, wanted)
     mask = root / wanted.masks / name.with_name(f"{name.stem}{wanted.mask_suffix}.png")
@@ -137,6 +136,6 @@ def carry_out(move: Move) -> None:
     files.write_bytes(move.mask, move.data)
 
 
-def image_ids(items: Sequence[source.Entry]) -> set[str]:
+def image_ids(items: Sequence[folder_layout.Entry]) -> set[str]:
     """The ids of images."""
     return {item.image_id for item in items}

@@ -121,7 +121,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("login", "asks for a login: log in once with `csDownload -l`"),
         ("password", "name or password is wrong"),
         ("half", r"csDownload failed \(ConnectionError: cut\); run this again to resume"),
-        ("sum", "damaged on the way"),
+        ("sum", "damaged in transit"),
     ],
 )
 def test_each_failure_of_the_publishers_program_is_one_line(program: Path, behaviour: str, complaint: str) -> None:
@@ -138,7 +138,7 @@ def test_each_failure_of_the_publishers_program_is_one_line(program: Path, behav
 
 def test_without_the_program_one_line_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match=r"needs an account.*csDownload -l.*name them as images and masks"):
+    with pytest.raises(UserError, match=r"needs an account.*csDownload -l.*set their paths in params.yaml \(images, masks\)"):
         run(None, None)
 
 

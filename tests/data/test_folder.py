@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from dualteacher.data import inspection, pack
 from dualteacher.data.fetch.manifest import read, write
 from dualteacher.data.formats import images
+from dualteacher.data.formats.folder_layout import arrange, scan
 from dualteacher.data.sources import choose
-from dualteacher.data.sources.folder import Folder, FolderContent, arrange, scan
+from dualteacher.data.sources.folder import Folder, FolderContent
 from dualteacher.system.errors import UserError
 
 

@@ -68,7 +68,7 @@ def test_good_data(folder: Path) -> None:
     assert (
         "mine: 9 training images (6 with masks); 2 validation images (2 with masks); height×width 20…22×30…31" in told
     )
-    assert "warning  validation: only 2 with a mask: scores are noise" in told
+    assert "warning  validation: only 2 images with masks: scores are noise" in told
     assert "mine: 0 errors, 1 warning\n" in told
     row = next(line.split() for line in told.splitlines() if line.startswith("class 1"))
     assert row[2] == "6" and row[4] == "2" and 30 < float(row[3].rstrip("%")) < 37

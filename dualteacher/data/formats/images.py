@@ -24,7 +24,7 @@ from dualteacher.data.formats.errors import Unreadable as Unreadable
 from dualteacher.data.pack import LARGEST
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-KEPT_FORMATS = ("JPEG", "MPO", "PNG")  # MPO: a phone's JPEG with a second picture appended
+KEPT_FORMATS = ("JPEG", "MPO", "PNG")  # MPO: a JPEG with more pictures appended, from phones
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damage is reported as a finding instead
 ORIENTATION = 0x0112  # EXIF tag
 
@@ -248,7 +248,7 @@ def _load(opened: Image.Image) -> tuple[int, int]:
     """Decode; (EXIF orientation of the file, the part of it that Pillow has not applied)."""
     stored = _orientation(opened)
     opened.load()
-    remaining = _orientation(opened)  # Pillow has applied a TIFF's; a PNG may hold it behind the pixels
+    remaining = _orientation(opened)  # Pillow applies a TIFF's itself; a PNG may store it after the pixels
     return (remaining if remaining != 1 else stored), remaining
 
 

@@ -13,7 +13,7 @@ from dualteacher.data.formats import images
 
 
 class LabelMap:
-    """Mask values or colours to class indices, by `classes` and `ignore` in the settings."""
+    """Converts mask values or colours to class indices, following `classes` and `ignore` in the settings."""
 
     def __init__(self, options: settings.Folder) -> None:
         listed = [entry.value for entry in options.classes]

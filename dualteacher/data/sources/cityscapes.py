@@ -23,7 +23,7 @@ from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 
 IMAGES, MASKS = "leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"
-BY_HAND = "or get both zips from the publishers' site and name them as images and masks in params.yaml"
+BY_HAND = "or download both zips from the publishers' site and set their paths in params.yaml (images, masks)"
 
 CITIES: dict[Split, dict[str, int]] = {  # number of images
     "train": {
@@ -101,7 +101,7 @@ class Package:
             return f"csDownload's name or password is wrong: log in again with `csDownload -l`; {BY_HAND}"
         if "MD5 sum" in stderr:
             part.unlink(missing_ok=True)
-            return "damaged on the way (wrong MD5 sum); run this again"
+            return "damaged in transit (wrong MD5 sum); run this again"
         if "No space left" in stderr:
             return os_errors.DISK_FULL
         last = (stderr.strip().splitlines() or ["no reason given"])[-1]

@@ -1,4 +1,4 @@
-"""Shared by the published data sets: the user's own copies, mask encodings, colours, completeness checks."""
+"""Shared by published datasets: the user's own copies, mask encodings, colours, completeness checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dualteacher.data.formats import images
 from dualteacher.data.pack import DECODE_ERRORS, decode_mask
 from dualteacher.system.errors import UserError
 
-AGAIN = "get the data set again"
+AGAIN = "download the dataset again"
 # Raw files of a public repository at any commit.
 RAW_ADDRESSES = (
     "https://raw.githubusercontent.com/{repository}/{commit}/{path}",

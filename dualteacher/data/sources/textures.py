@@ -1,8 +1,8 @@
 """A positive control: scenes composed from real textures, on which unlabelled images should help.
 
-Eight photographs that scikit-image ships, turned gray. A scene is a Voronoi mosaic; each region shows one texture with
-its own scale, angle, contrast, gamma and colour cast. docs/control.md says why self-training should help here. Training
-scenes use the left half of each photograph, validation scenes the right half.
+The textures are eight photographs from scikit-image, in grey. A scene is a Voronoi mosaic; each region has one texture
+with its own scale, angle, contrast, gamma and colour cast. docs/control.md explains why self-training should help here.
+Training scenes use the left half of each photograph, validation scenes the right half.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def mosaic(rng: np.random.Generator, size: int, regions: int, classes: int) -> n
 
 
 def view(rng: np.random.Generator, photograph: np.ndarray, size: int) -> np.ndarray:
-    """A square of a gray photograph with random place, scale, quarter turn and flip, (size, size) uint8."""
+    """A random square of a grey photograph, scaled, rotated by quarter turns and flipped; (size, size) uint8."""
     side = int(min(photograph.shape) * rng.uniform(0.45, 1.0))
     top, left = (int(rng.integers(0, length - side + 1)) for length in photograph.shape)
     part = Image.fromarray(photograph[top : top + side, left : left + side])

@@ -98,7 +98,7 @@ class VOCContent:
     def _listed(self, split: str) -> list[str]:
         names = [name for name in self._reader.names if name.endswith(f"ImageSets/Segmentation/{split}.txt")]
         if not names:
-            raise UserError(f"{self._reader.path}: holds no ImageSets/Segmentation/{split}.txt; {published.AGAIN}")
+            raise UserError(f"{self._reader.path}: contains no ImageSets/Segmentation/{split}.txt; {published.AGAIN}")
         names.sort(key=lambda name: "VOC2012" not in name)  # a folder may hold other years
         return official_lists.ids(self._reader.read(names[0]).decode("utf-8", errors="replace"))
 
