@@ -138,7 +138,7 @@ def test_each_failure_of_the_publishers_program_is_one_line(program: Path, behav
 
 def test_without_the_program_one_line_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match=r"needs an account.*csDownload -l.*set their paths in params.yaml \(images, masks\)"):
+    with pytest.raises(UserError, match=r"needs an account.*csDownload -l.*set their paths .*\(images, masks\)"):
         run(None, None)
 
 
