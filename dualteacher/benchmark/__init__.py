@@ -1,6 +1,7 @@
-"""Speed and memory of a step against the plain formulation and the bare network: `python -m dualteacher benchmark`.
+"""Speed and memory of a training step, against a plain implementation and the bare network passes.
 
-`programs.Ours` is the training loop's step, `programs.Plain` the method as `plain` writes it down, `programs.Bare` only
-the network's passes, the lower bound. They take turns in one run, so that other load on the machine hits all alike.
-`plain` is also the readable specification of the method.
+Run it with `python -m dualteacher benchmark`. `programs.Ours` is the training loop's step, `programs.Plain` the
+straightforward implementation in `plain.py`, and `programs.Bare` only the network's passes, the lower bound. Their
+steps alternate in one process, so that other load on the machine affects all alike. `plain.py` is also the readable
+specification of the method.
 """

@@ -1,4 +1,4 @@
-"""What is measured: a network, a number of classes, a size, a batch; and made-up images for it."""
+"""Benchmark cases (network, classes, crop, batch) and synthetic images for them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dualteacher.data.pack import ClassInfo, PackWriter, Sample
 from dualteacher.settings import Settings
 from dualteacher.workflow import presets
 
-PATCHES = 4  # squares that a made-up image is high: about as many regions as a scene has
+PATCHES = 4  # squares along the height of a synthetic image, for about as many regions as a real scene
 
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the benchmark."""
+    """One benchmark configuration."""
 
     model: str
     classes: int
@@ -37,8 +37,8 @@ class Case:
     def settings(self) -> Settings:
         """presets/base.yaml with this case's network and batch.
 
-        The threshold is 0: an untrained teacher is never sure, so with the usual 0.95 no pixel would count and
-        the losses would have little to do. Here every pixel counts, which is the most work there can be.
+        The threshold is 0, the worst case: every pixel counts. At the usual 0.95 an untrained teacher would keep no
+        pixel, leaving the losses little to do.
         """
         raw = presets.load(presets.BASE)
         raw["model"] |= {"backbone": self.model, "weights": "none"}
@@ -50,7 +50,7 @@ class Case:
         return settings.parse(raw, presets.BASE)
 
     def batch(self, seed: int = 0) -> StepBatch:
-        """A batch as the loader makes it, without padding."""
+        """A batch like the loader's, without padding."""
         rng = seeds.generator(seed, "benchmark")
         pictures = [picture(rng, self.side, self.side, self.classes) for _ in range(self.labelled + self.unlabelled)]
         images = torch.from_numpy(np.stack([image for image, _ in pictures])).permute(0, 3, 1, 2).contiguous()
@@ -64,7 +64,7 @@ class Case:
         )
 
     def write_pack(self, path: Path, count: int) -> None:
-        """A split of `count` JPEG images, a third wider than they are high, with masks."""
+        """Write `count` JPEG images of aspect ratio 4:3, with masks."""
         colours = [ClassInfo(f"class {i}", (i, i, i)) for i in range(self.classes)]
         rng = seeds.generator(0, "benchmark pack")
         height, width = self.side, self.side * 4 // 3
@@ -75,7 +75,7 @@ class Case:
 
 
 def picture(rng: np.random.Generator, height: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squares of random classes, in their classes' colours with a little noise, (H, W, 3) and (H, W) uint8."""
+    """Image (H, W, 3) and mask (H, W), uint8: squares of random classes in their colours, with noise."""
     side = max(1, height // PATCHES)
     grid = rng.integers(0, classes, (-(-height // side), -(-width // side)), np.uint8)
     enlarge = np.ones((side, side), np.uint8)
@@ -92,6 +92,6 @@ def _encoded(array: np.ndarray, kind: str) -> bytes:
 
 
 LARGE = [Case(model, 150, side, 4, 4) for model in ("mit_b0", "mit_b1") for side in (128, 256, 512)]
-DEFAULT = Case("tf_efficientnet_lite0", 10, 96, 8, 8)  # the default run's network and batch
+DEFAULT = Case("tf_efficientnet_lite0", 10, 96, 8, 8)  # network and batch of the default preset
 ALL = [*LARGE, DEFAULT]
 QUICK = [Case("mit_b0", 150, 128, 4, 4), DEFAULT]

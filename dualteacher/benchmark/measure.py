@@ -1,4 +1,4 @@
-"""Taking turns, and the memory of a program in a process of its own."""
+"""Interleaved timing, and peak memory measured in a separate process."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from dualteacher.system.errors import UserError
 
 
 def prepare(device: torch.device, threads: int) -> None:
-    """Settings of the process, as training has them, the same for all programs."""
+    """Set threads and determinism for the whole process, as training does."""
     torch.set_num_threads(threads)
     repeatable(device)
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def interleaved(programs: Mapping[str, Program], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each step of each program: a b c a b c …; each program's first two steps do not count."""
+    """Seconds per step of each program, interleaved as a b c a b c …; two warm-up steps each are not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for step in range(-2, repeats):
         for name, program in programs.items():
@@ -46,14 +46,14 @@ def interleaved(programs: Mapping[str, Program], repeats: int, device: torch.dev
 
 
 def summary(seconds: Sequence[float]) -> dict[str, Any]:
-    """Median, least and most, with the single values."""
+    """Median, minimum, maximum and all values."""
     rounded = [round(value, 5) for value in seconds]
     middle = round(statistics.median(seconds), 5)
     return {"median_seconds": middle, "least_seconds": min(rounded), "most_seconds": max(rounded), "seconds": rounded}
 
 
 def peak(program: Program, device: torch.device, steps: int = 4) -> int:
-    """Bytes that steps add at their peak to what was there before the first."""
+    """Peak memory of the steps, in bytes above the level before the first."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -66,9 +66,9 @@ def peak(program: Program, device: torch.device, steps: int = 4) -> int:
 
 
 def resident() -> int:
-    """The most memory this process has had, bytes.
+    """Peak resident memory of this process, bytes.
 
-    Linux counts, in what `getrusage` gives, the memory of the process that started this one; /proc does not.
+    Uses /proc on Linux, where `getrusage` includes the memory of the parent process.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -79,7 +79,7 @@ def resident() -> int:
 
 
 def in_a_process_of_its_own(what: Mapping[str, Any]) -> int:
-    """`peak` of what dualteacher.benchmark.memory makes of `what`: a process never gives its peak back."""
+    """Run dualteacher.benchmark.memory on `what` in a new process, since a process's peak never decreases; bytes."""
     command = [sys.executable, "-m", "dualteacher.benchmark.memory", json.dumps(what)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:

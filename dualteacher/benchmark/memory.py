@@ -24,7 +24,7 @@ PROGRAMS: dict[str, Any] = {
 
 
 def run(program: str, case: dict[str, Any], device: str, threads: int, pack: str | None) -> int:
-    """Bytes; only the program "evaluate" needs `pack`."""
+    """Peak memory of a program, bytes; only "evaluate" needs `pack`."""
     place, measured = torch.device(device), Case(**case)
     prepare(place, threads)
     if program == "evaluate":

@@ -1,8 +1,8 @@
-"""Dual Teacher on one page, in the paper's order: the specification, and program (b) of the benchmark.
+"""Dual Teacher in one file, in the paper's order: the specification, and program (b) of the benchmark.
 
-Na et al., "Switching Temporary Teachers for Semi-Supervised Semantic Segmentation", NeurIPS 2023. This is the step
-as one would write it from the paper: batched PyTorch on the device, logits and softmax at full resolution, nothing
-fused. tests/benchmark holds the fast implementation (core/, methods/) to it. Colour operations come from core/views.py
+Na et al., "Switching Temporary Teachers for Semi-Supervised Semantic Segmentation", NeurIPS 2023. This is the training
+step as one would write it from the paper: batched PyTorch, logits and softmax at full resolution, nothing fused.
+tests/benchmark checks the fast implementation (core/, methods/) against it. Colour operations come from core/views.py
 and random numbers from core/mixing.draw, so that both see the same images.
 
 Images are (B, 3, H, W) floats in [0, 1], labels (B, H, W) int64 with 255 for "ignore", confidences (B, H, W), logits
@@ -39,7 +39,7 @@ class View(NamedTuple):
 
 
 def labelled_batch(batch: StepBatch) -> tuple[Tensor, Tensor]:
-    """The images x and their labels y; the loader has scaled, cropped and flipped them."""
+    """Images x and labels y, already scaled, cropped and flipped by the loader."""
     return views.jitter(batch.labelled / 255, batch.labelled_factors), batch.label.long()
 
 
@@ -48,24 +48,24 @@ def weak_view(batch: StepBatch) -> Tensor:
     return views.jitter(batch.unlabelled / 255, batch.unlabelled_factors)
 
 
-# --- Section 3.1: pseudo-labels by the active one of two temporary teachers
+# --- Section 3.1: pseudo-labels from the active one of two temporary teachers
 
 
 def active(epoch: int) -> int:
-    """The teachers take turns by epoch, and with them the mixes: CutMix on even epochs, ClassMix on odd ones."""
+    """Index of the active teacher, which alternates by epoch, as does the mix: CutMix if even, ClassMix if odd."""
     return epoch % 2
 
 
 @torch.no_grad()
 def pseudo_label(teacher: nn.Module, image: Tensor, inside: Tensor) -> View:
-    """p = softmax(T(u)): label argmax p, confidence max p. Padding, where `inside` is False, is ignored."""
+    """p = softmax(T(u)): label argmax p, confidence max p. Padding (`inside` False) is ignored."""
     probability = upsample(teacher(image), image.shape[2:]).softmax(1)
     confidence, label = probability.max(1)
     return View(image, label.where(inside, IGNORE), confidence.where(inside, 0.0))
 
 
 def upsample(logits: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Bilinear, to the labels' size: (B, C, H, W)."""
+    """Bilinear upsampling to the labels' size: (B, C, H, W)."""
     return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
@@ -73,10 +73,10 @@ def upsample(logits: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def cutmix(weak: View, draws: Draws, mixing: Mixing) -> View:
-    """A box from the partner image, pasted over image, label and confidence; then jitter, blur and flip.
+    """Paste a box from the partner image over image, label and confidence; then jitter, blur and flip.
 
-    One λ ~ Beta(4, 4) a batch; the box's sides are the image's times √(1 - λ), its centre is uniform in [side/8, side)
-    along each axis; the box is clipped to the image. Partners are a random permutation.
+    One λ ~ Beta(4, 4) per batch. The box's sides are the image's times √(1 - λ), its centre is uniform in
+    [side/8, side) along each axis, and it is clipped to the image. Partners are a random permutation.
     """
     height, width = weak.label.shape[1:]
     row = torch.arange(height, device=weak.image.device)[:, None]
@@ -90,10 +90,10 @@ def cutmix(weak: View, draws: Draws, mixing: Mixing) -> View:
 
 
 def classmix(strong: View, draws: Draws) -> View:
-    """Half of the classes in each image, rounded down, pasted onto the partner image.
+    """Paste half of each image's classes, rounded down, onto the partner image.
 
-    `draws.rank` (B, C) orders the classes at random. A mixed pixel belongs to one image, so the argmax of the mixed
-    softmax is that image's label: mixing labels and confidences is enough.
+    `draws.rank` (B, C) is a random order of the classes. Each mixed pixel comes from one image, so mixing labels and
+    confidences is equivalent to mixing the softmax.
     """
     images, classes = draws.rank.shape
     index = strong.label.where(strong.label != IGNORE, classes).flatten(1)  # (B, HW); ignored pixels are never pasted
@@ -115,12 +115,12 @@ def paste(view: View, own: Tensor, partner: Tensor) -> View:
 
 
 def strong_view(weak: View, draws: Draws) -> View:
-    """Strong colour jitter and random grayscale; no geometry, so labels and confidences stay."""
+    """Strong colour jitter and random grayscale. The geometry is unchanged, so labels and confidences still apply."""
     image = views.jitter(weak.image, draws.strong_jitter, draws.order)
     return weak._replace(image=views.grayscale(image, draws.gray))
 
 
-# --- Section 3.3: the losses; the student learns with drop path and dropout, its teachers label without
+# --- Section 3.3: the losses; the student uses drop path and dropout, the teachers do not
 
 
 def supervised_loss(logits: Tensor, label: Tensor) -> Tensor:
@@ -129,9 +129,9 @@ def supervised_loss(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def mix_loss(logits: Tensor, mixed: View, mix: str, threshold: float) -> Tensor:
-    """CutMix: mean of w_i · CE over the pixels with CE > 0, w_i being image i's share of confident pixels.
+    """CutMix: mean of w_i · CE over the pixels with CE > 0, where w_i is image i's share of confident pixels.
 
-    ClassMix: mean of w · CE over all pixels, w being the whole batch's share.
+    ClassMix: mean of w · CE over all pixels, where w is the share of confident pixels in the batch.
     """
     entropy = cross_entropy(logits, mixed.label)
     confident = (mixed.confidence >= threshold).float()
@@ -147,7 +147,7 @@ def consistency_loss(logits: Tensor, strong: View, threshold: float) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Of each pixel, (B, H, W); 0 where it is ignored."""
+    """Cross entropy per pixel, (B, H, W); 0 for ignored pixels."""
     return F.cross_entropy(upsample(logits, label.shape[1:]), label, ignore_index=IGNORE, reduction="none")
 
 
@@ -160,7 +160,7 @@ def losses(
     options: DualTeacher,
     mixing: Mixing,
 ) -> dict[str, Tensor]:
-    """total = supervised + mix + 0.2 · consistency, and its parts; one pass of teacher and student each."""
+    """Total loss = supervised + mix + 0.2 · consistency, and its parts; one pass of teacher and student each."""
     image, label = labelled_batch(batch)
     weak = pseudo_label(teacher, weak_view(batch), batch.inside)
     strong = strong_view(weak, draws)
@@ -178,19 +178,19 @@ def losses(
     return {"loss": parts["loss_supervised"] + weighted} | parts
 
 
-# --- The step: optimiser, then the active teacher follows (section 3.1)
+# --- The step: optimiser update, then EMA update of the active teacher (section 3.1)
 
 
 @torch.no_grad()
 def follow(teacher: nn.Module, student: nn.Module, step_in_epoch: int, maximum: float) -> None:
-    """T ← a T + (1 - a) S with a = min(1 - 1/(i + 1), maximum); i = 0 at the epoch's first step: T becomes S."""
+    """T ← a T + (1 - a) S with a = min(1 - 1/(i + 1), maximum). At the epoch's first step, i = 0: T becomes S."""
     keep = min(1 - 1 / (step_in_epoch + 1), maximum)
     for old, new in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True):
         old.copy_(keep * old + (1 - keep) * new if old.is_floating_point() else new)
 
 
 class Training:
-    """A student, two teachers that start as copies of it, and the steps of their training."""
+    """Training state: a student, and two teachers that start as copies of it."""
 
     def __init__(
         self, student: nn.Module, optimizer: torch.optim.Optimizer, options: DualTeacher, mixing: Mixing
@@ -199,7 +199,7 @@ class Training:
         self.teachers = [copy.deepcopy(student).eval().requires_grad_(False) for _ in range(2)]
 
     def step(self, batch: StepBatch, draws: Draws, epoch: int, step_in_epoch: int) -> dict[str, Tensor]:
-        """One optimiser step; only the active teacher labels, and only it moves. Returns the losses."""
+        """One optimiser step; returns the losses. Only the active teacher labels and is updated."""
         teacher, mix = self.teachers[active(epoch)], MIXES[active(epoch)]
         parts = losses(self.student, teacher, batch, draws, mix, self.options, self.mixing)
         self.optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""SegFormer as its papers write it: the network of program (b)."""
+"""Textbook SegFormer, for program (b) of the benchmark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dualteacher.models.segmenter import Segmenter
 
 
 class PlainNetwork(nn.Module):
-    """A copy of a SegFormer with timm's own blocks; the head upsamples, concatenates and fuses."""
+    """A copy of a SegFormer that runs timm's blocks as they are and a head that upsamples, concatenates and fuses."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class PlainNetwork(nn.Module):
         return self.head(self.levels((image - self.copied.mean) / self.copied.std))
 
     def levels(self, image: Tensor) -> list[Tensor]:
-        """The backbone's maps, finest first."""
+        """The backbone's feature maps, finest first."""
         backbone = self.copied.backbone
         if not isinstance(backbone, MixTransformer):
             maps = backbone(image)

@@ -1,4 +1,4 @@
-"""Where the time of our step goes, part by part: `python -m dualteacher benchmark --profile`."""
+"""Profile of a training step by part: `python -m dualteacher benchmark --profile`."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from dualteacher.core import ema, losses, mixing, upsampling
 from dualteacher.data import loader
 from dualteacher.models.segmenter import Segmenter
 
-REST = "the rest: moving, checking, bookkeeping"
-PARTS: list[tuple[Any, str, str]] = [  # what is called, and what its time counts as
+REST = "other: transfers, checks, bookkeeping"
+PARTS: list[tuple[Any, str, str]] = [  # owner, function, part that its time counts as
     (loader, "finish", "weak views: colour, padding"),
-    (losses, "pseudo_label", "pseudo-labels and confidences at full resolution"),
+    (losses, "pseudo_label", "pseudo-labels and confidences, full resolution"),
     (mixing, "strong_view", "strong views: jitter, blur, grayscale"),
     (mixing, "cutmix", "mixing"),
     (mixing, "classmix", "mixing"),
-    (upsampling, "cross_entropy_sum", "losses at full resolution, with their gradient"),
+    (upsampling, "cross_entropy_sum", "losses and their gradient, full resolution"),
     (torch.Tensor, "backward", "student, backward"),
     (ema, "update", "teacher's moving average"),
 ]
 
 
 class Stopwatch:
-    """Seconds by part; what one part calls counts for the part that is called."""
+    """Exclusive seconds by part: a part's time excludes the parts it calls."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -42,7 +42,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time spent inside counts for `name`."""
+        """Count the time spent inside as `name`."""
         self._stop()
         self._stack.append(name)
         try:
@@ -59,7 +59,7 @@ class Stopwatch:
         self._since = now
 
     def watched(self, function: Callable[..., Any], name: str | None) -> Callable[..., Any]:
-        """The function, with its time; without a name it is the network."""
+        """Wrap a function to record its time; without a name, as a pass of teacher or student."""
 
         def call(*arguments: Any, **keywords: Any) -> Any:
             network = "student, forward" if torch.is_grad_enabled() else "teacher, forward"
@@ -70,7 +70,7 @@ class Stopwatch:
 
 
 def shares(case: Case, device: torch.device, repeats: int) -> dict[str, float]:
-    """Seconds of a step by part, the mean over `repeats` steps after two that do not count; largest first."""
+    """Seconds per step by part, largest first: mean over `repeats` steps, after two warm-up steps."""
     step, clock = Ours(case, device), Stopwatch(device)
     with ExitStack() as stack:
         for owner, name, part in PARTS:
@@ -88,7 +88,7 @@ def shares(case: Case, device: torch.device, repeats: int) -> dict[str, float]:
 
 
 def table(case: Case, parts: dict[str, float]) -> str:
-    """Milliseconds and shares in words."""
+    """Milliseconds and shares as a text table."""
     whole = sum(parts.values())
     rows = [f"  {name:52} {seconds * 1000:8.1f} ms {seconds / whole:6.1%}" for name, seconds in parts.items()]
     return "\n".join([case.name, *rows, f"  {'a step':52} {whole * 1000:8.1f} ms"])

@@ -1,4 +1,4 @@
-"""The programs that the benchmark times: our step, the plain step, and the network's passes alone."""
+"""The benchmarked programs: our training step, the plain step, and the network passes alone."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from dualteacher.settings import Settings
 from dualteacher.training import loop
 from dualteacher.training.optimizer import make_optimizer
 
-Program = Callable[[int], Any]  # runs step number `step`
+Program = Callable[[int], Any]  # called with the number of the step
 
 
 def clock(step: int) -> Clock:
-    """The two teachers and mixes take turns at every step. Each is in its second step: in the first, EMA is a copy."""
+    """Alternate teacher and mix at every step. Always an epoch's second step, since in the first EMA is a copy."""
     return Clock(4 * step + 1, 4)
 
 
 def networks(case: Case, device: torch.device) -> tuple[Settings, Segmenter, Method]:
-    """An untrained student in train mode, and the method with its teachers; the same ones at every call."""
+    """An untrained student in train mode, and the method with its teachers; identical at every call."""
     settings = case.settings()
     student = segmenter.build(settings.model, case.classes, None, drop_path=settings.model.drop_path, seed=0)
     student.to(device).train()
@@ -46,7 +46,7 @@ class Ours:
         self.batch = case.batch()
         self.networks = [student]
         self.optimizer = make_optimizer(self.networks, settings.optimizer, settings.train.learning_rate)
-        unused: Any = None  # what a run needs and a step does not
+        unused: Any = None  # needed by a run but not by a step
         self.job = loop.Job(
             name="benchmark", settings=settings, student=student, method=method, dataset=unused, labelled=unused,
             unlabelled=unused, steps=0, learning_rate=settings.train.learning_rate, seed=0, device=device,
@@ -58,7 +58,7 @@ class Ours:
 
 
 class Plain:
-    """(b) The plain step on the network as its papers write it; with `same_network`, (b′) on ours."""
+    """(b) The plain step on the textbook network; with `same_network`, (b′) on our network."""
 
     def __init__(self, case: Case, device: torch.device, same_network: bool = False) -> None:
         settings, segmenter, self.method = networks(case, device)
@@ -76,9 +76,9 @@ class Plain:
 
 
 class Bare:
-    """(c) One teacher pass and one student pass, forward and backward, over as many images: the lower bound.
+    """(c) Teacher forward, student forward and backward on the same numbers of images: the lower bound.
 
-    No views, upsampling, losses or optimiser; the logits' gradient is made beforehand.
+    No views, upsampling, losses or optimiser; the gradient of the logits is a constant.
     """
 
     def __init__(self, case: Case, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Running the cases, and their figures as a table and as JSON."""
+"""Run the benchmark cases; results as a text table and as JSON."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from dualteacher.system.console import logger
 FORMAT = 1
 NAMES = {
     "ours": "a: our step",
-    "plain": "b: plain formulation",
+    "plain": "b: plain implementation",
     "plain_same_network": "b': plain, our network",
-    "bare": "c: network passes alone",
+    "bare": "c: network passes only",
 }
-FEW, MANY = 48, 144  # images evaluated, whole batches; memory must not differ
-LOADED = 128  # images that the loader is timed on
+FEW, MANY = 48, 144  # images to evaluate (whole batches); peak memory should be the same for both
+LOADED = 128  # images to time the loader on
 
 
 def main(cases: Sequence[Case], device: str, threads: int | None, repeats: int, path: Path | None) -> None:
-    """Measure the cases and print them; also into `path` as JSON."""
+    """Measure and print the cases; write them to `path` as JSON, if given."""
     if path is not None:
         files.check_folder(path.parent)
     place = pick(device)
@@ -43,7 +43,7 @@ def main(cases: Sequence[Case], device: str, threads: int | None, repeats: int, 
 
 
 def profiles(cases: Sequence[Case], device: str, threads: int | None, repeats: int) -> None:
-    """Print where the time of our step goes."""
+    """Print the profile of our training step for each case."""
     place = pick(device)
     prepare(place, threads or len(os.sched_getaffinity(0)))
     for case in cases:
@@ -51,7 +51,7 @@ def profiles(cases: Sequence[Case], device: str, threads: int | None, repeats: i
 
 
 def run(cases: Sequence[Case], device: torch.device, repeats: int) -> dict[str, Any]:
-    """All cases' figures; the steps of a case take turns."""
+    """Measure and print all cases; content of the JSON file."""
     found = []
     for case in cases:
         logger.info("%s", case.name)
@@ -61,7 +61,7 @@ def run(cases: Sequence[Case], device: torch.device, repeats: int) -> dict[str, 
 
 
 def measure(case: Case, device: torch.device, repeats: int) -> dict[str, Any]:
-    """One case."""
+    """Results of one case."""
     programs = {name: make(case, device) for name, make in memory.PROGRAMS.items()}
     steps = {name: summary(seconds) for name, seconds in interleaved(programs, repeats, device).items()}
     programs.clear()
@@ -92,7 +92,7 @@ def _peak(program: str, case: Case, device: torch.device, pack: str | None = Non
 
 
 def ratios(steps: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """What the targets are about."""
+    """The ratios for which docs/performance.md gives targets."""
     seconds = {name: figures["median_seconds"] for name, figures in steps.items()}
     peaks = {name: figures["peak_bytes"] for name, figures in steps.items()}
     return {
@@ -104,7 +104,7 @@ def ratios(steps: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Where it was measured; nothing that names the machine itself."""
+    """The machine's hardware and versions, without anything that identifies it."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": device.type,
@@ -125,10 +125,10 @@ def _processor() -> str:
 
 
 def table(cases: Sequence[dict[str, Any]]) -> str:
-    """The figures in words, a block a case."""
+    """Results as text, one block per case."""
     lines = []
     for found in cases:
-        lines += [found["name"], f"  {'step':24} {'median':>9} {'least – most':>19} {'images/s':>9} {'peak MB':>8}"]
+        lines += [found["name"], f"  {'step':24} {'median':>9} {'min – max':>19} {'images/s':>9} {'peak MB':>8}"]
         for name, figures in found["steps"].items():
             spread = f"{figures['least_seconds']:.3f} – {figures['most_seconds']:.3f} s"
             lines.append(
@@ -141,12 +141,12 @@ def table(cases: Sequence[dict[str, Any]]) -> str:
             f" c/a {ratio['bare_over_ours']:.2f}, memory a/b {ratio['memory_ours_over_plain']:.2f}"
         )
         here, worker = found["loader"].values()
-        lines.append(f"  loader: {here:.0f} images/s in the process, {worker:.0f} with one worker")
+        lines.append(f"  loader: {here:.0f} images/s in the main process, {worker:.0f} with one worker")
         flat = ", ".join(
             f"{size / 2**20:.0f} MB for {count} images" for count, size in evaluation["peak_bytes"].items()
         )
         lines.append(
             f"  evaluation: {evaluation['images_per_second']:.1f} images/s,"
-            f" {evaluation['share_of_the_networks_speed']:.2f} of the network's own speed; {flat}"
+            f" {evaluation['share_of_the_networks_speed']:.2f} of the speed of the network alone; {flat}"
         )
     return "\n".join(lines)

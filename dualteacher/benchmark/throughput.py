@@ -1,4 +1,4 @@
-"""The loader alone, and evaluation against the network's own speed."""
+"""Throughput of the loader, and of evaluation compared with the network alone."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from dualteacher.evaluation.scoring import score
 from dualteacher.inference.predictor import Predictor, network_size, same_size_runs, to_tensor
 from dualteacher.models.segmenter import Segmenter
 
-LESSONS = 120  # steps that the network which is evaluated has learnt,
-BATCH, SQUARE = 8, 96  # on so many squares of images, so many pixels high
+LESSONS = 120  # training steps of the network before it is evaluated,
+BATCH, SQUARE = 8, 96  # on this many square crops of this side (pixels)
 
 
 def loading(case: Case, pack: Pack, steps: int) -> dict[str, Any]:
-    """Images a second that are decoded and weakly augmented, in this process and in one worker."""
+    """Images per second, decoded and weakly augmented, in this process and in one worker."""
     settings = case.settings()
     dataset = loader.Augmented(pack, settings.augment, case.side, np.full(3, 128, np.uint8), 0)
     labelled = loader.Stream("labelled", np.arange(len(pack)), 0)
@@ -38,7 +38,7 @@ def loading(case: Case, pack: Pack, steps: int) -> dict[str, Any]:
     seconds = {}
     for workers in (0, 1):
         batches = iter(loader.batches(dataset, takes, 0, steps + 1, workers=workers, pin=False))
-        next(batches)  # the worker's start does not count
+        next(batches)  # excludes the worker's start
         began = time.perf_counter()
         for _ in batches:
             pass
@@ -47,7 +47,7 @@ def loading(case: Case, pack: Pack, steps: int) -> dict[str, Any]:
 
 
 def evaluating(case: Case, pack: Pack, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Seconds to score the pack, decoding included, and of the network alone on the same images, in memory."""
+    """Seconds to score the pack, including decoding, and for the network alone on as many images in memory."""
     score_pack, network = evaluators(case, pack, device, LESSONS)
     times = interleaved({"evaluate": lambda step: score_pack(), "network": lambda step: network()}, repeats, device)
     found = {name: summary(seconds) for name, seconds in times.items()}
@@ -63,10 +63,10 @@ def evaluating(case: Case, pack: Pack, device: torch.device, repeats: int) -> di
 def evaluators(
     case: Case, pack: Pack, device: torch.device, lessons: int = 0
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Functions that score the pack, and that run the network alone over its images.
+    """Two functions: one scores the pack, one runs the network alone on images of the same sizes.
 
-    After a few lessons the network's labels lie in regions, as those of a network that is worth scoring do. The labels
-    of an untrained one change from pixel to pixel, and take longer to find.
+    `lessons` training steps come first. An untrained network's predictions change from pixel to pixel, which makes
+    scoring slower than with a trained network's contiguous regions.
     """
     settings, student, _ = networks(case, device)
     learn(student, pack, device, lessons)
@@ -92,7 +92,7 @@ def evaluators(
 
 
 def learn(student: Segmenter, pack: Pack, device: torch.device, steps: int) -> None:
-    """A little supervised training on squares of the pack's images."""
+    """Brief supervised training on square crops of the pack's images."""
     groups = student.parameter_groups(3e-3, 3.0, 0.01)
     optimizer = torch.optim.AdamW(groups)
     rng = seeds.generator(0, "benchmark lessons")
@@ -113,7 +113,7 @@ def learn(student: Segmenter, pack: Pack, device: torch.device, steps: int) -> N
 
 
 def open_pack(case: Case, folder: Path, count: int) -> Pack:
-    """A made-up split in `folder`."""
+    """A synthetic pack in `folder`, written if missing."""
     path = folder / f"{case.side}-{case.classes}-{count}.arrow"
     if not path.exists():
         case.write_pack(path, count)

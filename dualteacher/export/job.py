@@ -44,7 +44,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """«dataset-partition-method-seed»."""
+        """The run as "dataset-partition-method-seed"."""
         return "-".join(str(self.description["cell"][key]) for key in ("dataset", "partition", "method", "seed"))
 
 

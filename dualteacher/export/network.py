@@ -1,4 +1,4 @@
-"""A trained network in the form that exporters take: the same numbers, nothing left to compute from its weights."""
+"""Convert a trained network to an equivalent form that can be exported."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dualteacher.models.heads import SegFormerHead
 from dualteacher.models.heads.layers import resize
 from dualteacher.models.segmenter import Segmenter
 
-MULTIPLE = 32  # of both sides of an image
-SMALLEST = 64  # side: torch.export takes a size that may be 1 somewhere in the network for a rule of its own
+MULTIPLE = 32  # image sides must be multiples of this
+SMALLEST = 64  # minimum image side: below, a feature map of side 1 makes torch.export specialise
 
 
 class Logits(nn.Module):
@@ -30,38 +30,38 @@ class Logits(nn.Module):
 
 
 class Classes(Logits):
-    """The same image → the class of each pixel, (B, H, W) uint8."""
+    """Image (B, 3, H, W) → class of each pixel, (B, H, W) uint8."""
 
     def forward(self, image: Tensor) -> Tensor:
         return super().forward(image).argmax(1).to(torch.uint8)
 
 
 def program(segmenter: Segmenter, *, argmax: bool = False) -> torch.export.ExportedProgram:
-    """Logits or Classes for any batch, and any height and width from 64 on that are multiples of 32."""
+    """Logits or Classes for any batch size, and any height and width ≥ 64 that are multiples of 32."""
     module = (Classes if argmax else Logits)(ready(segmenter))
     dimension = torch.export.Dim
     height, width = (MULTIPLE * dimension(name, min=SMALLEST // MULTIPLE, max=1024) for name in ("h", "w"))
     sizes = {0: dimension("batch", min=1, max=4096), 2: height, 3: width}
-    example = torch.zeros(2, 3, 4 * MULTIPLE, 5 * MULTIPLE)  # no two sizes alike, and none 1: it would be the rule
+    example = torch.zeros(2, 3, 4 * MULTIPLE, 5 * MULTIPLE)  # torch.export would specialise on equal sizes, or on 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(module, (example,), dynamic_shapes=(sizes,))
     for node in exported.graph.nodes:
-        node.meta.pop("stack_trace", None)  # would name this machine's folders in the file
+        node.meta.pop("stack_trace", None)  # contains paths of this machine
     return exported
 
 
 def ready(segmenter: Segmenter) -> Segmenter:
-    """A copy on the CPU, in eval mode, that exporters can follow."""
+    """An exportable copy on the CPU, in eval mode."""
     segmenter = copy.deepcopy(segmenter).cpu().eval().requires_grad_(False)
     if isinstance(segmenter.head, SegFormerHead):
-        setattr(segmenter, "head", Baked(segmenter.head))  # noqa: B010 — another class than the attribute's
+        setattr(segmenter, "head", Baked(segmenter.head))  # noqa: B010 — not the attribute's declared type
     _fix_padding(segmenter)
     return segmenter
 
 
 class Baked(nn.Module):
-    """SegFormer's head with the products of its weights formed once; see SegFormerHead.fused."""
+    """SegFormer's head with its weight products precomputed; see SegFormerHead.fused."""
 
     def __init__(self, head: SegFormerHead) -> None:
         super().__init__()
@@ -84,14 +84,14 @@ class Baked(nn.Module):
 
 
 class FixedPadding(nn.Module):
-    """TensorFlow's "same" convolution for sizes that its stride divides, where the padding is a constant.
+    """TensorFlow's "same" convolution for sizes divisible by its stride, so that the padding is constant.
 
-    Without this the sizes become nested formulas, in which torch.export loses itself for minutes.
+    Otherwise the sizes become nested symbolic expressions that take torch.export minutes.
     """
 
     def __init__(self, convolution: Conv2dSame) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(1, 1, 1)  # shape comes with the weights
+        self.convolution = nn.Conv2d(1, 1, 1)  # replaced by the next line
         self.convolution.__dict__.update(convolution.__dict__)
         self.convolution.padding = (0, 0)
         self.pad: list[int] = []

@@ -1,6 +1,6 @@
-"""ONNX files of a network: float32 from torch.export, then perhaps float16 or int8, then perhaps the argmax.
+"""Write a network as ONNX: float32 from torch.export, optionally converted to float16 or int8, optionally with argmax.
 
-onnx and onnxruntime are imported where they are used: they take a second.
+onnx and onnxruntime take a second to import, so functions import them when needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
-ENTRY = "dualteacher"  # of the metadata: JSON with what the weights' file says of itself
+ENTRY = "dualteacher"  # metadata key: the description from the weights file, as JSON
 IMAGE = "image"
 
 
@@ -39,7 +39,7 @@ def from_program(program: torch.export.ExportedProgram) -> onnx.ModelProto:
 
 
 def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the exporter's notes (where each node was made, paths of this machine included); dimensions named."""
+    """Remove the exporter's notes, which include paths of this machine; name the dimensions."""
     graph = model.graph
     del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
     for entry in (*graph.node, *graph.initializer, *graph.input, *graph.output):
@@ -53,18 +53,18 @@ def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights and arithmetic in half precision; input and output stay float32."""
+    """Convert weights and arithmetic to float16; input and output stay float32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     with _quiet():
         made = OnnxModel(convert_float_to_float16(_copy(model), keep_io_types=True))
-        made.topological_sort()  # the casts were put last
+        made.topological_sort()  # the converter appends the casts at the end
         return made.model
 
 
 def to_int8(model: onnx.ModelProto, images: Iterable[np.ndarray]) -> onnx.ModelProto:
-    """Weights (per channel) and activations in 8 bits, their ranges taken from `images` (1, 3, H, W) float32."""
+    """Quantise weights (per channel) and activations to int8, calibrated on `images` (1, 3, H, W) float32."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -89,7 +89,7 @@ def to_int8(model: onnx.ModelProto, images: Iterable[np.ndarray]) -> onnx.ModelP
 
 
 def with_argmax(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The class of each pixel instead of the logits: classes (batch, height, width) uint8."""
+    """Replace the logits by their argmax: classes (batch, height, width) uint8."""
     from onnx import TensorProto, helper
 
     model = _copy(model)
@@ -104,7 +104,7 @@ def with_argmax(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def write(path: Path, model: onnx.ModelProto, description: Mapping[str, Any]) -> None:
-    """Checked, with the description in its metadata."""
+    """Check the model and write it, with the description in its metadata."""
     import onnx
 
     model = _copy(model)
@@ -116,7 +116,7 @@ def write(path: Path, model: onnx.ModelProto, description: Mapping[str, Any]) ->
 
 
 def runner(path: Path) -> Runner:
-    """Runs a file with onnxruntime, on the CPU."""
+    """Run a file with onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -134,7 +134,7 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The libraries warn of their own deprecations and name every node that they leave as it is."""
+    """Silence the libraries: they warn about their own deprecations and list every node they leave unchanged."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

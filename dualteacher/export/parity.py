@@ -1,4 +1,4 @@
-"""Whether an exported file does what the network does: on real images, of several sizes and batches."""
+"""Compare an exported file with the network, on real images in several sizes and batches."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from dualteacher.inference.predictor import network_size, to_tensor
 from dualteacher.settings import Inference
 from dualteacher.system import console
 
-IMAGES = 16  # that the files are compared on
-SHARE = 0.999  # of the pixels that must get the same class
+IMAGES = 16  # images to compare on
+SHARE = 0.999  # minimum share of pixels with the same class
 Runner = Callable[[np.ndarray], np.ndarray]  # images (B, 3, H, W) float32 → logits (B, C, H, W) or classes (B, H, W)
 
 
 @dataclass
 class Parity:
-    """Two files' predictions of the same images."""
+    """Agreement of two models' predictions."""
 
     images: int = 0
     pixels: int = 0
     equal: int = 0
-    largest: float | None = None  # difference of two logits; None where a file gives classes
+    largest: float | None = None  # absolute difference of logits; None if a model returns classes
 
     def add(self, expected: np.ndarray, found: np.ndarray) -> None:
-        """A batch of logits (B, C, H, W) or classes (B, H, W) from each."""
+        """Add a batch: logits (B, C, H, W) or classes (B, H, W) from each model."""
         if expected.ndim == found.ndim == 4:
             self.largest = max(self.largest or 0.0, float(np.abs(expected - found).max()))
         same = classes(expected) == classes(found)
@@ -42,7 +42,7 @@ class Parity:
 
     @property
     def share(self) -> float:
-        """Of the pixels with the same class."""
+        """Share of pixels with the same class."""
         return self.equal / self.pixels
 
     @property
@@ -50,11 +50,11 @@ class Parity:
         return self.share >= SHARE
 
     def numbers(self) -> dict[str, float | None]:
-        """For the record."""
+        """The entry in export.json."""
         return {"images": self.images, "equal_pixels": self.share, "largest_logit_difference": self.largest}
 
     def __str__(self) -> str:
-        # Rounded down: 100 % is said only of all pixels.
+        # Rounded down, so that 100 % means all pixels.
         said = f"{np.floor(self.share * 1e5) / 1e3:.3f} % of {self.pixels:,} pixels in {self.images} images equal"
         return said if self.largest is None else f"{said}, largest logit difference {self.largest:.2g}"
 
@@ -65,7 +65,7 @@ def classes(output: np.ndarray) -> np.ndarray:
 
 
 def torch_runner(module: Callable[[torch.Tensor], torch.Tensor]) -> Runner:
-    """Runs a network of torch."""
+    """Wrap a torch module as a Runner."""
 
     def run(images: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -75,7 +75,7 @@ def torch_runner(module: Callable[[torch.Tensor], torch.Tensor]) -> Runner:
 
 
 def compare(expected: Runner, found: Runner, batches: Sequence[np.ndarray], largest: float | None = None) -> Parity:
-    """Run both on every batch; `largest` is the difference of logits where it is known already."""
+    """Compare two models on every batch; `largest`: difference of logits, if already known."""
     parity = Parity(largest=largest)
     for batch in batches:
         parity.add(expected(batch), found(batch))
@@ -83,7 +83,7 @@ def compare(expected: Runner, found: Runner, batches: Sequence[np.ndarray], larg
 
 
 def batches(pack: Pack, inference: Inference) -> list[np.ndarray]:
-    """Images spread evenly over the pack: one alone, the others in pairs of a size, the first pair enlarged too."""
+    """Evenly spaced images of the pack: one alone, the rest in pairs of equal size, and the last batch enlarged."""
     images = [prepare(pack.image(i), inference) for i in spread(len(pack), IMAGES)]
     made = [images[0]]
     rest = images[1:]
@@ -98,13 +98,13 @@ def batches(pack: Pack, inference: Inference) -> list[np.ndarray]:
 
 
 def spread(number: int, count: int) -> list[int]:
-    """At most `count` of the indices below `number`, evenly spread."""
+    """At most `count` evenly spaced indices below `number`."""
     step = max(1, -(-number // count))
     return list(range(0, number, step))
 
 
 def prepare(image: np.ndarray, inference: Inference) -> np.ndarray:
-    """uint8 (H, W, 3) → float32 (1, 3, H', W') as the network is shown it, sides multiples of 32 from 64 on."""
+    """uint8 (H, W, 3) → float32 (1, 3, H', W'), the network's input; sides ≥ 64 and multiples of 32."""
     multiple = lcm(MULTIPLE, inference.multiple)
     height, width = network_size((image.shape[0], image.shape[1]), inference.model_copy(update={"multiple": multiple}))
     size = (max(height, SMALLEST), max(width, SMALLEST))
@@ -115,7 +115,7 @@ def prepare(image: np.ndarray, inference: Inference) -> np.ndarray:
 
 
 def miou(run: Runner, pack: Pack, inference: Inference, name: str) -> float:
-    """On all images with masks, each predicted whole; classes are brought to the image's size by nearest neighbour."""
+    """mIoU on all images with masks, each predicted whole; classes are resized by nearest neighbour."""
     matrix = ConfusionMatrix(len(pack.classes))
     with_mask = [i for i in range(len(pack)) if pack.has_mask(i)]
     for i in console.progress(with_mask, f"mIoU of {name}", unit="image"):
@@ -129,5 +129,5 @@ def miou(run: Runner, pack: Pack, inference: Inference, name: str) -> float:
 
 
 def calibration(pack: Pack, inference: Inference, count: int) -> Iterator[np.ndarray]:
-    """Training images for the ranges of 8-bit numbers."""
+    """Training images to calibrate int8 ranges."""
     return (prepare(pack.image(i), inference) for i in spread(len(pack), count))
