@@ -25,8 +25,8 @@ def run(settings: Settings) -> None:
     folder = paths.REPORT / "figures"
     for old in folder.glob("*"):  # left from a larger grid; Snakemake removes only declared files
         old.unlink()
-    for figure in console.progress(drawn.values(), "figures", unit="figure"):
-        drawing.write(figure, folder)
+    for name, figure in console.progress(list(drawn.items()), "figures", unit="figure"):
+        drawn[name] = drawing.write(figure, folder)
     path = build.write(loaded, table, seeds, drawn, Path("params.yaml").read_text(encoding="utf-8"))
     files.write_json(paths.SUMMARY, tables.summary(table))
     print(tables.plain(table))

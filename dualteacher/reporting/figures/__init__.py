@@ -6,7 +6,7 @@ rest on assumptions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,21 +25,25 @@ def build(results: Results) -> dict[str, Figure]:
     """All figures by name."""
     grid, baseline = results.settings.grid, results.settings.report.baseline
     colors = drawing.colors(grid.methods, baseline)
-    figures = [_scores(results, dataset, colors) for dataset in grid.dataset]
+    makers: dict[str, Callable[[], Figure]] = {
+        f"{dataset}-scores": partial(_scores, results, dataset, colors) for dataset in grid.dataset
+    }
     for dataset, part in results.fields:
         runs = results.by_method(dataset, part)
         names = [entry.name for entry in results.classes[dataset]]
         stem = f"{dataset}-{part}"
-        figures += [
-            _curves(f"{stem}-curves", runs, colors),
-            _methods(f"{stem}-methods", runs, colors),
-            _teachers(f"{stem}-teachers", runs, colors),
-            _pseudo_labels(f"{stem}-pseudo_labels", runs, colors),
-            classes.confusion(f"{stem}-confusion", runs, names),
-            classes.per_class(f"{stem}-per_class", runs, colors, names, _legend(colors, list(runs))),
-            *insight.build(results, dataset, part, colors),
-        ]
-    return {figure.name: figure for figure in figures}
+        for kind, make in {
+            "curves": _curves,
+            "methods": _methods,
+            "teachers": _teachers,
+            "pseudo_labels": _pseudo_labels,
+        }.items():
+            makers[f"{stem}-{kind}"] = partial(make, f"{stem}-{kind}", runs, colors)
+        legend = _legend(colors, list(runs))
+        makers[f"{stem}-confusion"] = partial(classes.confusion, f"{stem}-confusion", runs, names)
+        makers[f"{stem}-per_class"] = partial(classes.per_class, f"{stem}-per_class", runs, colors, names, legend)
+        makers |= insight.makers(results, dataset, part, colors)
+    return {name: drawing.attempt(name, make, lambda left_out: left_out) for name, make in makers.items()}
 
 
 def over_seeds(tables: Sequence[pd.DataFrame], x: str, y: str) -> pd.DataFrame:

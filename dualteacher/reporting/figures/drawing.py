@@ -10,11 +10,12 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,6 +24,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine as Layout
 from matplotlib.lines import Line2D
 
 from dualteacher.system import files
+from dualteacher.system.console import logger
+from dualteacher.system.errors import UserError
+
+Made = TypeVar("Made")
 
 INK, MUTED, GRID = "#1c2128", "#5d6673", "#e4e7eb"
 BASELINE = "#6b7280"
@@ -60,6 +65,7 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "figure.dpi": 100.0,
     "savefig.dpi": 160.0,
+    "text.parse_math": False,  # class names are free text: a "$" is a dollar
     "svg.fonttype": "none",  # real text: selectable, and in the page's own font
 }
 
@@ -92,13 +98,42 @@ def colors(methods: Sequence[str], baseline: str) -> dict[str, str]:
     return {method: chosen.get(method, BASELINE) for method in methods}
 
 
-def write(figure: Figure, folder: Path) -> None:
-    """Write `folder`/<name>.png and .svg, reproducible to the byte."""
+def attempt(name: str, make: Callable[[], Made], otherwise: Callable[[Figure], Made]) -> Made:
+    """`make`'s result; if it fails, `otherwise`'s for a figure that only says so.
+
+    A report must not lose a finished grid to one figure.
+    """
+    try:
+        return make()
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"figure {name} could not be drawn ({type(error).__name__}: {error})".split())
+        logger.warning("%s; the report leaves it out", reason, exc_info=True)
+        return otherwise(Figure(name, (), empty=reason))
+
+
+def write(figure: Figure, folder: Path) -> Figure:
+    """Write `folder`/<name>.png and .svg, reproducible to the byte; returns the figure, or what stands in for it."""
+
+    def written(drawn: Figure) -> Figure:
+        _write(drawn, folder)
+        return drawn
+
+    return attempt(figure.name, lambda: written(figure), written)
+
+
+def _write(figure: Figure, folder: Path) -> None:
     with _style(figure.name):
         canvas = _laid_out(_compose(figure))
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             with files.atomic(folder / f"{figure.name}.{suffix}") as temporary:
                 canvas.savefig(temporary, format=suffix, metadata=metadata)
+                if suffix == "svg":  # else several spaces in a name become one
+                    drawn = temporary.read_text(encoding="utf-8")
+                    temporary.write_text(
+                        drawn.replace('text/css">', 'text/css">text{white-space: pre}', 1), encoding="utf-8"
+                    )
 
 
 def inline(panel: Panel, identity: str) -> str:
@@ -144,7 +179,7 @@ def _compose(figure: Figure) -> Canvas:
     width, height = figure.panels[0].size if figure.panels else (4.2, 1.2)
     canvas = _canvas((columns * width, rows * (height + 0.25) + 0.4), pad=0.1)
     if not figure.panels:
-        canvas.text(0.5, 0.5, figure.empty, ha="center", va="center", color=MUTED)
+        canvas.text(0.5, 0.5, textwrap.fill(figure.empty[:400], 60), ha="center", va="center", color=MUTED)
         return canvas
     for i, panel in enumerate(figure.panels):
         axes = canvas.add_subplot(rows, columns, i + 1)

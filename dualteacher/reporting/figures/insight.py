@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -196,12 +196,20 @@ def calibrated(method: str, runs: Sequence[Run]) -> str:
     )
 
 
-def build(results: Results, dataset: str, partition: str, colors: dict[str, str]) -> list[Figure]:
-    """This module's figures for one dataset and partition."""
+def makers(results: Results, dataset: str, partition: str, colors: dict[str, str]) -> dict[str, Callable[[], Figure]]:
+    """How to make this module's figures for one dataset and partition, by name."""
     runs, classes, stem = results.by_method(dataset, partition), results.classes[dataset], f"{dataset}-{partition}"
-    return [
-        calibration(f"{stem}-calibration", runs, colors),
-        class_gains(f"{stem}-class_gains", insight.class_gains(results, dataset, partition), colors),
-        hardest(f"{stem}-hardest", insight.hardest(results, dataset, partition), dataset, classes),
-        snapshots(f"{stem}-snapshots", runs, dataset, classes),
-    ]
+
+    def gains(name: str) -> Figure:
+        return class_gains(name, insight.class_gains(results, dataset, partition), colors)
+
+    def hard(name: str) -> Figure:
+        return hardest(name, insight.hardest(results, dataset, partition), dataset, classes)
+
+    made: dict[str, Callable[[str], Figure]] = {
+        "calibration": lambda name: calibration(name, runs, colors),
+        "class_gains": gains,
+        "hardest": hard,
+        "snapshots": lambda name: snapshots(name, runs, dataset, classes),
+    }
+    return {f"{stem}-{kind}": partial(make, f"{stem}-{kind}") for kind, make in made.items()}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -241,6 +241,11 @@ def _findings(results: Results, seeds: pd.DataFrame) -> dict[str, Any]:
 
 
 def _figure(figure: Figure, heading: str, results: Results) -> Block:
+    make = partial(_drawn, figure, heading, results)
+    return drawing.attempt(figure.name, make, lambda left_out: Block(heading, empty=left_out.empty))
+
+
+def _drawn(figure: Figure, heading: str, results: Results) -> Block:
     methods = {spoken(method): method for method in results.settings.grid.methods}
     panels = [
         (panel.title, Markup(drawing.inline(panel, f"{figure.name}-{i}")), ())  # safe: labels are escaped there
@@ -257,7 +262,7 @@ def _blocks(results: Results, drawn: dict[str, Figure], section: Section) -> lis
         block = _figure(drawn[f"{dataset}-{partition}-{section.kind}"], _heading(results, dataset, partition), results)
         of_method = results.by_method(dataset, partition)
         panels, remarks = block.panels, []
-        if section.lines:  # such figures have one panel per method
+        if section.lines and panels:  # such figures have one panel per method
             names = [entry.name for entry in results.classes[dataset]]
             panels = [
                 (title, svg, section.lines(runs, names))
