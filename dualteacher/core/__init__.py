@@ -1,1 +1,1 @@
-"""The method's mathematics: losses, mixes, views, schedules. Tensors in, tensors out."""
+"""Losses, mixing, augmentation, class balance, EMA and schedules, as functions of tensors."""

@@ -1,6 +1,6 @@
-"""Class balance: weights for the labelled pixels, and pseudo-labels that do not unlearn rare classes.
+"""Class balance: class weights for the labelled pixels, and class-balanced pseudo-labels.
 
-Pixel counts are those of the labelled training images, (C,) in class order.
+`pixels` are the pixel counts of the labelled training images, (C,) in class order.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LARGEST = 10.0  # weight of a class, and factor of alignment: a class of a few pixels must not rule the loss
-KEEP = 0.99  # of the running sums, a step
+LARGEST = 10.0  # limit of class weights and alignment factors, so that a tiny class cannot dominate the loss
+KEEP = 0.99  # decay of the running sums per step
 
 
 def class_weights(rule: str | Sequence[float], pixels: Sequence[int]) -> Tensor | None:
-    """One weight a class, (C,) float32, with mean 1 over the labelled pixels before the limit; None: no weights.
+    """Class weights (C,) float32, scaled to mean 1 over the labelled pixels, then limited to LARGEST. None for "none".
 
-    rule: inverse_sqrt, 1/√share; effective_number, 1/(1 - βⁿ) with β = 1 - 1/N for n of N pixels (Cui et al., CVPR
-    2019); none; or the weights themselves, which are taken as they are. A class without pixels has weight 1.
+    rule: "inverse_sqrt", 1/√share; "effective_number", 1/(1 - βⁿ) with β = 1 - 1/N for n of N pixels (Cui et al., CVPR
+    2019); "none"; or the weights themselves, returned unscaled. A class without pixels has weight 1.
     """
     if rule == "none":
         return None
@@ -37,15 +37,14 @@ def class_weights(rule: str | Sequence[float], pixels: Sequence[int]) -> Tensor 
 
 
 class PseudoLabelBalance(nn.Module):
-    """Running statistics of the labelling network's predictions, and what follows from them.
+    """Distribution alignment and per-class thresholds, from running statistics of the labelling network.
 
-    Alignment multiplies each class's probability by (labelled share / predicted share) ** alignment, renormalised
-    (ReMixMatch's distribution alignment, with an exponent). Adaptive thresholds replace the one threshold by each
-    class's mean confidence (FreeMatch's self-adaptive threshold, per predicted class), between `floor` and the
-    threshold itself.
+    Alignment multiplies each class's probability by (labelled share / predicted share) ** alignment and renormalises
+    (distribution alignment as in ReMixMatch, with an exponent). Adaptive thresholds are the mean confidence of each
+    predicted class, clamped to [floor, threshold] (as in FreeMatch, per class).
 
-    `sums` (3, C), decayed by KEEP a step: probability, confidence by predicted class, pixels by predicted class.
-    A step's own statistics wait in `pending` until `step`, so all its shards see the same numbers.
+    `sums` (3, C), decayed by KEEP per step: probability, confidence by predicted class, pixels by predicted class.
+    `pending` collects the current step's statistics until `step`, so that all shards of a step use the same `sums`.
     """
 
     sums: Tensor
@@ -61,7 +60,7 @@ class PseudoLabelBalance(nn.Module):
         self.register_buffer("pending", torch.zeros(3, len(count)), persistent=False)
 
     def observe(self, logits: Tensor, inside: Tensor) -> None:
-        """Count the predictions (B, C, h, w) of the pixels that are no padding, inside (B, H, W) bool."""
+        """Add the predictions of logits (B, C, h, w), except on padding; inside (B, H, W) bool is False there."""
         known = F.interpolate(inside[:, None].float(), logits.shape[2:], mode="nearest")
         probability = logits.float().softmax(1)
         confidence, label = probability.max(1, keepdim=True)
@@ -70,14 +69,14 @@ class PseudoLabelBalance(nn.Module):
             self.pending[place] += values.sum((0, 2, 3))
 
     def step(self) -> None:
-        """Take the step's statistics into the running sums."""
+        """Merge the step's statistics into the running sums."""
         self.sums.mul_(KEEP).add_(self.pending, alpha=1 - KEEP)
         self.pending.zero_()
 
     def align(self, logits: Tensor) -> Tensor:
-        """The logits (B, C, h, w) with each class moved towards its labelled share; unchanged before the first step.
+        """Aligned logits (B, C, h, w). Unchanged before the first step, and for classes without labelled pixels.
 
-        The factor lies between 1/LARGEST and LARGEST. A class that no labelled pixel has stays as it is.
+        The ratio of shares is clamped to [1/LARGEST, LARGEST].
         """
         if not self.alignment:
             return logits
@@ -87,7 +86,7 @@ class PseudoLabelBalance(nn.Module):
         return logits + torch.where(known, self.alignment * factor.log(), 0.0).to(logits.dtype)[:, None, None]
 
     def thresholds(self) -> Tensor:
-        """Each class's threshold, (C,)."""
+        """Threshold per class, (C,); the fixed threshold for classes not predicted so far."""
         fixed = torch.full_like(self.labelled, self.threshold)
         if self.floor is None:
             return fixed
@@ -95,14 +94,14 @@ class PseudoLabelBalance(nn.Module):
         return torch.where(self.sums[2] > 0, mean.clamp(self.floor, self.threshold), fixed)
 
     def scale(self, label: Tensor, confidence: Tensor) -> Tensor:
-        """Confidence (B, H, W) times threshold / its label's own threshold.
+        """Confidence (B, H, W), scaled so that it reaches `threshold` where it reaches its class's own threshold.
 
-        So it reaches the one threshold exactly where it reaches its own. Labels must be classes.
+        label (B, H, W): class indices, no IGNORE.
         """
         if self.floor is None:
             return confidence
         own = self.thresholds()[label]
-        # exactly the threshold or more where it is reached: the quotient alone would round
+        # clamped on both sides of the threshold: rounding must not change which pixels reach it
         scaled = (confidence * (self.threshold / own)).clamp(max=1.0)
         return torch.where(
             confidence >= own, scaled.clamp(min=self.threshold), scaled.clamp(max=self.threshold * 0.9999)

@@ -1,4 +1,4 @@
-"""The exponential moving average that makes a teacher out of a student (paper, section 3.1)."""
+"""Exponential moving average (EMA) of the student's weights (paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 def decay(step: int, maximum: float) -> float:
     """a = min(1 - 1/(step + 1), maximum).
 
-    `step` counts from 0 within the teacher's turn: at the first step a is 0, so the teacher starts as a copy of the
+    `step` counts from 0 within the teacher's turn. At step 0 the decay is 0, so the teacher starts as a copy of the
     student.
     """
     return min(1 - 1 / (step + 1), maximum)
@@ -17,9 +17,9 @@ def decay(step: int, maximum: float) -> float:
 
 @torch.no_grad()
 def update(teacher: nn.Module, student: nn.Module, keep: float) -> None:
-    """teacher ← keep · teacher + (1 - keep) · student, parameters and floating-point buffers alike.
+    """teacher ← keep · teacher + (1 - keep) · student, for parameters and floating-point buffers.
 
-    Integer buffers (batch counters) are copied. One fused call per list, no Python loop over tensors.
+    Copies integer buffers (batch counters). One fused call per list of tensors.
     """
     ours, theirs = _floating(teacher), _floating(student)
     if keep == 0.0:
@@ -38,7 +38,7 @@ def _floating(module: nn.Module) -> list[Tensor]:
 
 @torch.no_grad()
 def distance(teacher: nn.Module, student: nn.Module) -> Tensor:
-    """Relative distance in parameter space, ‖teacher - student‖ / ‖student‖, a scalar."""
+    """‖teacher - student‖ / ‖student‖ over all parameters, a scalar on the device."""
     theirs = [parameter.data for parameter in student.parameters()]
     ours = [parameter.data for parameter in teacher.parameters()]
     gap = torch.stack(torch._foreach_norm(torch._foreach_sub(ours, theirs)))

@@ -1,3 +1,3 @@
-"""Label maps: class indices from 0, and one value for pixels that belong to no class."""
+"""Values in label maps: class indices from 0, and IGNORE for pixels that do not count."""
 
-IGNORE = 255  # the field's convention, and the largest value of an 8-bit mask
+IGNORE = 255  # the usual convention; the largest value of an 8-bit mask

@@ -1,9 +1,9 @@
 """The losses of Dual Teacher (Na et al., NeurIPS 2023), on logits at the network's own stride.
 
 `logits` are the student's, (B, C, h, w); `label` (B, H, W) int64, IGNORE where a pixel does not count; `confidence`
-(B, H, W) in [0, 1]. Logits are upsampled bilinearly (align_corners=False) to the label's size without ever existing at
-full resolution (see upsampling/). Every loss is a scalar, differentiable with respect to `logits` only. The formulas
-are those of the paper's sections 3.2 and 3.3.
+(B, H, W) in [0, 1]. Logits are upsampled bilinearly (align_corners=False) to the label's size, without storing the
+full-resolution tensor (see upsampling/). Every loss is a scalar, differentiable with respect to `logits` only.
+Formulas: sections 3.2 and 3.3 of the paper.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dualteacher.settings import Loss
 def supervised_loss(logits: Tensor, label: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean cross entropy over the labelled pixels; 0 if there are none.
 
-    weights (C,): the mean is weighted by each pixel's class, as in torch's `cross_entropy(weight=…)`.
+    weights (C,): weights of the mean by class, as in torch's `cross_entropy(weight=…)`.
     """
     if weights is None:
         total, _ = upsampling.cross_entropy_sum(logits, label)
@@ -37,8 +37,8 @@ def supervised_loss(logits: Tensor, label: Tensor, weights: Tensor | None = None
 def ohem_loss(logits: Tensor, label: Tensor, threshold: float, minimum: int, weights: Tensor | None = None) -> Tensor:
     """Online hard example mining (Shrivastava et al., CVPR 2016): cross entropy, mean over the hard pixels.
 
-    A pixel is hard if its class has at most the probability `threshold`, or if its loss is among the `minimum`
-    largest (ties included). A first pass, without gradient, finds them; a second pass covers only the hard pixels.
+    A pixel is hard if the probability of its label is at most `threshold`, or if its loss is among the `minimum`
+    largest (ties included). A first pass without gradient finds the hard pixels; a second computes the loss on them.
     """
     entropy = upsampling.cross_entropy_map(logits, label)
     limit = entropy.new_full((), -math.log(threshold) if threshold > 0 else math.inf)
@@ -50,32 +50,32 @@ def ohem_loss(logits: Tensor, label: Tensor, threshold: float, minimum: int, wei
 
 
 def on_labelled(loss: Loss, weights: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss on labelled images chosen in the settings: (logits, label) → scalar. weights (C,), one a class."""
+    """The supervised loss chosen in the settings: (logits, label) → scalar. weights: (C,), one per class."""
     if loss.supervised == "ohem":
         return partial(ohem_loss, threshold=loss.ohem_threshold, minimum=loss.ohem_minimum, weights=weights)
     return supervised_loss if weights is None else partial(supervised_loss, weights=weights)
 
 
 def pseudo_label(teacher_logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The teacher's class and its probability at every pixel of `size` = (H, W).
+    """Pseudo-labels from teacher logits (B, C, h, w), upsampled to `size` = (H, W). No gradient.
 
-    Returns label (B, H, W) int64 and confidence (B, H, W); without gradient.
+    Returns the argmax (B, H, W) int64 and its softmax probability (B, H, W).
     """
     return upsampling.label_and_confidence(teacher_logits, size)
 
 
 def consistency_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
-    """Implicit consistency: Σ CE · [confidence ≥ threshold], divided by the number of valid pixels."""
-    # unconfident pixels weigh nothing: ignoring them saves their share of the work
+    """Implicit consistency: Σ CE · [confidence ≥ threshold] / number of pixels that are not IGNORE."""
+    # ignoring pixels below the threshold saves computing their loss
     kept = torch.where(confidence >= threshold, label, IGNORE)
     total, _ = upsampling.cross_entropy_sum(logits, kept)
     return total / (label != IGNORE).sum().clamp(min=1)
 
 
 def cutmix_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
-    """CutMix: mean, over the batch's pixels with CE > 0, of w_i · CE.
+    """CutMix: mean of w_i · CE over the batch's pixels with CE > 0.
 
-    w_i is image i's share of pixels whose (mixed) confidence reaches the threshold.
+    w_i: share of image i's pixels whose (mixed) confidence reaches the threshold.
     """
     share = (confidence >= threshold).float().mean((1, 2), keepdim=True)
     total, positive = upsampling.cross_entropy_sum(logits, label, share)
@@ -83,9 +83,9 @@ def cutmix_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: fl
 
 
 def classmix_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
-    """ClassMix: mean over all pixels of w · CE.
+    """ClassMix: mean of w · CE over all pixels.
 
-    w is the share of the whole batch's pixels whose (mixed) confidence reaches the threshold.
+    w: share of the batch's pixels whose (mixed) confidence reaches the threshold.
     """
     share = (confidence >= threshold).float().mean()
     total, _ = upsampling.cross_entropy_sum(logits, label, share)
@@ -93,5 +93,5 @@ def classmix_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: 
 
 
 def kept_share(confidence: Tensor, threshold: float) -> Tensor:
-    """Share of pixels whose confidence reaches the threshold, a scalar for the history."""
+    """Share of pixels whose confidence reaches the threshold, a scalar."""
     return (confidence >= threshold).to(torch.float32).mean()

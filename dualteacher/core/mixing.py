@@ -1,10 +1,10 @@
-"""CutMix, ClassMix and the strong view, on batches (paper, section 3.2, and the release's settings).
+"""CutMix, ClassMix and the strong view, on batches (paper, section 3.2; settings of the released code).
 
-A mix is a paste mask (B, H, W), True where an image keeps its own pixel, and a permutation that names each image's
-partner. Image, pseudo-label and confidence are mixed by the same mask. (The released code leaves CutMix's confidence
-unmixed, so pixels are weighted by another image's confidence.)
+A mix is a paste mask (B, H, W), True where an image keeps its own pixel, and a permutation that gives each image's
+partner. The same mask mixes image, pseudo-label and confidence. (The released code does not mix CutMix's confidence,
+so it weights pixels by another image's confidence.)
 
-All random numbers are drawn on the host as a function of (seed, step, image position): see `Draws`.
+All random numbers are drawn on the host as a function of (seed, step, image position); see `Draws`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dualteacher.settings import Mixing
 
 
 class PseudoLabelled(NamedTuple):
-    """An image batch (B, 3, H, W) with pseudo-labels (B, H, W) int64 and confidences (B, H, W)."""
+    """Images (B, 3, H, W) with pseudo-labels (B, H, W) int64 and confidences (B, H, W)."""
 
     image: Tensor
     label: Tensor
@@ -31,20 +31,20 @@ class PseudoLabelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one step's strong views: tensors with one row per image."""
+    """Random numbers for one strong view of a batch; tensors have one row per image."""
 
-    partner: Tensor  # (B,) permutation
-    box: Tensor  # (B, 4) top, bottom, left, right of the CutMix box, pixels
-    rank: Tensor  # (B, classes) scores that pick ClassMix's classes
-    mix_jitter: Tensor  # (B, 4)
-    sigma: Tensor  # (B,) blur, pixels; 0: none
+    partner: Tensor  # (B,) index of the image to mix with
+    box: Tensor  # (B, 4) CutMix box: top, bottom, left, right, pixels
+    rank: Tensor  # (B, C) random scores that select ClassMix's classes
+    mix_jitter: Tensor  # (B, 4) factors for views.jitter
+    sigma: Tensor  # (B,) of the blur, pixels; 0 for none
     flipped: Tensor  # (B,) bool
-    strong_jitter: Tensor  # (B, 4)
+    strong_jitter: Tensor  # (B, 4) factors for views.jitter
     gray: Tensor  # (B,) bool
-    order: tuple[int, ...]  # of the four jitter operations, the same for the batch
+    order: tuple[int, ...]  # of the four jitter operations, for the whole batch
 
     def to(self, device: torch.device) -> Draws:
-        """The draws on `device`. On a GPU the copies are pinned and overlap with the teacher's pass."""
+        """Copy to `device`. To a GPU from pinned memory, so the copies overlap with the teacher's pass."""
         moved = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -67,11 +67,11 @@ def draw(
     groups: int = 1,
     view: int = 0,
 ) -> Draws:
-    """The draws for images `first` … `first + batch - 1` of a step's global batch.
+    """Draws for images `first` … `first + batch - 1` of a step's global batch, in `groups` equal groups.
 
-    The images form `groups` equal groups. Partners come from the same group, and each group has one CutMix ratio, so
-    a group's draws do not depend on the process or shard it falls to. Methods with several strong views number them;
-    view 0 is the same for every method.
+    Partners come from the same group, and each group has one CutMix ratio, so a group's draws do not depend on which
+    process or shard it is in. size: (H, W) of the crops. view: index of the strong view; view 0 is the same for all
+    methods.
     """
     place: tuple[int | str, ...] = (step,) if view == 0 else (step, f"view {view}")
     order = tuple(int(i) for i in seeds.generator(seed, "order of jitter", *place).permutation(4))
@@ -108,9 +108,9 @@ def _draw_image(mixing: Mixing, rng: np.random.Generator, classes: int) -> tuple
 
 
 def cutmix_boxes(ratio: np.ndarray | float, centre: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes (B, 4) as top, bottom, left, right in pixels, clipped to the image.
+    """Boxes (B, 4): top, bottom, left, right in pixels, clipped to the image of `size` (H, W).
 
-    Sides are the image's times sqrt(1 - ratio), ratio (B,) or one for all; `centre` (B, 2) in [0, 1) is mapped to
+    Sides are the image's times sqrt(1 - ratio); ratio is (B,) or a number. `centre` (B, 2) in [0, 1) is mapped to
     [side/8, side) along each axis.
     """
     edges = []
@@ -122,7 +122,7 @@ def cutmix_boxes(ratio: np.ndarray | float, centre: np.ndarray, size: tuple[int,
 
 
 def box_mask(box: Tensor, size: tuple[int, int]) -> Tensor:
-    """True *outside* the boxes (B, 4), where an image keeps its own pixels; (B, H, W)."""
+    """Paste mask (B, H, W): True outside the boxes (B, 4), where an image keeps its own pixels."""
     row = torch.arange(size[0], device=box.device)[None, :, None]
     column = torch.arange(size[1], device=box.device)[None, None, :]
     top, bottom, left, right = (edge[:, None, None] for edge in box.unbind(1))
@@ -130,9 +130,9 @@ def box_mask(box: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def class_mask(label: Tensor, rank: Tensor) -> Tensor:
-    """True where a pixel's class is among the drawn half (rounded down) of its image's classes.
+    """Paste mask (B, H, W): True on a random half (rounded down) of the classes in each image's label.
 
-    label (B, H, W); rank (B, C) random scores: of the classes present, those with the highest scores are drawn.
+    label (B, H, W); rank (B, C): random scores. Selects the present classes with the highest scores. False on IGNORE.
     """
     batch, classes = rank.shape
     index = torch.where(label == IGNORE, classes, label).flatten(1)
@@ -146,7 +146,7 @@ def class_mask(label: Tensor, rank: Tensor) -> Tensor:
 
 
 def paste(own: PseudoLabelled, mask: Tensor, partner: Tensor) -> PseudoLabelled:
-    """An image's own pixels where `mask` is True, its partner's elsewhere."""
+    """Own pixels where `mask` (B, H, W) is True, the partner's elsewhere."""
     return PseudoLabelled(
         torch.where(mask.unsqueeze(1), own.image, own.image[partner]),
         torch.where(mask, own.label, own.label[partner]),
@@ -155,7 +155,7 @@ def paste(own: PseudoLabelled, mask: Tensor, partner: Tensor) -> PseudoLabelled:
 
 
 def cutmix(weak: PseudoLabelled, draws: Draws, mixing: Mixing) -> PseudoLabelled:
-    """CutMix of the weak images, then colour jitter, blur and horizontal flip."""
+    """CutMix of the weak views, then colour jitter, blur and horizontal flip."""
     size = (weak.label.shape[1], weak.label.shape[2])
     image, label, confidence = paste(weak, box_mask(draws.box, size), draws.partner)
     image = views.jitter(image, draws.mix_jitter, draws.order)
@@ -164,22 +164,21 @@ def cutmix(weak: PseudoLabelled, draws: Draws, mixing: Mixing) -> PseudoLabelled
 
 
 def classmix(strong: PseudoLabelled, draws: Draws) -> PseudoLabelled:
-    """ClassMix of the strongly augmented images: half of an image's classes onto its partner.
+    """ClassMix of the strong views: paste half of an image's classes onto its partner.
 
-    Every pixel of the mix comes from one image, so mixing labels and confidences equals mixing the softmax
-    (B, C, H, W) and then taking argmax and maximum, at no cost. The drawn classes occlude: they keep their pixels, and
-    the partner shows elsewhere.
+    Every pixel comes from one image, so mixing labels and confidences equals mixing the softmax (B, C, H, W) before
+    argmax and maximum, without that tensor.
     """
     return paste(strong, class_mask(strong.label, draws.rank), draws.partner)
 
 
 def strong_view(image: Tensor, draws: Draws) -> Tensor:
-    """The view for implicit consistency: strong colour jitter and random grayscale, no geometry."""
+    """The view for implicit consistency: strong colour jitter and random grayscale, no geometric change."""
     return views.grayscale(views.jitter(image, draws.strong_jitter, draws.order), draws.gray)
 
 
 def strong_cutmix(weak: PseudoLabelled, draws: Draws, mixing: Mixing) -> PseudoLabelled:
-    """The strong view of FixMatch's family: jitter, grayscale and blur, then CutMix; no further geometry."""
+    """The strong view of FixMatch and UniMatch: jitter, grayscale and blur, then CutMix."""
     image = views.blur(strong_view(weak.image, draws), draws.sigma, mixing.blur_sigma[1])
     size = (weak.label.shape[1], weak.label.shape[2])
     return paste(weak._replace(image=image), box_mask(draws.box, size), draws.partner)

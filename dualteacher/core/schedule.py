@@ -1,4 +1,4 @@
-"""Learning-rate schedule: a linear ramp, then a polynomial decay."""
+"""Learning-rate schedule: linear ramp, then polynomial decay."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def poly_warmup(
 
     Below `warmup_steps` the rate rises linearly from `warmup_ratio` · base_lr to base_lr:
     base_lr · (1 - (1 - step/warmup_steps) · (1 - warmup_ratio)). After that it is
-    base_lr · (1 - step/max_steps)^power. Where the two meet it drops slightly, as in the release.
+    base_lr · (1 - step/max_steps)^power. It drops slightly at `warmup_steps`, as in the released code.
     """
     if step < warmup_steps:
         return base_lr * (1 - (1 - step / warmup_steps) * (1 - warmup_ratio))

@@ -1,9 +1,8 @@
 """Random draws as pure functions of (seed, purpose, position).
 
-Nothing in the project reads a random state that somebody else may have moved: each purpose (data order,
-augmentation, mixing, dropout, …) derives its own generator from the run's seed and from where it stands.
-So one method's draws never shift another's, the number of loader workers cannot matter, and a resumed run
-needs no stored random state.
+There is no shared random state: each purpose (data order, augmentation, mixing, dropout, …) derives its own generator
+from the run's seed and its position. So all methods see the same draws, whatever the number of loader workers, and a
+resumed run needs no stored random state.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Photometric views as batched tensor operations on the device: jitter, blur, grayscale, flip.
+"""Batched augmentations on the device: colour jitter, blur, grayscale, flip.
 
-Images are (B, 3, H, W) floats in [0, 1]. Each image has its own parameters, drawn beforehand on the host and passed as
-tensors: nothing here waits for the device, loops over images or keeps a random state. An image that a transform leaves
-unchanged has identity parameters (factor 1, angle 0).
+Images are (B, 3, H, W) floats in [0, 1]. Each image has its own parameters, drawn on the host and passed as tensors, so
+nothing here waits for the device, loops over images or keeps a random state. To leave an image unchanged, pass identity
+parameters (factor 1, angle 0).
 """
 
 from __future__ import annotations
@@ -21,23 +21,22 @@ COLUMNS = ("brightness", "contrast", "saturation", "hue")
 
 
 def gray(image: Tensor) -> Tensor:
-    """Luma, (B, 1, H, W)."""
+    """Luma (B, 1, H, W) of RGB images."""
     r, g, b = image.unbind(1)
     return (LUMA[0] * r + LUMA[1] * g + LUMA[2] * b).unsqueeze(1)
 
 
 def draw_jitter(rng: np.random.Generator, jitter: Jitter) -> list[float]:
-    """One image's factors for `jitter`, in the order of COLUMNS; the identity with probability 1 - p."""
+    """One image's factors for `jitter`, in the order of COLUMNS; identity with probability 1 - jitter.probability."""
     applies = rng.random() < jitter.probability
     spread = rng.uniform(-1, 1, 4) * (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     return [*(1 + spread[:3]), spread[3]] if applies else [1.0, 1.0, 1.0, 0.0]
 
 
 def draw_photometric(rng: np.random.Generator) -> list[float]:
-    """Factors of one image for the weak photometric distortion: each with probability 1/2.
+    """One image's factors for the weak photometric distortion, each applied with probability 1/2.
 
-    Ranges of the usual segmentation pipelines: brightness ± 32/255, contrast and saturation 1 ± 0.5,
-    hue ± 18° (0.05 turns).
+    The usual ranges for segmentation: brightness ± 32/255, contrast and saturation 1 ± 0.5, hue ± 18° (0.05 turns).
     """
     applies = rng.random(4) < 0.5
     spread = np.where(applies, rng.uniform(-1, 1, 4), 0.0) * (32 / 255, 0.5, 0.5, 0.05)
@@ -45,7 +44,7 @@ def draw_photometric(rng: np.random.Generator) -> list[float]:
 
 
 def jitter(image: Tensor, factors: Tensor, order: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
-    """Brightness, contrast, saturation and hue by `factors` (B, 4), applied in `order`."""
+    """Change brightness, contrast, saturation and hue by `factors` (B, 4), in `order` (indices into COLUMNS)."""
     columns = factors.to(image.dtype).T[:, :, None, None, None]
     operations = (_brightness, _contrast, _saturation, _hue)
     for index in order:
@@ -67,16 +66,16 @@ def _saturation(image: Tensor, factor: Tensor) -> Tensor:
 
 
 def _hue(image: Tensor, turns: Tensor) -> Tensor:
-    """Rotate the hue by `turns` at constant HSV saturation and value.
+    """Rotate the hue by `turns` (B, 1, 1, 1) at constant HSV saturation and value.
 
-    Channel n ∈ {5, 3, 1} of an HSV colour is v - (v - m) · clamp(min(k, 4 - k), 0, 1) with
-    k = (n + 6 h) mod 6 and m the smallest channel, so no sextant needs a branch of its own.
+    Channel n ∈ {5, 3, 1} of an HSV colour is v - (v - m) · clamp(min(k, 4 - k), 0, 1) with k = (n + 6 h) mod 6 and m
+    the smallest channel: one formula for all sextants.
     """
     r, g, b = image.unbind(1)
     value, low = image.amax(1), image.amin(1)
     chroma = value - low
     scale = chroma.mul(6).clamp_(min=1e-6).reciprocal_()
-    # hue in turns, by the largest channel; a lerp by 0 or 1 is a choice, and faster than `where`
+    # hue in turns, by the largest channel; lerp with weights 0 and 1 is faster than `where`
     hue = torch.lerp((r - g).mul_(scale).add_(2 / 3), (b - r).mul_(scale).add_(1 / 3), _equal(value, g))
     hue = torch.lerp(hue, (g - b).mul_(scale), _equal(value, r)).add_(1 + turns.squeeze(1))
     out = torch.empty_like(image)
@@ -88,14 +87,14 @@ def _hue(image: Tensor, turns: Tensor) -> Tensor:
 
 
 def _equal(one: Tensor, other: Tensor) -> Tensor:
-    """1.0 where two tensors agree, else 0.0."""
+    """1.0 where two tensors are equal, else 0.0."""
     return torch.eq(one, other, out=torch.empty_like(one))
 
 
 def blur(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    """Gaussian blur with one σ (pixels) per image, (B,); σ = 0 leaves an image sharp.
+    """Gaussian blur with one σ per image, (B,) in pixels; 0 for none.
 
-    `largest` bounds σ on the host, so the kernel's size (± 3 σ) is known without waiting for the device.
+    largest: bound on σ, known on the host, so that choosing the kernel size (± 3 σ) does not wait for the device.
     """
     batch, channels, height, width = image.shape
     radius = min(max(1, int(np.ceil(3 * largest))), height - 1, width - 1)
@@ -118,6 +117,6 @@ def grayscale(image: Tensor, chosen: Tensor) -> Tensor:
 
 
 def flip(tensor: Tensor, chosen: Tensor) -> Tensor:
-    """Mirror the `chosen` (B,) images, or label maps (B, H, W), left to right."""
+    """Flip the `chosen` (B,) images (B, C, H, W) or label maps (B, H, W) left to right."""
     shape = (-1,) + (1,) * (tensor.dim() - 1)
     return torch.where(chosen.reshape(shape), tensor.flip(-1), tensor)

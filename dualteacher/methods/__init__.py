@@ -1,7 +1,7 @@
-"""Semi-supervised methods, one file for each kind.
+"""Semi-supervised methods, one file per kind.
 
-`methods/<kind>.py` holds a class `METHOD`. `build` imports it by the kind, so the engines know which file a cell
-depends on.
+`methods/<kind>.py` defines `METHOD`, a subclass of Method, which `build` imports by kind. So the engines know which
+file a cell depends on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dualteacher.settings import Settings
 
 
 def build(name: str, settings: Settings, student: Segmenter, pixels: Pixels | None = None) -> Method:
-    """The entry `name` of `methods` in params.yaml, its teachers copied from the student.
+    """Build the entry `name` of `methods` in params.yaml; teachers start as copies of the student.
 
     pixels: see Method.
     """

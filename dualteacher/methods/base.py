@@ -1,4 +1,4 @@
-"""What the training loop asks of a method."""
+"""The interface between the training loop and a method."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dualteacher.system.errors import UserError
 
 
 class Clock(NamedTuple):
-    """The current optimiser step, and the steps of an epoch (a pass over the labelled images)."""
+    """The current optimiser step, and the number of steps per epoch (one pass over the labelled images)."""
 
     step: int
     steps_per_epoch: int
@@ -36,8 +36,9 @@ class Clock(NamedTuple):
 class Shard(NamedTuple):
     """A part of a step's global batch: the index of its first unlabelled image, and its number of groups.
 
-    A group is the batch of one GPU in the release: its images mix among themselves, and its losses have their own
-    denominators. A step's loss is the mean over its groups, however they are split into shards and processes.
+    A group is what one GPU processes in the released code: images mix only within their group, and each group's losses
+    have their own denominators. A step's loss is the mean over its groups, however they are split into shards and
+    processes.
     """
 
     first: int = 0
@@ -45,18 +46,18 @@ class Shard(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The loss to minimise, and its parts for the history: detached scalars on the device."""
+    """The loss to minimise, and its terms for the history (detached scalars on the device)."""
 
     total: Tensor
     parts: dict[str, Tensor]
 
 
 ALL = Shard()
-Pixels = Callable[[], Sequence[int]]  # counts the labelled pixels of each class
+Pixels = Callable[[], Sequence[int]]  # returns the number of labelled pixels per class
 
 
 def by_group(groups: int, loss: Callable[..., Tensor], *batches: Tensor) -> Tensor:
-    """The mean over the groups of `loss` on each group's part of the batches."""
+    """Mean over the groups of `loss`, applied to each group's chunk of the batches."""
     if groups == 1:
         return loss(*batches)
     return torch.stack([loss(*parts) for parts in zip(*(b.chunk(groups) for b in batches), strict=True)]).mean()
@@ -73,7 +74,7 @@ class Method(ABC):
     uses_unlabelled = False
 
     def __init__(self, options: Any, settings: Settings, student: Segmenter, pixels: Pixels | None = None) -> None:
-        """`pixels` is called only where a setting asks for class balance; without it the classes count as equal."""
+        """pixels: called only if a setting needs class balance; None counts all classes as equally frequent."""
         self.options = options  # the method's entry in params.yaml
         self.settings = settings
         pixels = pixels or (lambda: [1] * student.num_classes)
@@ -84,40 +85,40 @@ class Method(ABC):
 
     @property
     def threshold(self) -> float | None:
-        """The confidence from which a pseudo-label counts; None: the method has no threshold."""
+        """The lowest confidence at which a pseudo-label counts; None if the method has no threshold."""
         return None
 
     def active(self, clock: Clock) -> int | None:
-        """The index of the teacher that labels at this step; None: no teacher does."""
+        """Index of the teacher that labels at this step; None if none does."""
         return None
 
     def labeller(self, student: Segmenter, clock: Clock) -> Segmenter | None:
-        """The network that labels the unlabelled images at this step; None: none does."""
+        """The network that labels the unlabelled images at this step; None if none does."""
         index = self.active(clock)
         return None if index is None else self.teachers[index]
 
     def mix(self, clock: Clock) -> str | None:
-        """The name of the mix at this step, for the history."""
+        """Name of the mix at this step, for the history."""
         return None
 
     def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> Any:
-        """The random numbers of one step, functions of (seed, step), copied to the device."""
+        """Draw the random numbers of one step as a function of (seed, step), and copy them to the device."""
         return None
 
     @abstractmethod
     def loss(self, student: Segmenter, images: Images, draws: Any, clock: Clock, shard: Shard = ALL) -> Losses:
-        """The losses of one shard of a batch; `student` is in train mode, and may be compiled."""
+        """The losses on one shard of a batch. `student` is in train mode and may be compiled."""
 
     def after_step(self, student: Segmenter, clock: Clock) -> None:  # noqa: B027
-        """Called after the optimiser's step: update the teachers here."""
+        """Update the teachers, after the optimiser's step."""
 
     @abstractmethod
     def images_seen(self) -> tuple[int, int]:
-        """Images a step through networks (with gradient, without), for the cost table."""
+        """Images per step that pass through networks (with gradient, without), for the cost table."""
 
 
 def _class_weights(settings: Settings, student: Segmenter, pixels: Pixels) -> Tensor | None:
-    """The weights of the labelled pixels, on the student's device; logged."""
+    """Class weights (C,) of the labelled pixels, on the student's device; logs them."""
     rule = settings.loss.class_weights
     if rule == "none":
         return None
@@ -125,14 +126,14 @@ def _class_weights(settings: Settings, student: Segmenter, pixels: Pixels) -> Te
     assert weights is not None
     if len(weights) != student.num_classes:
         classes = student.num_classes
-        raise UserError(f"loss.class_weights lists {len(weights)} weights for {classes} classes; give one for each")
+        raise UserError(f"loss.class_weights has {len(weights)} weights for {classes} classes; give one per class")
     shown = ", ".join(f"{weight:.3g}" for weight in weights.tolist())
-    logger.info("loss.class_weights: %s, in the classes' order", shown)
+    logger.info("loss.class_weights: %s (in class order)", shown)
     return weights.to(next(student.parameters()).device)
 
 
 def _balance(options: Any, student: Segmenter, pixels: Pixels) -> PseudoLabelBalance | None:
-    """The balance of the pseudo-labels, where the method's options ask for one."""
+    """Class balance of the pseudo-labels; None unless the method's options ask for it."""
     floor, alignment = getattr(options, "adaptive_floor", None), getattr(options, "alignment", 0.0)
     if floor is None and not alignment:
         return None

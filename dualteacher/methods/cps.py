@@ -1,11 +1,11 @@
-"""Cross pseudo supervision (Chen et al., CVPR 2021), with CutMix: two networks teach each other.
+"""Cross pseudo supervision (Chen et al., CVPR 2021), with CutMix: two networks label images for each other.
 
-The student is the first network. The second, its partner, starts from the warm-up's backbone with a new random head:
-two equal networks would learn nothing from each other. Each learns the other's hard labels on the CutMix view, without
-a threshold. Both are trained, so a step costs about twice as much.
+The student is the first network. The second, its partner, starts with the student's backbone and a new random head,
+since identical networks would learn nothing from each other. Each is trained on the other's hard labels on the CutMix
+view, without a threshold. A step costs about twice as much as with one network.
 
 In the paper both networks start untrained and the weight is constant. Here the student is warmed up, and labels from
-an untrained head would undo that. So the weight rises from 0 over the first `ramp_steps`, while the labelled images
+an untrained head would undo that, so the weight rises from 0 over the first `ramp_steps`, while the labelled images
 train the new head.
 """
 
@@ -25,7 +25,7 @@ from dualteacher.settings import Settings
 
 
 class CPS(Method):
-    """One partner, trained on the same batches as the student."""
+    """Trains one partner on the same batches as the student."""
 
     options: Options
     uses_unlabelled = True
@@ -54,7 +54,9 @@ class CPS(Method):
         pair = (student, self.partners[0])
         labels = [self_label(network, images) for network in pair]
         mixed = [mixing.strong_cutmix(one, draws, self.settings.mixing) for one in labels]
-        batch = torch.cat([images.labelled, mixed[0].image])  # the same mixed images for both, with different labels
+        batch = torch.cat(
+            [images.labelled, mixed[0].image]
+        )  # both networks see the same mixed images, with different labels
         supervised, crossed = [], []
         for network, target in zip(pair, reversed(mixed), strict=True):
             known, unknown = network(batch).split([len(images.labelled), len(images.unlabelled)])
@@ -68,7 +70,7 @@ class CPS(Method):
         return Losses(total, detached | {"kept": torch.ones_like(detached["loss"])})
 
     def weight(self, clock: Clock) -> float:
-        """The weight of the unlabelled loss: rises linearly over `ramp_steps` to `unlabelled_weight`."""
+        """Weight of the unlabelled loss: rises linearly over `ramp_steps` to `unlabelled_weight`."""
         risen = min(1.0, clock.step / self.options.ramp_steps) if self.options.ramp_steps else 1.0
         return risen * self.options.unlabelled_weight
 

@@ -1,9 +1,8 @@
-"""Dual Teacher (Na et al., NeurIPS 2023): temporary teachers that take turns. Ablations differ in their options only.
+"""Dual Teacher (Na et al., NeurIPS 2023): temporary teachers that take turns. Ablations differ only in their options.
 
-A turn lasts `period` epochs or steps, and `period_at_least` steps or more; the paper has two teachers and turns of one
-epoch. Only the active teacher
-labels, and only it follows the student. The others keep the weights of their last turn, so the student's labels come
-from a teacher that differs from its own recent past (section 3.1). The mix changes with the turn (section 3.2).
+A turn lasts `period` epochs or steps, and at least `period_at_least` steps; the paper has two teachers and turns of one
+epoch. Only the active teacher labels and is updated. The others keep the weights of their last turn, so the labels come
+from a teacher that differs from the student's recent past (section 3.1). The mix changes with the turn (section 3.2).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dualteacher.settings import Settings
 
 
 class DualTeacher(Teaching):
-    """Teacher `turn mod teachers` is active. While teachers are temporary, the decay ramps up from 0 in every turn."""
+    """Teacher `turn mod teachers` is active. With temporary teachers the decay ramps up from 0 in every turn."""
 
     options: Options
 
@@ -26,7 +25,7 @@ class DualTeacher(Teaching):
         super().__init__(options, settings, student, pixels)
 
     def turn(self, clock: Clock) -> tuple[int, int]:
-        """(number of the turn, step within it), both from 0."""
+        """(turn, step within the turn), both from 0."""
         unit = 1 if self.options.period_unit == "step" else clock.steps_per_epoch
         return divmod(clock.step, max(self.options.period * unit, self.options.period_at_least))
 

@@ -1,7 +1,7 @@
-"""The base of FixMatch and UniMatch (Sohn et al., NeurIPS 2020; Yang et al., CVPR 2023).
+"""Common base of FixMatch and UniMatch (Sohn et al., NeurIPS 2020; Yang et al., CVPR 2023).
 
-The student labels the weak view itself, without a teacher, and learns those labels on strong views of the same
-image: jitter, grayscale, blur and CutMix. Loss of a view: mean over the valid pixels of CE · [c ≥ τ].
+The student labels the weak view itself, and is trained on those labels on strong views of the same image: jitter,
+grayscale, blur and CutMix. Loss of a view: mean of CE · [confidence ≥ threshold] over the valid pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dualteacher.settings import Matching as Options
 
 
 class Matching(Method):
-    """No teacher; `views` strong views a step."""
+    """No teacher; `views` strong views per image."""
 
     options: Options
     uses_unlabelled = True
@@ -53,7 +53,7 @@ class Matching(Method):
         return self.sum_up(supervised, unlabelled, weak.confidence)
 
     def view_loss(self, logits: tuple[Tensor, ...], strong: list[PseudoLabelled], groups: int) -> Tensor:
-        """The thresholded cross entropy, mean over the views."""
+        """Thresholded cross entropy, mean over the views."""
         loss = partial(losses.consistency_loss, threshold=self.options.threshold)
         each = [
             by_group(groups, loss, one, view.label, view.confidence) for one, view in zip(logits, strong, strict=True)
@@ -61,7 +61,7 @@ class Matching(Method):
         return torch.stack(each).mean()
 
     def sum_up(self, supervised: Tensor, unlabelled: Tensor, confidence: Tensor) -> Losses:
-        """The total loss, and its parts for the history."""
+        """The total loss and its terms for the history."""
         total = supervised + self.options.unlabelled_weight * unlabelled
         parts = {"loss": total, "loss_supervised": supervised, "loss_mix": unlabelled}
         detached: dict[str, Any] = {name: value.detach() for name, value in parts.items()}

@@ -1,4 +1,4 @@
-"""One permanent EMA teacher (Tarvainen & Valpola 2017) with Dual Teacher's augmentations and losses."""
+"""Mean Teacher: one permanent EMA teacher (Tarvainen & Valpola 2017), with Dual Teacher's augmentations and losses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dualteacher.methods.teaching import Teaching
 
 
 class MeanTeacher(Teaching):
-    """The teacher follows the student at every step. Its decay ramps up once, at the start of the run."""
+    """Updates the teacher at every step. Its decay ramps up once, at the start of the run."""
 
     def active(self, clock: Clock) -> int:
         return 0

@@ -13,9 +13,9 @@ from dualteacher.models.segmenter import Segmenter
 
 @torch.no_grad()
 def label(network: Segmenter, images: Images, balance: PseudoLabelBalance | None = None) -> PseudoLabelled:
-    """The network's labels and confidences for the weak views; padding is ignored and has confidence 0.
+    """The network's labels and confidences for the weak views; padding gets IGNORE and confidence 0.
 
-    balance: aligns the labels and scales the confidences to the classes' own thresholds.
+    balance: aligns the logits, and scales the confidences by the per-class thresholds.
     """
     size = (images.unlabelled.shape[2], images.unlabelled.shape[3])
     logits = network(images.unlabelled)
@@ -30,7 +30,7 @@ def label(network: Segmenter, images: Images, balance: PseudoLabelBalance | None
 
 
 def self_label(network: Segmenter, images: Images, balance: PseudoLabelBalance | None = None) -> PseudoLabelled:
-    """`label` by a network in training: in eval mode (full depth, no dropout), then back to train mode."""
+    """`label` by a network that is being trained: switches to eval mode (no drop path, no dropout) and back."""
     network.eval()
     found = label(network, images, balance)
     network.train()

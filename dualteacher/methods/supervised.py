@@ -1,4 +1,4 @@
-"""The control: trains on the labelled images alone, for as many student steps as the other methods."""
+"""The baseline: trains on the labelled images only, for as many steps as the other methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dualteacher.models.segmenter import Segmenter
 
 
 class Supervised(Method):
-    """No unlabelled images. Also trains the warm-up."""
+    """No unlabelled images. Also used for the warm-up."""
 
     def loss(self, student: Segmenter, images: Images, draws: Any, clock: Clock, shard: Shard = ALL) -> Losses:
         supervised = by_group(shard.groups, self.supervised_loss, student(images.labelled), images.label)

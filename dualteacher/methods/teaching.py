@@ -1,7 +1,7 @@
-"""The base of methods with EMA teachers: pseudo-labels, alternating mixes, implicit consistency.
+"""Common base of the methods with EMA teachers: pseudo-labels, alternating mixes, implicit consistency.
 
-A step takes one teacher pass and one student pass: labelled, mixed and strong images are one batch (the released code
-runs two passes of each).
+A step takes one teacher pass and one student pass, with labelled, mixed and strong images in one batch (the released
+code takes two passes each).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
 from dualteacher.settings import Teacher as TeacherSettings
 
-MIX_LOSS = {"cutmix": losses.cutmix_loss, "classmix": losses.classmix_loss}  # pixels: share
+MIX_LOSS = {"cutmix": losses.cutmix_loss, "classmix": losses.classmix_loss}  # for options.pixels == "share"
 
 
 class Teaching(Method):
-    """`number` EMA teachers; a subclass defines which one is active, and how its average decays."""
+    """`number` EMA teachers. A subclass defines which one is active, and its decay."""
 
     uses_unlabelled = True
     number = 1
@@ -48,7 +48,7 @@ class Teaching(Method):
 
     @abstractmethod
     def decay(self, clock: Clock) -> float:
-        """The share of its weights that the active teacher keeps after this step."""
+        """EMA decay of the active teacher after this step."""
 
     def labeller(self, student: Segmenter, clock: Clock) -> Segmenter:
         return self.teachers[self.active(clock)]
@@ -63,7 +63,7 @@ class Teaching(Method):
         return draws.to(device)
 
     def pseudo_label(self, images: Images, clock: Clock) -> PseudoLabelled:
-        """The active teacher's labels for the weak views; padding is ignored and has confidence 0."""
+        """The active teacher's labels for the weak views; padding gets IGNORE and confidence 0."""
         return pseudo_labels.label(self.teachers[self.active(clock)], images, self.balance)
 
     def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock, shard: Shard = ALL) -> Losses:
@@ -81,7 +81,7 @@ class Teaching(Method):
 
         groups, threshold = shard.groups, options.threshold
         supervised = by_group(groups, self.supervised_loss, logits[0], images.label)
-        # pixels: confident takes the mean of CE · [c ≥ τ], as consistency does
+        # "confident": mean of CE · [confidence ≥ threshold], as in the consistency loss
         mix_loss = partial(
             losses.consistency_loss if options.pixels == "confident" else MIX_LOSS[name], threshold=threshold
         )
@@ -105,7 +105,7 @@ class Teaching(Method):
         }
 
     def after_step(self, student: Segmenter, clock: Clock) -> None:
-        """Updates the active teacher only."""
+        """Update the active teacher only."""
         ema.update(self.teachers[self.active(clock)], student, self.decay(clock))
 
     def images_seen(self) -> tuple[int, int]:
@@ -115,10 +115,10 @@ class Teaching(Method):
 
 
 def make_teacher(student: Segmenter, normalisation: str) -> Segmenter:
-    """A copy of the student for labelling: no gradient, no dropout, full depth.
+    """A copy of the student in eval mode, without gradient.
 
-    `normalisation`: "running" takes the running statistics, which the EMA averages too; "batch" takes those of the
-    current batch, as in the release, and leaves the buffers unchanged.
+    normalisation: statistics of batch normalisation. "running": the running ones, which the EMA averages too. "batch":
+    those of the current batch, as in the released code; the buffers stay unchanged.
     """
     teacher = copy.deepcopy(student).requires_grad_(False).eval()
     if normalisation == "batch":

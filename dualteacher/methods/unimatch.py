@@ -1,7 +1,7 @@
 """UniMatch (Yang et al., CVPR 2023): FixMatch with two strong views and perturbed features of the weak view.
 
-The unlabelled loss is half the mean loss of the two strong views plus half the loss of the weak view with channels of
-its features dropped. Each is the mean of CE · [c ≥ τ] over the valid pixels.
+Unlabelled loss: half the mean loss of the two strong views, plus half the loss of the weak view with dropped feature
+channels. Each loss is the mean of CE · [confidence ≥ threshold] over the valid pixels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dualteacher.settings import UniMatch as Options
 
 
 class UniMatch(Matching):
-    """Two strong views and feature perturbation, in one student pass."""
+    """Two strong views and feature perturbation in one student pass."""
 
     options: Options
     views = 2
@@ -38,7 +38,7 @@ class UniMatch(Matching):
         return self.sum_up(supervised, unlabelled, weak.confidence)
 
     def perturb(self, level: torch.Tensor, last: int) -> torch.Tensor:
-        """Drop channels of the last `last` images of a feature map (B, C, h, w)."""
+        """Drop random channels of the last `last` images of a feature map (B, C, h, w)."""
         kept, weak = level[:-last], level[-last:]
         return torch.cat([kept, F.dropout2d(weak, self.options.feature_dropout)])
 

@@ -76,7 +76,7 @@ def test_every_method_weighs_its_labelled_pixels(name, supervised):
 
 def test_a_wrong_number_of_weights_is_said_in_one_line():
     settings = toy_settings(loss={"class_weights": [1.0, 2.0]})
-    with pytest.raises(UserError, match="lists 2 weights for 3 classes"):
+    with pytest.raises(UserError, match="class_weights has 2 weights for 3 classes"):
         methods.build("supervised", settings, student_of(settings))
     with pytest.raises(UserError, match="class_weights"):
         toy_settings(loss={"class_weights": "inverse"})
