@@ -89,12 +89,12 @@ def watch(folder: str) -> str:
 
 
 def own_weights(model: dict[str, Any]) -> list[str]:
-    """The user's own checkpoint, an input of the weights stage; none for other weights, and where it is missing.
+    """The user's own checkpoint, as input of the weights stage; [] for other weights.
 
-    Of a missing file the stage itself says what to do.
+    [] for a missing file too, whose error the stage prints, and for braces in its name, Snakemake's wildcards.
     """
     own = settings.Model.model_validate(model).own_weights
-    return [str(own[0])] if own is not None and files.is_file(own[0]) else []
+    return [str(own[0])] if own is not None and files.is_file(own[0]) and "{" not in str(own[0]) else []
 
 
 def gpus(device: str) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from dualteacher.system import paths
 from dualteacher.workflow import engines
@@ -66,3 +67,34 @@ def test_a_new_photo_reruns_its_dataset_alone(project) -> None:
         photo.write_bytes(b"a photo")
         made(*command)
         assert made.ran() == ["download mine"], command[0]
+
+
+def test_a_checkpoint_of_ones_own_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a{b}.pth").touch()
+    model = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["model"]
+
+    def inputs(weights: str) -> list[str]:
+        return engines.own_weights(model | {"weights": weights})
+
+    assert [inputs(weights) for weights in ("wheel", "timm", "none", "own.pth", "x" * 300, "a{b}.pth")] == [[]] * 6
+    for name in ("own.pth", "run#3.pth"):
+        Path(name).touch()
+        assert inputs(name) == inputs(f"{name}#teacher") == [name]
+
+
+@pytest.mark.slow
+def test_a_changed_checkpoint_is_prepared_again(project) -> None:
+    made = project()
+    made.edit("model.weights", "my own.pth#teacher")
+    own = made.root / "my own.pth"
+    own.write_bytes(b"1")
+    backbone = yaml.safe_load((made.root / "params.yaml").read_text())["model"]["backbone"]
+    command = ["snakemake", "--quiet", "all", "--", str(paths.backbone_weights(backbone))]
+    made(*command)
+    assert made.ran() == ["weights weights"]
+    made(*command)
+    assert made.ran() == []
+    own.write_bytes(b"12")
+    made(*command)
+    assert made.ran() == ["weights weights"]

@@ -37,7 +37,7 @@ def own_data(wildcards) -> list[str]:
 
 
 def own_weights(wildcards) -> list[str]:
-    """One's own checkpoint: a changed one is noticed. DVC cannot name it, since it may be no file."""
+    """The user's own checkpoint, so that a change reruns the stage. DVC cannot: model.weights may be no file."""
     return engines.own_weights(config["model"])
 
 
