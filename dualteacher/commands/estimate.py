@@ -206,7 +206,7 @@ def _gigabytes(size: float) -> str:
 
 
 def _how(loaded: Settings, rates: tuple[float, float]) -> str:
-    side, half = loaded.batch.crop, loaded.runtime.precision == "bfloat16"
+    side, half = loaded.batch.crop, loaded.runtime.precision != "float32"
     sustained = f"{rates[0]:g}" if rates[0] == rates[1] else f"{rates[0]:g} … {rates[1]:g}"
     return (
         f"Time: the FLOPs of a forward pass over one {side}×{side} crop, times {PASSES} per training image and 1 per"

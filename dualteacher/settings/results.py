@@ -37,11 +37,10 @@ class Report(Section):
 
 
 class Runtime(Section):
-    """The machine. precision and compile change the numbers and are tracked; the rest is not."""
+    """The machine. precision changes the numbers and is tracked; the rest is not."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]  # auto takes a GPU if there is one
-    precision: Literal["float32", "bfloat16"]  # of the networks' passes
-    compile: bool  # torch.compile
+    precision: Literal["auto", "float32", "bfloat16"]  # of the networks' passes; auto: bfloat16 on GPUs that have it
     threads: AtLeastOne  # CPU threads a job
     workers: Count  # loader processes a job
     cells_per_gpu: AtLeastOne  # jobs that share a GPU: more than 1 for small networks

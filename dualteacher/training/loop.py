@@ -94,8 +94,6 @@ def run(job: Job) -> Progress:
     base_rates = [group["lr"] for group in optimizer.param_groups]
     progress = resume(job, optimizer)
     began = time.monotonic() - progress.seconds
-    if job.settings.runtime.compile:
-        job.student.compile()
     job.student.train()
 
     images = sum(job.method.images_seen())

@@ -23,6 +23,7 @@ from dualteacher.core.labels import IGNORE
 from dualteacher.data import partition
 from dualteacher.data.loader import Augmented, RareStream, Stream
 from dualteacher.data.pack import Pack, class_table
+from dualteacher.machine import precision
 from dualteacher.machine.device import peak_memory
 from dualteacher.machine.distributed import World
 from dualteacher.methods.base import Clock, Method
@@ -34,7 +35,7 @@ from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 from dualteacher.training import committee, history, loop
 from dualteacher.training.checkpoint import Store, mark_of
-from dualteacher.workflow.contracts import BY_STAGE, PRECISION
+from dualteacher.workflow.contracts import BY_STAGE
 
 Table = Callable[[loop.Progress], pd.DataFrame]
 
@@ -106,9 +107,11 @@ def train_cell(
     per_epoch = loop.steps_per_epoch(len(data.labelled), settings.batch.labelled)
     steps = length.steps if length.steps is not None else per_epoch * (length.epochs or 0)
     stage = "warmup" if cell.method == "warmup" else "train"
+    runtime = settings.runtime.model_copy(update={"precision": precision.chosen(device, settings.runtime.precision)})
+    settings = settings.model_copy(update={"runtime": runtime})  # so that a checkpoint fits where the numbers do
     parameters = used_parameters(settings, stage, cell)
     mark = mark_of(parameters, [*data.files, *inputs], stage, method)
-    runtime, run_name = settings.runtime, "-".join(cell.folder.parts[2:])
+    run_name = "-".join(cell.folder.parts[2:])
     store = Store(run_name, mark, runtime.checkpoint_minutes, runtime.checkpoint_steps, world)
     outputs = (cell.student, cell.history, cell.cost, cell.alarms, *tables)
     if store.finished(outputs):
@@ -134,8 +137,8 @@ def train_cell(
         average=average,
     )
     logger.info(
-        "%s: %d labelled and %d unlabelled images, %d steps (%d per epoch), on %s",
-        job.name, len(data.labelled), len(data.unlabelled), steps, per_epoch, device,
+        "%s: %d labelled and %d unlabelled images, %d steps (%d per epoch), on %s in %s",
+        job.name, len(data.labelled), len(data.unlabelled), steps, per_epoch, device, runtime.precision,
     )  # fmt: skip
     progress = run_within_memory(job)
     if world.is_rank_zero:
@@ -173,10 +176,9 @@ def used_parameters(settings: Settings, stage: str, cell: paths.Cell) -> dict[st
     everything = settings.model_dump(mode="json")
     used = {name: everything[name] for name in BY_STAGE[stage].sections}
     used["method"] = everything["methods"].get(cell.method)
-    precision = [key.removeprefix("runtime.") for key in PRECISION]
     if stage == "train":
         used["evaluate"] = {"weights": everything["evaluate"]["weights"]}
-    used["runtime"] = {key: everything["runtime"][key] for key in precision}
+    used["runtime"] = {"precision": everything["runtime"]["precision"]}
     return used | {"cell": [cell.dataset, cell.partition, cell.method, cell.seed]}
 
 

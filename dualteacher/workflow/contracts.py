@@ -17,7 +17,6 @@ SPLIT = paths.Partition("{dataset}", "{partition}", "{seed}")  # type: ignore[ar
 CELL = paths.Cell("{dataset}", "{partition}", "{method}", "{seed}")  # type: ignore[arg-type]
 WARMUP = CELL.warmup
 BACKBONE = paths.backbone_weights("{model.backbone}")
-PRECISION = ("runtime.precision", "runtime.compile")  # the runtime settings that affect results
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,17 @@ CONTRACTS = (
         ("dataset", "partition", "seed"),
         inputs=(DATA.train, DATA.val, SPLIT.table, BACKBONE),
         outputs=(WARMUP.student, WARMUP.history, WARMUP.cost, WARMUP.alarms),
-        params=("model", "batch", "augment", "sampling", "loss", "optimizer", "warmup", "inference", *PRECISION),
+        params=(
+            "model",
+            "batch",
+            "augment",
+            "sampling",
+            "loss",
+            "optimizer",
+            "warmup",
+            "inference",
+            "runtime.precision",
+        ),
     ),
     Contract(
         "train",
@@ -86,7 +95,7 @@ CONTRACTS = (
         outputs=(CELL.student, CELL.history, CELL.cost, CELL.alarms, CELL.calibration, CELL.snapshots),
         params=(
             *("model", "batch", "augment", "sampling", "mixing", "loss", "optimizer", "train", "methods.{method}"),
-            *("inference", "evaluate.weights", *PRECISION),
+            *("inference", "evaluate.weights", "runtime.precision"),
         ),
     ),
     Contract(

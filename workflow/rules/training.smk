@@ -30,7 +30,6 @@ rule warmup:
         warmup=lookup(dpath="warmup", within=config),
         inference=lookup(dpath="inference", within=config),
         precision=lookup(dpath="runtime/precision", within=config),
-        compile=lookup(dpath="runtime/compile", within=config),
     shell:
         "python -m dualteacher warmup --dataset {wildcards.dataset:q}"
         " --partition {wildcards.partition:q} --seed {wildcards.seed:q}"
@@ -71,7 +70,6 @@ rule train:
         inference=lookup(dpath="inference", within=config),
         weights=lookup(dpath="evaluate/weights", within=config),
         precision=lookup(dpath="runtime/precision", within=config),
-        compile=lookup(dpath="runtime/compile", within=config),
     shell:
         "python -m dualteacher train --dataset {wildcards.dataset:q}"
         " --partition {wildcards.partition:q} --method {wildcards.method:q} --seed {wildcards.seed:q}"
