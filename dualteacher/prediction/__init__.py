@@ -1,1 +1,1 @@
-"""Predicting people's own images: what is found, read in pieces, predicted, written and remembered."""
+"""Predict the user's images: find and read them, run the network, write and record the outputs."""

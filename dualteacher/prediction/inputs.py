@@ -1,4 +1,4 @@
-"""What to predict: files, folders, patterns and videos, and the name of each one's outputs."""
+"""Collect the images and videos to predict, and name their outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".w
 
 @dataclass(frozen=True)
 class Input:
-    """An image or a video, and the name of its outputs: relative to the output folder and without an ending."""
+    """An image or a video. name: of its outputs, relative to the output folder, without extension."""
 
     file: Path
     name: str
@@ -29,10 +29,10 @@ class Input:
 
 
 def collect(given: Sequence[Path], output: Path) -> list[Input]:
-    """Everything once, in the order given; UserError if there is nothing, or two would write the same files.
+    """List each image and video once, in the order given; UserError if there are none, or if names clash.
 
-    Names are paths below a given folder, or below the part of a pattern that has no `*`, `?` or `[`. What lies in
-    the output folder was written by us and is left out. Endings are dropped unless that makes two names equal.
+    Names are paths relative to the given folder, or to the folders before the first `*`, `?` or `[` of a pattern.
+    Extensions are dropped unless two names would become equal. Files in the output folder are skipped.
     """
     own = Path(os.path.realpath(output))  # Path.resolve raises on a link that leads back to itself
     jobs: dict[Path, Input] = {}
@@ -58,7 +58,7 @@ def _found(path: Path) -> Iterator[Input]:
 
 
 def _below(folder: Path, prefix: str) -> Iterator[Input]:
-    """The images in a folder and the folders in it; hidden ones are left out."""
+    """All images below a folder, except hidden ones."""
     for name in images.image_files(folder):
         yield Input(folder / name, str(PurePosixPath(prefix) / name))
 
@@ -67,7 +67,7 @@ def _matching(pattern: Path) -> Iterator[Input]:
     """The images, videos and folders that a pattern matches."""
     parts = pattern.parts
     base = Path(*parts[: next(number for number, part in enumerate(parts) if glob.has_magic(part))])
-    for match in map(Path, sorted(glob.glob(str(pattern), recursive=True))):  # noqa: PTH207  # takes absolute ones
+    for match in map(Path, sorted(glob.glob(str(pattern), recursive=True))):  # noqa: PTH207 - Path.glob takes no absolute patterns
         name = os.path.relpath(match, base)
         if match.is_dir():
             yield from _below(match, name)
@@ -76,7 +76,7 @@ def _matching(pattern: Path) -> Iterator[Input]:
 
 
 def _named(jobs: list[Input]) -> list[Input]:
-    """Names without endings, but with them where they would clash; UserError if they still do."""
+    """Drop extensions except where names would clash; UserError if they clash anyway."""
     short = [str(PurePosixPath(job.name).with_suffix("")) for job in jobs]
     while clashing := {name for name, number in Counter(short).items() if number > 1}:
         names = [job.name if name in clashing else name for job, name in zip(jobs, short, strict=True)]
@@ -84,8 +84,8 @@ def _named(jobs: list[Input]) -> list[Input]:
             name = min(clashing)
             files = [str(job.file) for job, other in zip(jobs, short, strict=True) if other == name]
             raise UserError(
-                f"{len(files)} of the images are called {name} ({', '.join(files[:3])}); predict them into different"
-                " folders, or give the folder that holds them all"
+                f"{len(files)} images have the output name {name} ({', '.join(files[:3])}); use different --output"
+                " folders, or give the folder that contains them all"
             )
         short = names
     return [replace(job, name=name) for job, name in zip(jobs, short, strict=True)]

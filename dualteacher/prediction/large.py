@@ -1,4 +1,4 @@
-"""Images too large for one pass, predicted window by window; see inference/windows.py."""
+"""Predict images too large for one pass, window by window; see inference/windows.py."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Source(Protocol):
     width: int
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        """Pixels (bottom - top, W, 3) uint8; rows above `top` are not asked for again."""
+        """Pixels (bottom - top, W, 3) uint8; rows above `top` are not requested again."""
 
 
 class Band(NamedTuple):
-    """Finished rows of the image, from `top` on."""
+    """n finished rows of an image, starting at row `top`."""
 
     top: int
     pixels: np.ndarray  # (n, W, 3) uint8
@@ -35,8 +35,8 @@ class Band(NamedTuple):
 class Sweep:
     """Predicts an image band by band.
 
-    A single view's logits are averaged over the windows, as in `Predictor`. Several views (scales, flips) of a window
-    are averaged as probabilities, and then the windows are too.
+    With one view, overlapping windows are averaged as logits, as in `Predictor`; with several views (scales, flips),
+    views and windows are averaged as probabilities.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Sweep:
         self.source, self.batch, self.confidence = source, batch, confidence
         self.grid = Grid(source.height, source.width, window, stride)
         self.several = len(predictor.scales) > 1 or predictor.flip or predictor.scales[0] != 1
-        # A whole window is shown as it is; a shorter side is rounded, as a small image's is.
+        # Full-size windows are not resized; windows with a shorter side are rounded like small images.
         multiple = 1 if self.grid.window == (window, window) and not self.several else predictor.inference.multiple
         alone = predictor.inference.model_copy(update={"mode": "whole", "resize": None, "multiple": multiple})
         self.predictor = Predictor(predictor.model, alone, predictor.scales, predictor.flip)
 
     @torch.no_grad()
     def bands(self) -> Iterator[Band]:
-        """The image from top to bottom, a band for each row of windows."""
+        """Yield one band per row of windows, from top to bottom."""
         width = self.source.width
         pixels = np.empty((0, width, 3), np.uint8)
 
@@ -74,7 +74,7 @@ class Sweep:
                 yield Band(top, pixels[:height], labels, confidence)
 
     def _scores(self, pixels: np.ndarray, lefts: Sequence[int]) -> Iterator[Tensor]:
-        """(C, h, w) of each window of the row, at the window's size."""
+        """Scores (C, h, w) of each window of a row, at the window's size."""
         for first in range(0, len(lefts), self.batch):
             starts = lefts[first : first + self.batch]
             parts = to_tensor([pixels[:, left : left + self.grid.window[1]] for left in starts], self.predictor.device)

@@ -1,4 +1,4 @@
-"""The files of a prediction: index mask with the classes' palette, overlay, confidence map."""
+"""Write an image's outputs: index mask with palette, overlay, confidence map."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dualteacher.prediction.tiff_writer import Writer
 from dualteacher.system import files
 
 OPACITY = 0.5
-OVERLAY_SIDE = 4096  # an overlay is for looking at: a larger one is thinned out
+OVERLAY_SIDE = 4096  # pixels; larger overlays are subsampled
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is written beside the masks, and the classes' colours (256, 3) uint8."""
+    """Which optional outputs to write, and the classes' colours (256, 3) uint8."""
 
     palette: np.ndarray
     overlays: bool
@@ -50,7 +50,7 @@ class Files:
         return self
 
     def write(self, band: Band) -> None:
-        """The next rows."""
+        """Append the next rows."""
         self.pixels += np.bincount(band.labels.ravel(), minlength=256)
         self._mask.write(band.labels)
         if self._sure is not None and band.confidence is not None:

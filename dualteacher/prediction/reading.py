@@ -1,4 +1,4 @@
-"""Images as they come, opened a little ahead of the network, and put together by size."""
+"""Open images ahead of the network and group them by size."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dualteacher.prediction.large import Source
 from dualteacher.prediction.record import stamp
 from dualteacher.system import os_errors, parallel
 
-READERS = 4  # threads; an image is decoded in about the time that the network takes for it
-ONE_SIZE_AFTER_ANOTHER = 4  # batches' pixels that wait for more images of their size
+READERS = 4  # threads; decoding an image takes about as long as predicting it
+WAITING_BATCHES = 4  # pixels that may wait for more images of their size, in batches
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Failure:
 
 
 class Decoded:
-    """An image in memory; a large one is decoded when its rows are asked for."""
+    """An image in memory, decoded at the first access to its pixels."""
 
     def __init__(self, data: bytes | np.ndarray) -> None:
         self._data: bytes | np.ndarray | None = data
@@ -49,7 +49,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Opened:
-    """An image that can be predicted."""
+    """An image ready to be predicted."""
 
     name: str
     file: Path
@@ -63,7 +63,7 @@ class Opened:
 
 
 def opened(jobs: Sequence[Input], large: int) -> Iterator[Opened | Failure]:
-    """Images in their order, those of at most `large` pixels decoded."""
+    """Open images in order, in threads; those of at most `large` pixels are decoded there."""
     return parallel.ordered((partial(read, job, large) for job in jobs), min(READERS, parallel.cores()))
 
 
@@ -78,7 +78,7 @@ def read(job: Input, large: int) -> Opened | Failure:
             return Opened(job.name, job.file, taken, page, page)
         source = Decoded(job.file.read_bytes())
         if source.height * source.width <= large:
-            source.pixels  # noqa: B018  # here, in a thread beside the network
+            source.pixels  # noqa: B018 - decode in this thread, not in the network's
         where = page if page is not None and page.georeference else None
         return Opened(job.name, job.file, taken, source, where)
     except OSError as error:
@@ -96,9 +96,10 @@ def _page(file: Path) -> tiff.Page | None:
 
 
 def batches(items: Iterable[Opened | Failure], batch: int, large: int) -> Iterator[list[Opened] | Failure]:
-    """Images of one size together, at most `batch` and `large` pixels; a larger one alone, failures as they come.
+    """Group images of equal size into batches of at most `batch` images and `large` pixels.
 
-    Images wait for others of their size, but only so many that memory stays bounded.
+    Larger images come alone. Failures are passed on at once. The pixels of images waiting for others of their size
+    are limited, which bounds memory.
     """
     waiting: dict[tuple[int, int], list[Opened]] = {}
     pixels = 0
@@ -112,7 +113,7 @@ def batches(items: Iterable[Opened | Failure], batch: int, large: int) -> Iterat
             group = waiting.setdefault(size, [])
             group.append(item)
             pixels += item.pixels
-            while waiting and (full(group, batch, large) or pixels > ONE_SIZE_AFTER_ANOTHER * large):
+            while waiting and (full(group, batch, large) or pixels > WAITING_BATCHES * large):
                 chosen = size if full(group, batch, large) else next(iter(waiting))
                 done = waiting.pop(chosen)
                 group = waiting.get(size, [])
@@ -122,5 +123,5 @@ def batches(items: Iterable[Opened | Failure], batch: int, large: int) -> Iterat
 
 
 def full(group: list[Opened], batch: int, large: int) -> bool:
-    """Whether no further image of that size goes with these."""
+    """Whether another image of this size would exceed a limit."""
     return bool(group) and (len(group) >= batch or (len(group) + 1) * group[0].pixels > large)

@@ -1,4 +1,4 @@
-"""What has been predicted into a folder: a line for each image once its files are there, and tables made of them."""
+"""The journal of an output folder (one line per finished image), areas.parquet and errors.csv."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from dualteacher.system import files
 from dualteacher.system.errors import UserError
 
-IMAGES_AT_ONCE = 1000  # whose areas are turned into a table together
+IMAGES_AT_ONCE = 1000  # per row group of areas.parquet
 AREAS = pa.schema(
     [
         ("image", pa.string()),
@@ -34,29 +34,29 @@ class Entry:
 
     name: str
     file: str  # absolute
-    stamp: list[int]  # the file's size and time when it was read
-    key: str  # weights and options
-    outputs: dict[str, int]  # paths below the folder, and their sizes
-    pixels: list[int]  # of each class
+    stamp: list[int]  # the file's size and modification time when it was read
+    key: str  # fingerprint of weights and options
+    outputs: dict[str, int]  # paths below the output folder → bytes
+    pixels: list[int]  # per class
 
 
 class Record:
-    """The finished images of an output folder, held by one process at a time."""
+    """The finished images of an output folder; only one process at a time may hold it."""
 
     def __init__(self, folder: Path, key: str) -> None:
-        """Read what is there; UserError if another process is writing into the folder."""
+        """Read the journal; UserError if another process is writing to the folder."""
         self.folder, self.key = folder, key
         files.check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._held = files.hold(folder / ".lock")
         if self._held is None:
-            raise UserError(f"{folder}: another `predict` is writing there; wait for it, or give another --output")
+            raise UserError(f"{folder}: another `predict` is writing to it; wait for it, or use another --output")
         self.journal = folder / "done.jsonl"
         self.entries = self._read()
         self._file = open(self.journal, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
 
     def _read(self) -> dict[str, Entry]:
-        """The last entry of each name; a line that a crash cut short is dropped from the file."""
+        """The last entry per name; removes outdated and incomplete lines from the file."""
         if not self.journal.exists():
             return {}
         text = self.journal.read_text(encoding="utf-8", errors="replace")
@@ -73,15 +73,15 @@ class Record:
         return entries
 
     def close(self) -> None:
-        """Let others write into the folder."""
+        """Release the folder for other processes."""
         self._file.close()
         if self._held is not None:
             os.close(self._held)
 
     def has(self, name: str, file: Path) -> bool:
-        """Whether an image is finished: same file, weights and options, and its outputs lie there whole.
+        """Whether an image is finished: same file, weights and options, and all outputs exist with their sizes.
 
-        UserError if these outputs are another file's.
+        UserError if these outputs belong to another file.
         """
         entry = self.entries.get(name)
         if entry is None:
@@ -89,8 +89,8 @@ class Record:
         if entry.file != os.path.realpath(file):
             if any((self.folder / output).exists() for output in entry.outputs):
                 raise UserError(
-                    f"{self.folder}: its {name} is the prediction of {entry.file}, not of {file};"
-                    " give another --output, or remove the folder"
+                    f"{self.folder}: {name} is the prediction of {entry.file}, not of {file};"
+                    " use another --output, or remove the folder"
                 )
             return False
         return (
@@ -100,7 +100,7 @@ class Record:
         )
 
     def add(self, name: str, file: Path, taken: list[int], outputs: Sequence[str], pixels: Iterable[int]) -> None:
-        """Note a finished image, and remove what an earlier prediction of it left that is not made any more."""
+        """Record a finished image, and remove outputs of an earlier prediction that were not written again."""
         sizes = {output: (self.folder / output).stat().st_size for output in outputs}
         before = self.entries.get(name)
         for old in before.outputs if before else ():
@@ -112,7 +112,7 @@ class Record:
         self._file.flush()
 
     def write_areas(self, classes: Sequence[Mapping[str, Any]]) -> int:
-        """areas.parquet, each class's pixels in each image; how many of other weights or options it leaves out."""
+        """Write areas.parquet; return how many images it omits because of other weights or options."""
         current = [self.entries[name] for name in sorted(self.entries) if self.entries[name].key == self.key]
         names = [str(entry["name"]) for entry in classes]
         with files.atomic(self.folder / "areas.parquet") as temporary, pq.ParquetWriter(temporary, AREAS) as writer:
@@ -121,7 +121,7 @@ class Record:
         return len(self.entries) - len(current)
 
     def write_errors(self, errors: Iterable[tuple[str, str]]) -> None:
-        """errors.csv: file and reason of each failure; no failures, no file."""
+        """Write errors.csv (file, reason), or remove it if there are no errors."""
         errors = sorted(errors)
         path = self.folder / "errors.csv"
         if not errors:
@@ -136,7 +136,7 @@ def _line(entry: Entry) -> str:
 
 
 def _areas(entries: Sequence[Entry], names: Sequence[str]) -> pa.Table:
-    """A row for each image and class, those that do not occur included."""
+    """One row per image and class, including classes with no pixels."""
     rows = [
         (printable(entry.name), index, names[index], pixels, pixels / max(sum(entry.pixels), 1))
         for entry in entries
@@ -146,7 +146,7 @@ def _areas(entries: Sequence[Entry], names: Sequence[str]) -> pa.Table:
 
 
 def stamp(file: Path) -> list[int]:
-    """Size and time of a file: it is taken as unchanged while they are the same."""
+    """Size and modification time of a file; if both are equal, it counts as unchanged."""
     status = file.stat()
     return [status.st_size, status.st_mtime_ns]
 

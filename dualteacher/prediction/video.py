@@ -1,4 +1,4 @@
-"""The frames of a video, through PyAV or OpenCV if one of them is installed."""
+"""Read the frames of a video with PyAV or OpenCV, whichever is installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Frames = Iterator[np.ndarray]
 
 
 def reader() -> Callable[[Path], Frames]:
-    """A function that gives a video's frames, (H, W, 3) uint8 RGB; UserError if nothing here can read one."""
+    """Return a function that yields a video's frames, (H, W, 3) uint8 RGB; UserError if no library is installed."""
     for package, read in (("av", _pyav), ("cv2", _opencv)):
         try:
             importlib.import_module(package)
@@ -25,7 +25,7 @@ def reader() -> Callable[[Path], Frames]:
         return read
     raise UserError(
         "reading a video needs PyAV (`pip install av`) or OpenCV (`pip install opencv-python-headless`);"
-        " a folder of its frames as images works without"
+        " or predict a folder of its frames"
     )
 
 
@@ -35,7 +35,7 @@ def _pyav(path: Path) -> Frames:
         with av.open(str(path)) as container:
             for frame in container.decode(video=0):
                 yield frame.to_ndarray(format="rgb24")
-    except (av.error.FFmpegError, IndexError) as error:  # IndexError: it has no pictures, only sound
+    except (av.error.FFmpegError, IndexError) as error:  # IndexError: sound only
         raise Unreadable(f"damaged, or no video ({' '.join(str(error).split())})") from None
 
 

@@ -1,4 +1,4 @@
-"""Images on their way: opened ahead, through the network by size or by window, and written beside it."""
+"""The prediction loop: reading ahead, running the network and writing overlap."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 
 WRITERS = 4  # threads
-FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # as true for the next image
+FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # would fail for the next image too
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished image: its files below the output folder, and the pixels of each class."""
+    """A finished image, its files below the output folder, and its pixels per class."""
 
     image: Opened
     paths: list[str]
     pixels: np.ndarray
 
 
-class StopAsked(Exception):
-    """Somebody asked to stop in the middle of a large image."""
+class StopRequested(Exception):
+    """A stop was requested in the middle of a large image."""
 
 
 class Work:
-    """What one call predicts. `finished` and `before`: images done by this call and by earlier ones."""
+    """One call of `predict`. finished, before: number of images done by this call and by earlier ones."""
 
     def __init__(self, predictor: Predictor, record: Record, look: Look, options: Options, stop: Request) -> None:
         self.predictor, self.record, self.look, self.options, self.stop = predictor, record, look, options, stop
@@ -56,12 +56,12 @@ class Work:
         self.finished = self.before = 0
 
     def through(self, jobs: Sequence[Input], read_video: Callable[[Path], video.Frames] | None) -> list[Failure]:
-        """Predict what is not done yet; what failed. Ends early where somebody asked to stop."""
+        """Predict all unfinished images and return the failures. Returns early if a stop is requested."""
         pictures, videos = [job for job in jobs if not job.video], [job for job in jobs if job.video]
         todo = [job for job in pictures if not self._done(job.name, job.file)]
         self.before = len(pictures) - len(todo)
         if self.before:
-            logger.info("%s: %d of %d images were done before", self.record.folder, self.before, len(pictures))
+            logger.info("%s: %d of %d images already done", self.record.folder, self.before, len(pictures))
         opened: Iterable[Opened | Failure] = reading.opened(todo, self.large)
         if read_video is not None:
             opened = chain(opened, *(self._frames(job, read_video) for job in videos))
@@ -80,11 +80,11 @@ class Work:
     def _done(self, name: str, file: Path) -> bool:
         try:
             return self.record.has(name, file) and not self.options.redo
-        except OSError:  # it has gone, or cannot be looked at: reading it will say why
+        except OSError:  # gone or inaccessible: reading it reports why
             return False
 
     def _frames(self, job: Input, read: Callable[[Path], video.Frames]) -> Iterator[Opened | Failure]:
-        """The frames of a video that are not done yet, named NAME/000000 and on."""
+        """The unfinished frames of a video, named NAME/000000, …."""
         try:
             taken = stamp(job.file)
             for number, pixels in enumerate(read(job.file)):
@@ -99,7 +99,7 @@ class Work:
             yield Failure(job.file, " ".join(str(error).split()))
 
     def _writes(self, batches: Iterable[list[Opened] | Failure]) -> Iterator[Callable[[], Result | Failure]]:
-        """Run the network; what is left to do for each image is given, to be done beside it."""
+        """Run the network; yield the writing of each image as a task for another thread."""
         for batch in batches:
             if self.stop.signal is not None:
                 return
@@ -108,14 +108,14 @@ class Work:
             elif batch[0].pixels > self.large:
                 try:
                     yield partial(_itself, self._write(batch[0], partial(self._sweep, batch[0])))
-                except StopAsked:
+                except StopRequested:
                     return
             else:
                 for image, band in zip(batch, self._together(batch), strict=True):
                     yield partial(self._write, image, partial(iter, [band]))
 
     def _together(self, batch: Sequence[Opened]) -> Iterator[Band]:
-        """Predict images of one size, a band each."""
+        """Predict images of equal size, one band per image."""
         pixels = [image.source.rows(0, image.source.height) for image in batch]
         with self._running():
             images = to_tensor(pixels, self.device)
@@ -130,30 +130,30 @@ class Work:
 
     def _sweep(self, image: Opened) -> Iterator[Band]:
         """Predict a large image window by window."""
-        image.source.rows(0, 1)  # decodes what can only be decoded whole; then its upright size is known
+        image.source.rows(0, 1)  # decodes the image if it cannot be read by rows, which fixes its upright size
         how = self.inference
         if how.resize is not None:
             logger.warning(
-                "%s: %.3g megapixels are predicted at their own scale, though the network learnt from images that were"
-                " scaled down; --large %.0f scales this one too, if there is memory for it",
+                "%s: predicting %.3g megapixels at full scale, but the network was trained on images scaled down;"
+                " --large %.0f scales this one too, if memory allows",
                 image.name, image.pixels / 1e6, np.ceil(image.pixels / 1e6),
             )  # fmt: skip
         sweep = Sweep(self.predictor, image.source, how.window, how.stride, how.batch, self.look.confidence)
         bands = console.progress(sweep.bands(), image.name, total=len(sweep.grid.tops), unit="row of windows")
         while True:
-            with self._running():  # around the network only: the files are written outside
+            with self._running():  # only around the network: files are written outside
                 band = next(bands, None)
             if band is None:
                 return
             if self.stop.signal is not None:
-                raise StopAsked
+                raise StopRequested
             yield band
 
     def _write(self, image: Opened, bands: Callable[[], Iterator[Band]]) -> Result | Failure:
-        """Write an image's files, or say what kept them from being made."""
+        """Write an image's files; return a Failure if it cannot be read or written."""
         try:
             parts = bands()
-            first = next(parts)  # its size is known for certain once it is decoded
+            first = next(parts)  # the size is final once the image is decoded
             size = (image.source.height, image.source.width)
             with Files(self.record.folder, image.name, size, self.look, image.page) as written:
                 for band in chain([first], parts):
@@ -168,7 +168,7 @@ class Work:
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        """The network's numbers, and what to do where they do not fit."""
+        """Set the precision; turn running out of memory into a UserError."""
         try:
             with autocast(self.device, self.options.precision):
                 yield

@@ -141,7 +141,7 @@ def test_names_that_clash_and_patterns() -> None:
     for name in ("one/a.png", "two/a.png", "two/b.jpg", "two/b.jpg.png", "two/b.png", "two/x[1].png"):
         picture(name, 9, 9)
     Path("two/notes.txt").write_text("no image")
-    with pytest.raises(UserError, match=r"2 of the images are called a.png \(one/a.png, two/a.png\)"):
+    with pytest.raises(UserError, match=r"2 images have the output name a.png \(one/a.png, two/a.png\)"):
         CliRunner().invoke(cli.app, ["predict", "run", "one", "two"], catch_exceptions=False)
     assert not Path("predictions").exists()
     predict("*/*", "--output", "out")
@@ -160,7 +160,7 @@ def test_hostile_names() -> None:
     assert "photos/-bad .png: an empty file" in told
     assert {path.name for path in Path("out/masks").iterdir()} == set(names)
     assert len(pd.read_parquet("out/areas.parquet")) == 3 * len(names)
-    assert "5 of 6 images were done before" in predict("photos", "--output", "out", code=1)
+    assert "5 of 6 images already done" in predict("photos", "--output", "out", code=1)
 
 
 def test_what_was_written_is_not_predicted() -> None:
@@ -179,8 +179,8 @@ def test_refusals() -> None:
         (["run", "empty"], "no images found"),
         (["run", "missing.png"], "no such file or folder"),
         (["run", "missing/*.png"], "no images found"),
-        (["run", "a.png", "--window", "64", "--stride", "65"], "at most the window's side"),
-        (["old.safetensors", "a.png"], "does not say its classes"),
+        (["run", "a.png", "--window", "64", "--stride", "65"], r"--stride 65: larger than the window \(64\)"),
+        (["old.safetensors", "a.png"], "contains no classes or inference settings"),
         (["empty", "a.png"], "no such file; a run writes it at its end"),
         ([".", "a.png"], r"\.: a folder of 1 runs; name one of them, such as run"),
     ]:

@@ -70,7 +70,7 @@ def test_another_files_prediction_is_not_overwritten() -> None:
     predict("photos", "--output", "out")
     picture("other/1.png", 32, 32, seed=9)
     mask = Path("out/masks/1.png").read_bytes()
-    with pytest.raises(UserError, match=r"out: its 1 is the prediction of .*photos/1.png, not of other/1.png"):
+    with pytest.raises(UserError, match=r"out: 1 is the prediction of .*photos/1.png, not of other/1.png"):
         CliRunner().invoke(cli.app, ["predict", "run", "other", "--output", "out"], catch_exceptions=False)
     assert Path("out/masks/1.png").read_bytes() == mask
 
@@ -115,7 +115,7 @@ def test_two_at_once() -> None:
     Path("out").mkdir()
     held = files.hold(Path("out/.lock"))
     assert held is not None
-    with pytest.raises(UserError, match="another `predict` is writing there"):
+    with pytest.raises(UserError, match="another `predict` is writing to it"):
         CliRunner().invoke(cli.app, ["predict", "run", "photos", "--output", "out"], catch_exceptions=False)
     os.close(held)
     predict("photos", "--output", "out")
