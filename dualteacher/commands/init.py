@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from dualteacher import settings
 from dualteacher.data.formats import detect_classes, detect_layout, folder_layout, images
+from dualteacher.settings import strict_yaml
 from dualteacher.system import console, files, parallel
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
@@ -64,12 +65,13 @@ def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
     described, told = describe(folder)
     wanted = _valid(folder, described)
     text, more = compose(name, wanted, quick)
-    settings.parse(yaml.safe_load(text), f"the settings for {folder}")
+    origin = f"the settings for {folder}"
+    settings.parse(strict_yaml.parse(text, origin), origin)
     if PARAMS.exists():
         shutil.copy2(PARAMS, PARAMS.with_suffix(".yaml.bak"))
         more.append(f"{PARAMS}.bak: the previous settings")
     with files.atomic(PARAMS) as temporary:
-        temporary.write_text(SEAL.format(_digest(text)) + text, encoding="utf-8")
+        temporary.write_text(SEAL.format(_digest(text.encode())) + text, encoding="utf-8")
     print(f"{PARAMS}: written for dataset {name}, assuming:")
     for line in told + more:
         print(f"  {line}")
@@ -77,19 +79,19 @@ def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
 
 
 def _is_preset(path: Path) -> bool:
-    text = path.read_text(encoding="utf-8")
+    content = path.read_bytes()
     likely = sorted(presets.names(), key=lambda name: name != presets.DEFAULT)  # composing a preset takes 0.1 s
-    return any(text == presets.text(name) for name in likely)
+    return any(content == presets.text(name).encode() for name in likely)
 
 
 def _is_own(path: Path) -> bool:
     """Whether `init` wrote it and it has not been edited since."""
-    first, _, rest = path.read_text(encoding="utf-8").partition("\n")
-    return f"{first}\n" == SEAL.format(_digest(rest))
+    first, _, rest = path.read_bytes().partition(b"\n")
+    return first + b"\n" == SEAL.format(_digest(rest)).encode()
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -245,7 +247,7 @@ def _dataset(name: str, wanted: settings.Folder) -> str:
     own = wanted.validation
     lines = [
         "datasets:",
-        f"  {name}: # your own images; docs/own-data.md explains each key",
+        f"  {_flow(name)}: # your own images; docs/own-data.md explains each key",
         "    source: folder",
         f"    folder: {_flow(wanted.folder)}",
         f"    images: {_flow(wanted.images)} # relative to `folder`, including sub-folders",

@@ -8,16 +8,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from dualteacher.settings import strict_yaml
 from dualteacher.settings.base import Name, Place, Section
 from dualteacher.settings.datasets import SOURCES, AnyDataset
 from dualteacher.settings.grid import Grid, Partition
 from dualteacher.settings.methods import KINDS, AnyMethod
 from dualteacher.settings.results import Evaluate, Inference, Report, Runtime
 from dualteacher.settings.training import Augment, Batch, Loss, Mixing, Model, Optimizer, Sampling, Train, Warmup
+from dualteacher.system import os_errors
 from dualteacher.system.errors import UserError
 
 # Sections whose entries are one of several models: the key that tells which, and the models by its value.
@@ -94,19 +95,13 @@ def load(path: str | os.PathLike[str] = "params.yaml") -> Settings:
     """Read and validate a settings file; UserError in one line on any mistake."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        raw = strict_yaml.load(path)
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file; run from the project's folder, or `make use PRESET=bluemarble` to make one"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {os_errors.explain(error)}") from None
     return parse(raw, str(path))
 
 

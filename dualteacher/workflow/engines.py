@@ -10,24 +10,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dualteacher import settings
 from dualteacher.machine import slots
+from dualteacher.settings import strict_yaml
 from dualteacher.system import files, paths
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
 
 
-def check(config: dict[str, Any]) -> None:
-    """Exit with code 2 and a one-line message if params.yaml is invalid or differs from Snakemake's config.
+def check(config: dict[str, Any] | None = None) -> None:
+    """Exit with code 2 and a one-line message if params.yaml is invalid or differs from Snakemake's config, if given.
 
     The commands read params.yaml themselves, so changes by ``--config`` and ``--configfile`` would be recorded but
     not used.
     """
     try:
         settings.load()
-        if config != yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")):
+        if config is not None and config != strict_yaml.load(Path("params.yaml")):
             raise UserError(
                 "--config and --configfile are not supported, since all commands read params.yaml:"
                 " edit it, or replace it with `make use PRESET=name`"

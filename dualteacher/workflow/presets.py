@@ -16,6 +16,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.tokens import CommentToken
 
 from dualteacher.settings.reader import parse
 from dualteacher.system import files
@@ -59,9 +60,21 @@ def text(name: str, folder: Path = FOLDER) -> str:
 
 def dump(settings: CommentedMap) -> str:
     """YAML text of settings loaded by this module."""
+    _close_up(settings)
     stream = io.StringIO()
     _yaml().dump(settings, stream)
-    return re.sub(r"(?m)(\S) +# ", r"\1 # ", stream.getvalue())  # otherwise comments keep their old column
+    return stream.getvalue()
+
+
+def _close_up(node: Any) -> None:
+    """Put comments one space behind their values; ruamel.yaml would keep the column they were read at."""
+    if isinstance(node, CommentedMap | CommentedSeq):
+        for tokens in [node.ca.comment or [], *node.ca.items.values()]:
+            for token in tokens:
+                if isinstance(token, CommentToken) and token.value.startswith("#"):
+                    token.start_mark.column = 0
+        for inner in node.values() if isinstance(node, CommentedMap) else node:
+            _close_up(inner)
 
 
 def base(folder: Path = FOLDER) -> CommentedMap:
@@ -103,7 +116,7 @@ def _flow(value: Any) -> Any:
 def use(name: str, folder: Path = FOLDER, params: Path = PARAMS) -> None:
     """Write a preset to params.yaml; back up the old one as params.yaml.bak."""
     made = text(name, folder)
-    if params.exists() and params.read_text(encoding="utf-8") != made:
+    if params.exists() and params.read_bytes() != made.encode():
         shutil.copy2(params, params.with_name(f"{params.name}.bak"))
         print(f"{params}.bak: your previous settings")
     with files.atomic(params) as temporary:

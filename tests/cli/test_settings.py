@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dualteacher import settings
+from dualteacher.settings import strict_yaml
 from dualteacher.system.errors import UserError
 from dualteacher.workflow import presets
 
@@ -123,3 +124,59 @@ def test_help_teaches(tmp_path):
         assert stage in text
     assert "snakemake --cores all" in text and "dvc repro" in text
     assert run(cwd=tmp_path).returncode != 1
+
+
+GOOD = presets.text("bluemarble", ROOT / "presets")
+UNREADABLE = {
+    "twice": (GOOD.replace("  dropout:", "  head_width: 64\n  dropout:", 1).encode(),
+        ["key 'head_width' is written twice (first on line", "remove one"]),
+    "section twice": (f"{GOOD}\nmodel: {{}}\n".encode(), ["key 'model' is written twice (first on line"]),
+    "in a flow": (b"a: {b: 1, c: 2, b: 3}", ["params.yaml line 1: key 'b' is written twice (first on line 1)"]),
+    "quoted": (b"a: 1\n'a': 2\n", ["params.yaml line 2: key 'a' is written twice (first on line 1)"]),
+    "infinite": (b"a: 1\nb: [.inf]", ["params.yaml line 2: .inf is not a finite number"]),
+    "minus infinite": (b"a: -.INF", ["params.yaml line 1: -.INF is not a finite number"]),
+    "nan": (b"a: .nan", ["params.yaml line 1: .nan is not a finite number"]),
+    "too large": (b"a: 1.0e+999", ["params.yaml line 1: 1.0e+999 is not a finite number"]),
+    "tagged": (b"a: !!float nan", ["params.yaml line 1: nan is not a finite number"]),
+    "UTF-16": (GOOD.encode("utf-16"), ["params.yaml: saved as UTF-16", "save it as UTF-8"]),
+    "UTF-16-BE": (GOOD.encode("utf-16-be"), ["params.yaml: saved as UTF-16", "save it as UTF-8"]),
+    "UTF-32": (GOOD.encode("utf-32"), ["params.yaml: saved as UTF-16 or UTF-32", "save it as UTF-8"]),
+    "Latin-1": ("a: 1\nb: größe".encode("latin-1"), ["params.yaml line 2: not UTF-8 (byte 0xf6); save it as UTF-8"]),
+    "tab": (b"a:\n\tb: 1", ["params.yaml line 2: not valid YAML"]),
+    "control": (b"a: \x07", ["params.yaml: not valid YAML"]),
+    "date": (b"a: 2024-13-45", ["params.yaml: not valid YAML: month must be in 1..12"]),
+    "object": (b"a: !!python/object/apply:os.system [ls]", ["params.yaml line 1: not valid YAML"]),
+    "deep": (b"[" * 5000, ["params.yaml: not valid YAML: nested too deeply"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_file_that_readers_would_take_differently_is_refused_in_one_line(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content, words = UNREADABLE[kind]
+    Path("params.yaml").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        settings.load()
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+
+
+def test_a_byte_order_mark_and_merged_mappings_are_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_bytes(GOOD.encode("utf-8-sig"))
+    assert settings.load() == settings.parse(RAW)
+    merged = "a: &a {x: 1, y: 2}\nb: &b {<<: *a, y: 3}\nc: {<<: *b, x: 4}\nd: *b"
+    assert strict_yaml.parse(merged, "x") == yaml.safe_load(merged)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_rate_is_finite_wherever_it_comes_from(value):
+    with pytest.raises(UserError, match=r"train.learning_rate = (inf|nan): input should be a finite number"):
+        settings.parse(changed("train.learning_rate", value))
+
+
+def test_a_comment_sign_within_a_name_is_no_comment():
+    odd = "a   # b"
+    made = presets.commented(f"x: 1      # one\nnames: ['{odd}', \"c     # d\"]     # two\ny: {{k: v}}   # three\n")
+    text = presets.dump(made)
+    assert text == f"x: 1 # one\nnames: ['{odd}', \"c     # d\"] # two\ny: {{k: v}} # three\n"

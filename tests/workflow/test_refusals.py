@@ -25,7 +25,19 @@ def test_a_mistake_in_params_is_one_line_that_names_it(project, entry):
     made = project(stub=False)
     made.edit("model.dropuot", 0.1)
     assert "unknown key 'model.dropuot'" in complaint(made(*ENTRIES[entry], code=2))
-    made = (made.root / "params.yaml").write_text("grid: [", encoding="utf-8")
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_an_unreadable_params_is_one_line_before_the_engine_reads_it(project, entry):
+    made = project(stub=False)
+    path = made.root / "params.yaml"
+    good = path.read_text(encoding="utf-8")
+    path.write_bytes(good.encode("utf-16"))
+    assert "params.yaml: saved as UTF-16 or UTF-32; save it as UTF-8" in complaint(made(*ENTRIES[entry], code=2))
+    path.write_text(f"{good}\nmodel: {{}}\n", encoding="utf-8")
+    assert "key 'model' is written twice" in complaint(made(*ENTRIES[entry], code=2))
+    path.write_text("grid: [", encoding="utf-8")
+    assert "params.yaml line 1: not valid YAML" in complaint(made(*ENTRIES[entry], code=2))
 
 
 def test_snakemake_says_which_value_is_impossible(project):

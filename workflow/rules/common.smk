@@ -1,15 +1,11 @@
 # Shared by the rules: validated settings, the grid, and the source files of each stage.
-import sys
 from pathlib import Path
 
 import yaml
 from snakemake.utils import validate
 
-sys.path.insert(0, str(workflow.basedir))  # use this clone's package even if another is installed
-
 from dualteacher import settings
 from dualteacher.reporting import kinds
-from dualteacher.workflow import engines
 
 engines.check(config)
 if workflow.exec_mode.name == "DEFAULT":  # not in cluster jobs
