@@ -1,14 +1,13 @@
-"""Checkpoint files of other programs: reading them, and finding the backbone among the networks they hold.
+"""Checkpoints of other programs: read them, and find the backbone among the networks in them.
 
-Training programs wrap their weights: `state_dict`, `student` and `teacher`, `module.`, `model.backbone.`. A file is
-therefore flattened to dotted keys, and every dotted prefix is a candidate. A candidate fits if, under our names
-(conversion.py), it has every tensor of the backbone in the right shape and no layer that the backbone lacks: a
-resnet34 holds all of a resnet18's tensors, but is none.
+Training programs nest their weights: `state_dict`, `student` and `teacher`, `module.`, `model.backbone.`. So a file is
+flattened to dotted keys, and every dotted prefix is a candidate. A candidate fits if, under our names (conversion.py),
+it has every tensor of the backbone in the right shape, and no further layer: a resnet34 has all of a resnet18's tensors
+but must not pass for one.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,25 +23,24 @@ from dualteacher.models.conversion import State
 from dualteacher.system import files
 from dualteacher.system.errors import UserError
 
-# What torch.compile, FSDP, activation checkpointing and whole pickled modules put between the parts of a key.
+# Parts of keys inserted by torch.compile, FSDP, activation checkpointing and pickled modules.
 INSERTED = frozenset(
     (
         *("_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module"),
         *("_modules", "_parameters", "_buffers"),
     )
 )
-MAPPINGS = (
-    "dict",
-    "config",
-    "cfg",
-)  # in the name of a class: it is a dict (defaultdict, EasyDict, ConfigDict, CfgNode)
+MAPPINGS = ("dict", "config", "cfg")  # in the names of dict subclasses: defaultdict, EasyDict, CfgNode, …
 LISTED = 8  # names in a message
 
 
 class Stub(list[Any]):
-    """Stands for an object of an unknown class in a checkpoint: keeps its attributes, runs nothing."""
+    """Replaces objects of an unknown class in a checkpoint. Keeps their attributes and runs none of their code.
 
-    __hash__ = object.__hash__  # type: ignore[assignment]  # may be a key, as an enum's member is
+    A list, since torch appends only to lists.
+    """
+
+    __hash__ = object.__hash__  # type: ignore[assignment]  # a dict's key may be an enum's member
 
     def __init__(self, *_: Any) -> None:
         super().__init__()
@@ -53,14 +51,14 @@ class Stub(list[Any]):
 
 
 class MappingStub:
-    """The same for a subclass of dict, whose items torch sets only on a plain or ordered one."""
+    """The same for subclasses of dict: torch sets items of a plain or ordered dict only."""
 
     def __new__(cls, *_: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
         return OrderedDict()
 
 
 def read(path: Path) -> Any:
-    """What a .safetensors file or a PyTorch checkpoint holds; code in a checkpoint is never run."""
+    """The content of a .safetensors file or PyTorch checkpoint. Never runs code from the file."""
     if not files.is_file(path):
         raise UserError(f"{path}: no such file (model.weights in params.yaml)")
     if path.suffix == ".safetensors":
@@ -70,11 +68,11 @@ def read(path: Path) -> Any:
 
 
 def load(file: IO[bytes], origin: str) -> Any:
-    """The content of an open PyTorch checkpoint, loaded by `weights_only`: unknown classes become stubs."""
+    """The content of an open PyTorch checkpoint, objects of unknown classes replaced by stubs."""
     try:
         with safe_globals(_stubs(file)):
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # a damaged pickle can raise any
         reason = " ".join(str(error).split())[:120]
         raise UserError(
             f"{origin}: not a PyTorch file of plain tensors, or truncated ({reason}…); save its state_dict again"
@@ -85,10 +83,10 @@ def load(file: IO[bytes], origin: str) -> Any:
 
 
 def _stubs(file: IO[bytes]) -> list[Any]:
-    """What takes the place of each class or function in the file that torch does not know."""
+    """(stub, name) for each class or function in the file that torch does not know."""
     try:
         names = get_unsafe_globals_in_checkpoint(file)  # type: ignore[arg-type]
-    except ValueError:  # written before torch 1.6, or TorchScript: torch.load says what it cannot read
+    except ValueError:  # the format from before torch 1.6, or TorchScript, which torch.load refuses
         names = []
     finally:
         file.seek(0)
@@ -96,7 +94,7 @@ def _stubs(file: IO[bytes]) -> list[Any]:
 
 
 def flatten(content: Any) -> State:
-    """All tensors in nested mappings, lists and stubs, by dotted keys without the inserted parts."""
+    """All tensors in nested mappings, lists and stubs, by dotted key without the inserted parts."""
     found: State = {}
     for parts, value in _leaves(content, (), ()):
         raw = ".".join(parts)
@@ -106,7 +104,7 @@ def flatten(content: Any) -> State:
 
 
 def _leaves(content: Any, parts: tuple[str, ...], above: tuple[int, ...]) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """(key's parts, tensor) of each tensor; above: ids of what holds `content`, which may hold itself."""
+    """(key's parts, tensor) of each tensor; above: ids of the containers around `content`, to stop at cycles."""
     if isinstance(content, Tensor):
         yield parts, content.detach()
     elif id(content) not in above:
@@ -128,15 +126,15 @@ class Network:
     """The tensors below one prefix of a file, under our names."""
 
     name: str  # the prefix; "" for the whole file
-    state: State
+    state: State  # empty if it does not fit
     loaded: int  # tensors of the backbone that it has in the right shape
-    differs: str  # from the backbone; "" where it fits
+    differs: str  # why it does not fit; "" if it does
 
 
 def find(backbone: str, content: Any, origin: str, wanted: str = "") -> Network:
-    """The network in a checkpoint that fits the backbone; wanted: its name, where there are several.
+    """The network in a checkpoint that fits the backbone; wanted: its name, if there are several.
 
-    UserError in one line: no tensors, none that fits, several that differ, or none of that name.
+    UserError if there are no tensors, no network that fits, several that fit but differ, or none of that name.
     """
     flat = flatten(content)
     if not flat:
@@ -163,7 +161,7 @@ def find(backbone: str, content: Any, origin: str, wanted: str = "") -> Network:
 
 
 def _below_prefixes(flat: State) -> dict[str, State]:
-    """The tensors below every dotted prefix, in the file's order; a prefix stands before the longer ones below it."""
+    """The tensors below every dotted prefix, in the file's order; shorter prefixes before those they contain."""
     found: dict[str, State] = {}
     for key, value in flat.items():
         parts = key.split(".")
@@ -174,13 +172,12 @@ def _below_prefixes(flat: State) -> dict[str, State]:
 
 def _network(backbone: str, prefix: str, state: State, expected: Mapping[str, Tensor]) -> Network:
     converted = conversion.convert(backbone, state)
-    return Network(
-        prefix, converted, conversion.matching(converted, expected), conversion.differences(converted, expected)
-    )
+    differs = conversion.differences(converted, expected)
+    return Network(prefix, {} if differs else converted, conversion.matching(converted, expected), differs)
 
 
 def _named(networks: Sequence[Network], wanted: str) -> list[Network]:
-    """The network of exactly that name, else all that have it as a part: `teacher` means `teacher.backbone`."""
+    """The network of exactly that name, else all that have it as part: `teacher` matches `teacher.backbone`."""
     exact = [network for network in networks if network.name == wanted]
     return exact or [network for network in networks if f".{wanted}." in f".{network.name}."]
 
@@ -195,7 +192,7 @@ def _distinct(networks: Sequence[Network]) -> list[Network]:
 
 
 def _equal(one: State, other: State) -> bool:
-    """Of two networks that fit: their keys differ at most in counters."""
+    """Whether two networks that fit have equal values; their keys differ in batch counters at most."""
     return all(_same(value, other[key]) for key, value in one.items() if not conversion.is_counter(key))
 
 
@@ -204,7 +201,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _unfit(best: Network, backbone: str, expected: Mapping[str, Tensor], origin: str) -> str:
-    """The message for a file without a network that fits."""
+    """The error for a file without a network that fits."""
     total = conversion.count(expected)
     where = f"`{best.name}` comes closest with" if best.name else "it gives"
     return (

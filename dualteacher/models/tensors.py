@@ -80,6 +80,8 @@ def read_backbone(path: Path, model: settings.Model) -> tuple[dict[str, Tensor],
                 f"{path}: prepared for model.{key} = {description.get(key)}, but params.yaml has {wanted}; {again}"
             )
     source = description.get("source", {})
+    if model.weights != "none" and not source.get("tensors"):  # older versions wrote such files
+        raise UserError(f"{path}: contains no tensors, or was prepared by an older version; {again}")
     own = model.own_weights
     if own is not None and files.is_file(own[0]) and files.sha256(own[0]) != source.get("sha256"):
         raise UserError(f"{path}: {own[0]} has changed since; {again}")

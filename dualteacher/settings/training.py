@@ -39,7 +39,7 @@ class Model(Section):
     def _own_weights_are_not_overwritten(self) -> Model:
         own = self.own_weights
         if own is not None and own[0] == paths.backbone_weights(self.backbone):
-            raise ValueError(f"weights: {own[0]} is where this program writes its own; put your file elsewhere")
+            raise ValueError(f"weights = {own[0]}: this program writes its own file there; put yours elsewhere")
         return self
 
 

@@ -55,6 +55,7 @@ def test_the_weights_say_what_the_card_says(facts):
     assert [entry["color"] for entry in description["classes"]] == [[120, 90, 60], [200, 30, 30], [30, 30, 200]]
     assert (description["stride"], description["labelled"], description["unlabelled"]) == (4, 14, 0)
     assert len(description["train_sha256"]) == 64
+    assert (description["pretrained"]["kind"], description["pretrained"]["tensors"]) == ("none", 0)
 
 
 def test_weak_and_absent_classes_are_named(facts):

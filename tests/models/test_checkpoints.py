@@ -260,7 +260,12 @@ def test_where_the_start_came_from_is_said_everywhere(net: State, caplog: pytest
 def test_a_prepared_file_without_tensors_is_no_start() -> None:
     section = model(backbone=NET, weights="gone.pth")
     path = paths.backbone_weights(NET)
-    tensors.write(path, "backbone", {}, {"backbone": NET, "weights": "gone.pth", "source": {"kind": "file"}})
+    about: dict[str, Any] = {"backbone": NET, "weights": "gone.pth", "source": {"kind": "file"}}
+    tensors.write(path, "backbone", {}, about)
+    with pytest.raises(UserError, match=r"contains no tensors, .*; run `python -m dualteacher download --weights`"):
+        build(section, 3, path, drop_path=0.0)
+    about["source"]["tensors"] = TENSORS  # whatever the description says
+    tensors.write(path, "backbone", {}, about)
     with pytest.raises(UserError, match=r"do not fit the network: conv_stem\.weight is missing"):
         build(section, 3, path, drop_path=0.0)
 
@@ -276,7 +281,7 @@ def test_a_changed_checkpoint_is_noticed(net: State) -> None:
 
 
 def test_the_users_own_file_is_not_overwritten() -> None:
-    with pytest.raises(ValueError, match="is where this program writes its own; put your file elsewhere"):
+    with pytest.raises(ValueError, match="this program writes its own file there; put yours elsewhere"):
         model(backbone=NET, weights=f"data/weights/{NET}.safetensors")
 
 
