@@ -1,8 +1,7 @@
 """params.yaml as typed, validated settings.
 
-There are no defaults: what is not written in params.yaml does not exist, so the file (and with it
-Snakemake's and DVC's record of a run) is the whole truth. Every mistake becomes one line that names the
-key, the value and what is allowed.
+There are no defaults: every key is in params.yaml, so the file, and Snakemake's and DVC's record of it, is complete.
+Each error is one line with the key, its value and the allowed values.
 """
 
 from dualteacher.settings.base import (

@@ -1,4 +1,4 @@
-"""What every section is made of: types with their limits, and the strict mapping."""
+"""Building blocks of the sections: types with limits, and the strict base model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MaskValue = Annotated[int, Field(ge=-(2**31), lt=2**31)] | Color
 
 def _inside(text: str) -> str:
     if not text or "\\" in text or text.startswith("/") or ".." in text.split("/"):
-        raise ValueError("expected a folder inside `folder`, spelt with / and without ..")
+        raise ValueError("expected a relative path inside `folder`, with / and without ..")
     return text
 
 
@@ -28,12 +28,12 @@ Place = Annotated[str, Field(min_length=1, description="a file's or folder's pat
 
 
 class Section(BaseModel):
-    """A mapping of params.yaml: no unknown keys, no silent conversions, nothing changed afterwards."""
+    """A mapping in params.yaml: no unknown keys, no implicit conversions, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 def by_tag(union: Any, tag: str) -> dict[str, type[Section]]:
-    """The sections of a discriminated union by their value of `tag`."""
+    """Map each value of `tag` to its section in a discriminated union."""
     sections = get_args(get_args(union)[0])
     return {value: section for section in sections for value in get_args(section.model_fields[tag].annotation)}

@@ -1,4 +1,4 @@
-"""Methods and their options: one section for each kind."""
+"""Options of the methods: one section per kind."""
 
 from __future__ import annotations
 
@@ -10,73 +10,73 @@ from dualteacher.settings.base import AtLeastOne, Count, NotNegative, Section, S
 
 
 class Supervised(Section):
-    """Continues on the labelled images alone; no options."""
+    """Training on labelled images only; no options."""
 
     kind: Literal["supervised"]
 
 
 class Teacher(Section):
-    """The options of all methods with teachers."""
+    """Options of all methods with teachers."""
 
     kind: str
-    threshold: Share  # confidence from which a pseudo-label counts
-    ema_decay: Share  # upper limit
-    unlabelled_weight: NotNegative  # of the mixed images' loss
-    consistency_weight: NotNegative  # of the strong view's loss
-    mixes: Annotated[list[Literal["cutmix", "classmix"]], Field(min_length=1)]  # used in turn
+    threshold: Share  # minimum confidence of a pseudo-label
+    ema_decay: Share  # maximum decay of the teachers' moving average
+    unlabelled_weight: NotNegative  # weight of the loss on mixed images
+    consistency_weight: NotNegative  # weight of the loss on the strong view
+    mixes: Annotated[list[Literal["cutmix", "classmix"]], Field(min_length=1)]  # used in rotation
     normalisation: Literal["running", "batch"]  # batch-norm statistics of the teachers
-    pixels: Literal["share", "confident"]  # mixed images: weighed by their confident share, or confident pixels alone
-    adaptive_floor: Share | None  # each class's threshold adapts, from here up to `threshold`; null: it is fixed
-    alignment: Share  # of the pseudo-labels with the labelled classes' shares; 0: none, 1: in full
+    pixels: Literal["share", "confident"]  # loss on mixed images: all, weighted by confident share; or confident only
+    adaptive_floor: Share | None  # minimum of adaptive per-class thresholds (maximum: `threshold`); null: not adaptive
+    alignment: Share  # of pseudo-label class shares with those of the labels; 0: off, 1: full
 
 
 class MeanTeacher(Teacher):
-    """One permanent teacher; the mix changes with the epoch."""
+    """One permanent teacher; the mix changes every epoch."""
 
     kind: Literal["mean_teacher"]
 
 
 class DualTeacher(Teacher):
-    """Temporary teachers that take turns, each with a mix; the paper has two that switch after each epoch."""
+    """Temporary teachers that take turns, each with its own mix; in the paper, two that switch every epoch."""
 
     kind: Literal["dual_teacher"]
     teachers: AtLeastOne  # number of teachers
-    period: AtLeastOne  # length of a turn
+    period: AtLeastOne  # length of a teacher's turn
     period_unit: Literal["epoch", "step"]  # unit of `period`
-    period_at_least: Count  # steps that a turn lasts at least: with few labels an epoch is too short
+    period_at_least: Count  # minimum steps per turn, since epochs are short with few labels
     temporary: bool  # each turn starts from a copy of the student
 
 
 class Matching(Section):
-    """The options of FixMatch and its successors."""
+    """Options of FixMatch and its successors."""
 
     kind: str
-    threshold: Share  # confidence from which a pseudo-label counts
-    unlabelled_weight: NotNegative  # of the loss on unlabelled images
-    adaptive_floor: Share | None  # each class's threshold adapts, from here up to `threshold`; null: it is fixed
-    alignment: Share  # of the pseudo-labels with the labelled classes' shares; 0: none, 1: in full
+    threshold: Share  # minimum confidence of a pseudo-label
+    unlabelled_weight: NotNegative  # weight of the loss on unlabelled images
+    adaptive_floor: Share | None  # minimum of adaptive per-class thresholds (maximum: `threshold`); null: not adaptive
+    alignment: Share  # of pseudo-label class shares with those of the labels; 0: off, 1: full
 
 
 class FixMatch(Matching):
-    """The student labels weak views for its own strong views."""
+    """The student's own predictions on weak views are the pseudo-labels for strong views."""
 
     kind: Literal["fixmatch"]
 
 
 class UniMatch(Matching):
-    """Two strong views, and the weak view with dropped features."""
+    """FixMatch with two strong views, plus the weak view with feature dropout."""
 
     kind: Literal["unimatch"]
-    feature_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]  # fraction of the channels
+    feature_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]  # share of channels to drop
 
 
 class CPS(Section):
-    """Two networks train each other."""
+    """Cross pseudo-supervision: two networks train on each other's predictions."""
 
     kind: Literal["cps"]
-    unlabelled_weight: NotNegative  # of the loss on unlabelled images
-    partner_seed: Count  # for the second network's head
-    ramp_steps: Count  # over which the weight rises from 0; 0: constant, as published
+    unlabelled_weight: NotNegative  # weight of the loss on unlabelled images
+    partner_seed: Count  # seed of the second network's head
+    ramp_steps: Count  # steps over which the weight rises from 0; 0: constant, as published
 
 
 AnyMethod = Annotated[

@@ -1,4 +1,4 @@
-"""params.yaml in, typed settings out; every mistake one line."""
+"""Read params.yaml into typed settings; each error is one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dualteacher.settings.training import Augment, Batch, Loss, Mixing, Model, O
 from dualteacher.system import os_errors
 from dualteacher.system.errors import UserError
 
-# Sections whose entries are one of several models: the key that tells which, and the models by its value.
+# Sections whose entries have one of several models: the key that selects the model, and the models by its value.
 TAGS = {"datasets": ("source", SOURCES), "methods": ("kind", KINDS)}
 
 
@@ -29,7 +29,7 @@ class Settings(Section):
     """All of params.yaml."""
 
     grid: Grid
-    watched: Place  # a folder whose files both engines watch: where datasets of source `folder` lie
+    watched: Place  # folder whose files both engines watch, for datasets of source `folder`
     datasets: dict[Name, AnyDataset]
     partition: dict[Name, Partition]
     model: Model
@@ -61,15 +61,15 @@ class Settings(Section):
                 if value not in known:
                     section = key if value in getattr(self.grid, key) else "also"
                     raise ValueError(
-                        f"grid.{section} names '{value}', which {where[key]} does not describe;"
-                        f" described: {', '.join(sorted(known)) or 'none'}"
+                        f"grid.{section}: '{value}' is not defined in {where[key]};"
+                        f" defined: {', '.join(sorted(known)) or 'none'}"
                     )
         return self
 
     @model_validator(mode="after")
     def _no_method_is_called_warmup(self) -> Settings:
         if "warmup" in self.methods:
-            raise ValueError("methods.warmup: the warm-up's results lie under this name; choose another")
+            raise ValueError("methods.warmup: this name is reserved for the warm-up; choose another")
         return self
 
     @model_validator(mode="after")
@@ -83,8 +83,8 @@ class Settings(Section):
                 known = official_lists.names(described.source)
                 if wanted not in known:
                     raise ValueError(
-                        f"partition.{partition}.list names '{wanted}', which no official list of datasets.{dataset}"
-                        f" is called; known: {', '.join(known) or 'none'}"
+                        f"partition.{partition}.list: datasets.{dataset} has no official list '{wanted}';"
+                        f" available: {', '.join(known) or 'none'}"
                     )
                 if not getattr(described, "lists", False):
                     raise ValueError(f"partition.{partition}.list needs datasets.{dataset}.lists: true")
@@ -92,13 +92,13 @@ class Settings(Section):
 
 
 def load(path: str | os.PathLike[str] = "params.yaml") -> Settings:
-    """Read and validate a settings file; UserError in one line on any mistake."""
+    """Read and validate a settings file; UserError for any error in it."""
     path = Path(path)
     try:
         raw = strict_yaml.load(path)
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file; run from the project's folder, or `make use PRESET=bluemarble` to make one"
+            f"{path}: no such file; run in the project's folder, or create one with `make use PRESET=bluemarble`"
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {os_errors.explain(error)}") from None
@@ -108,7 +108,7 @@ def load(path: str | os.PathLike[str] = "params.yaml") -> Settings:
 def parse(raw: Any, origin: str = "params.yaml") -> Settings:
     """Validate an already parsed settings mapping."""
     if not isinstance(raw, dict):
-        raise UserError(f"{origin}: a mapping of sections is expected, not {type(raw).__name__}")
+        raise UserError(f"{origin}: expected a mapping of sections, not {type(raw).__name__}")
     try:
         return Settings.model_validate(raw)
     except ValidationError as error:
@@ -116,8 +116,8 @@ def parse(raw: Any, origin: str = "params.yaml") -> Settings:
 
 
 def _explain(error: ValidationError) -> str:
-    """The first mistake in words, and how many more there are."""
-    # a misspelt key is also a missing one: the unknown key says more
+    """Describe the first error, and count the others."""
+    # a misspelt key is reported as missing too; the unknown key is more helpful
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
     key = ".".join(str(part) for part in _as_written(first["loc"]))
@@ -134,13 +134,13 @@ def _explain(error: ValidationError) -> str:
         shown = "" if isinstance(value, dict) else f" = {value!r}"
         text = f"{key}{shown}: {message}" if key else message
         if isinstance(value, str) and kind.startswith(("float", "int")) and value[:1].isdigit():
-            text += " (YAML reads 1e-3 as text: write 0.001)"
+            text += " (YAML reads 1e-3 as text; write 0.001)"
     more = len(problems) - 1
-    return text + (f" (and {more} more mistake{'s' if more > 1 else ''})" if more else "")
+    return text + (f" (and {more} more error{'s' if more > 1 else ''})" if more else "")
 
 
 def _explain_tag(problem: ErrorDetails) -> str:
-    """A missing or unknown `source` or `kind`."""
+    """Describe a missing or unknown `source` or `kind`."""
     section, name = problem["loc"][:2]
     tag, allowed = TAGS[str(section)]
     if problem["type"] == "union_tag_not_found":
@@ -150,13 +150,13 @@ def _explain_tag(problem: ErrorDetails) -> str:
 
 
 def _as_written(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """The keys as the file has them: below datasets.NAME and methods.NAME, pydantic inserts the tag's value."""
+    """The keys as in the file: pydantic inserts the tag's value below datasets.NAME and methods.NAME."""
     written = location[:2] + location[3:] if location and location[0] in TAGS else location
-    return tuple(part for part in written if part != "[key]")  # a name that breaks the rules for names
+    return tuple(part for part in written if part != "[key]")  # marks an invalid name
 
 
 def _similar(location: tuple[int | str, ...]) -> str:
-    """ "; did you mean 'x'? (allowed: …)" for an unknown key."""
+    """Suggestion for an unknown key: "; did you mean 'x'? (allowed: …)"."""
     model: Any = Settings
     if location[:1] and location[0] in TAGS and len(location) > 3:
         model, location = TAGS[str(location[0])][1][str(location[2])], location[3:]
@@ -173,6 +173,6 @@ def _similar(location: tuple[int | str, ...]) -> str:
 
 
 def _near(given: object, allowed: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" where a word is close enough."""
+    """Suggestion if a word is close enough: "; did you mean 'x'?"."""
     near = difflib.get_close_matches(str(given), list(allowed), n=1)
     return f"; did you mean '{near[0]}'?" if near else ""

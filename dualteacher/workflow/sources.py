@@ -14,8 +14,8 @@ PACKAGE = "dualteacher"
 
 # Start, place, report or log jobs: cannot affect results.
 PLUMBING = {f"{PACKAGE}/{name}.py" for name in ("__init__", "__main__", "training/watch",
-            *(f"machine/{name}" for name in ("launcher", "mps", "slots")),
-            *(f"system/{name}" for name in ("console", "errors", "files", "heartbeat", "paths")))}  # fmt: skip
+            *(f"machine/{name}" for name in ("launcher", "mps", "slots")), *(f"system/{name}" for name in (
+            "console", "errors", "files", "heartbeat", "os_errors", "paths")))}  # fmt: skip
 PLUMBING_FOLDERS = (f"{PACKAGE}/cli/", f"{PACKAGE}/settings/", f"{PACKAGE}/workflow/")
 
 # Loaded by name, one file per kind of method; the train rule adds the one it needs.

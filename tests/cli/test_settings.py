@@ -38,18 +38,22 @@ MISTAKES = [
     ("batch.labelled", True, ["batch.labelled"]),
     ("partition.eighth.fraction", 2, ["partition.eighth.fraction = 2", "less than or equal to 1"]),
     ("partition.eighth.count", 5, ["partition.eighth", "exactly one"]),
-    ("grid.method", ["dual_techer"], ["grid.method names 'dual_techer'", "dual_teacher"]),
-    ("grid.partition", ["half"], ["grid.partition names 'half'", "eighth"]),
+    ("grid.method", ["dual_techer"], ["grid.method: 'dual_techer' is not defined", "dual_teacher"]),
+    ("grid.partition", ["half"], ["grid.partition: 'half' is not defined", "eighth"]),
     ("grid.seed", [], ["grid.seed", "at least 1"]),
-    ("grid.also.bound.method", ["supervised"], ["grid.also.bound", "both partitions and methods"]),
-    ("grid.also.bound", {"partition": ["eighth"], "method": ["supervised"]}, ["grid.partition has already"]),
-    ("grid.also.bound", {"partition": ["half"], "method": ["supervised"]}, ["grid.also names 'half'", "eighth"]),
-    ("grid.also.ablation", {"partition": ["full"], "method": ["fixmatch"]}, ["which grid.partition lacks"]),
-    ("grid.also.ablation", {"partition": ["eighth"], "method": ["supervised"]}, ["grid.method has already"]),
+    ("grid.also.bound.method", ["supervised"], ["grid.also.bound", "both partition and method"]),
+    ("grid.also.bound", {"partition": ["eighth"], "method": ["supervised"]}, ["already in grid.partition"]),
+    (
+        "grid.also.bound",
+        {"partition": ["half"], "method": ["supervised"]},
+        ["grid.also: 'half' is not defined", "eighth"],
+    ),
+    ("grid.also.ablation", {"partition": ["full"], "method": ["fixmatch"]}, ["is not in grid.partition"]),
+    ("grid.also.ablation", {"partition": ["eighth"], "method": ["supervised"]}, ["already in grid.method"]),
     ("partition.eighth.held_out", 1.0, ["partition.eighth.held_out = 1.0"]),
-    ("grid.seed", [1, 1], ["grid.seed lists a value twice"]),
+    ("grid.seed", [1, 1], ["grid.seed contains a duplicate"]),
     ("model.architecture", "unet", ["model.architecture = 'unet'", "segformer"]),
-    ("augment.scale", [2.0, 0.5], ["augment.scale runs from small to large"]),
+    ("augment.scale", [2.0, 0.5], ["augment.scale must be [low, high]"]),
     ("warmup.epochs", 3, ["warmup", "exactly one of steps and epochs"]),
     ("datasets.bluemarble.block", 100, ["block (100) must be a multiple of tile (96)"]),
     ("runtime.device", "gpu", ["runtime.device = 'gpu'"]),
@@ -67,7 +71,7 @@ def test_a_mistake_is_one_line(key, value, words):
 def test_missing_keys_are_named_and_counted():
     raw = copy.deepcopy(RAW)
     del raw["train"]["learning_rate"], raw["model"]["dropout"]
-    with pytest.raises(UserError, match=r"'model.dropout' is missing \(and 1 more mistake\)"):
+    with pytest.raises(UserError, match=r"'model.dropout' is missing \(and 1 more error\)"):
         settings.parse(raw)
 
 
@@ -99,7 +103,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     [
         (None, ["check-params"], ["params.yaml: no such file", "make use PRESET=bluemarble"]),
         ("a: [1", ["check-params"], ["params.yaml line", "not valid YAML"]),
-        ("- 1", ["check-params"], ["a mapping of sections is expected, not list"]),
+        ("- 1", ["check-params"], ["expected a mapping of sections, not list"]),
         ("good", ["train", "--dataset", "moon", "--partition", "eighth", "--method", "supervised", "--seed", "0"],
          ["--dataset moon", "not defined in params.yaml, which has bluemarble"]),
         ("good", ["download"], ["give either --dataset NAME or --weights"]),

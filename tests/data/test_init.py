@@ -80,7 +80,9 @@ def test_settings_that_work_and_what_was_assumed() -> None:
     assert {key: written[key] for key in ("model", "mixing", "optimizer", "methods")} == {
         key: kept[key] for key in ("model", "mixing", "optimizer", "methods")
     }
-    assert "# strong: for unlabelled images, on the device" in Path("params.yaml").read_text(), "comments stay"
+    assert "# strong augmentation of unlabelled images, on the device" in Path("params.yaml").read_text(), (
+        "comments stay"
+    )
 
 
 def test_edited_settings_are_only_replaced_when_asked() -> None:

@@ -107,7 +107,9 @@ def test_an_unknown_list_is_refused_with_the_known_ones() -> None:
     raw["datasets"] = {"voc": {"source": "voc", "protocol": "classic", "archive": None, "sbd": None, "lists": True}}
     raw["partition"] = {"some": {"fraction": None, "count": None, "list": "classic_93", "held_out": None}}
     raw["grid"] |= {"dataset": ["voc"], "partition": ["some"]}
-    with pytest.raises(UserError, match=r"partition\.some\.list names 'classic_93'.*known: classic_92, "):
+    with pytest.raises(
+        UserError, match=r"partition\.some\.list: .* no official list 'classic_93'; available: classic_92, "
+    ):
         settings.parse(raw)
     raw["partition"]["some"]["list"] = 92  # YAML's idea of a number
     with pytest.raises(UserError, match=r"partition\.some\.list = 92"):

@@ -97,7 +97,7 @@ def test_a_preset_says_what_differs_and_is_written_whole(folder: Path) -> None:
         *("partition.eighth", "partition.quarter", "partition.full", "partition.few"),
     }
     text = presets.text("two", folder)
-    assert text.startswith("# Two.\n# The whole truth") and "learning_rate: 0.00006 # slow\n" in text
+    assert text.startswith("# Two.\n# All settings of a run") and "learning_rate: 0.00006 # slow\n" in text
     assert yaml.safe_load(text) == two and "  limit: null\n" in text
     comments = (folder / "base.yaml").read_text().count(" # ")
     assert comments - 3 <= text.count(" # ") <= comments + 1  # all but those of the partitions that were replaced

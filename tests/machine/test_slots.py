@@ -137,7 +137,7 @@ def test_a_named_device_is_the_one_that_is_held() -> None:
         assert jobs.start() == "0"
         with pytest.raises(Full):
             jobs.start(device="cuda:1")
-    with pytest.raises(ValueError, match="need device auto, cuda or cpu"):
+    with pytest.raises(ValueError, match="needs device auto, cuda or cpu"):
         runtime(device="cuda:1", processes=2)
 
 
