@@ -1,9 +1,9 @@
-"""Losses and labels on bilinearly upsampled logits that never make the full-resolution tensor.
+"""Losses and labels on bilinearly upsampled logits, without storing the full-resolution tensor.
 
-At 150 classes the upsampled logits are by far the largest tensor of a training step. Here they exist only a pixel at a
-time: on a CPU in Numba loops (cpu.py), on a CUDA device in Triton kernels (gpu.py). Everything else (other devices,
-float64, no Triton, tracing for export) takes a stripe at a time (stripes.py). The gradient is formed in the forward
-pass. Softmax is computed to the base 2, exp(x) = 2^(x log₂e), with the factor applied to the low-resolution logits:
+At 150 classes the upsampled logits would be by far the largest tensor of a training step. Here they exist for a few
+pixels at a time: in Numba loops on a CPU (cpu.py), in Triton kernels on a CUDA device (gpu.py). Other devices, float64,
+installations without Triton and tracing for export work on stripes of rows (stripes.py). The gradient is computed in
+the forward pass. Softmax uses base 2, exp(x) = 2^(x log₂e), with the factor applied to the low-resolution logits:
 `exp2` takes a quarter of the time of `exp`.
 """
 
@@ -29,7 +29,7 @@ LOG2E = math.log2(math.e)
 
 
 def for_kernels(logits: Tensor) -> bool:
-    """Whether the CPU's own sweeps take these logits: real ones, and no more precise than float32."""
+    """Whether the Numba kernels take these logits: a plain CPU tensor (not fake, not traced), at most float32."""
     plain = type(logits) in (Tensor, torch.nn.Parameter) and not torch.jit.is_tracing()
     return plain and logits.device.type == "cpu" and logits.dtype.is_floating_point and logits.dtype != torch.float64
 
@@ -40,32 +40,32 @@ def _has_triton() -> bool:
 
 
 def for_triton(logits: Tensor) -> bool:
-    """Whether the Triton kernels take these logits: on a CUDA device, float32 or shorter. Fake tensors included."""
+    """Whether the Triton kernels take these logits: on a CUDA device, at most float32. Fake tensors included."""
     if torch.jit.is_tracing() or torch.compiler.is_exporting() or not _has_triton():
         return False
     return logits.device.type == "cuda" and logits.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
 def pixels_first(logits: Tensor) -> Any:
-    """(B, C, h, w) → (B, h, w, C) as the CPU's sweeps want it, float32; no copy if it is channels-last already."""
+    """(B, C, h, w) → numpy (B, h, w, C) float32 for the Numba kernels; no copy if channels-last float32 already."""
     return logits.detach().float().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """No autocast inside: sums over pixels are float32's business."""
-    if device.type == "meta":  # shapes only; autocast does not know it
+    """Context without autocast: sums over pixels need float32."""
+    if device.type == "meta":  # autocast does not support it
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def in_bits(logits: Tensor) -> Tensor:
-    """Logits to the base 2, less each pixel's largest; at least float32."""
+    """Logits · log₂e minus each pixel's maximum, at least float32."""
     bits = (logits if logits.dtype == torch.float64 else logits.float()).detach() * LOG2E
     return bits.sub_(bits.amax(1, keepdim=True))
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Weighted sum of the upsampled cross entropy, with its gradient formed in the forward sweep."""
+    """Weighted sum of the upsampled cross entropy; computes its gradient in the forward pass."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, label: Tensor, weight: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -89,12 +89,12 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor, _positive: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        # channels last, as the network's last layer wants it
+        # channels-last, like the network's last layer
         return gradient.to(ctx.dtype, memory_format=torch.channels_last).mul(slope), None, None, None
 
 
 def _sweep(logits: Tensor, label: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor | None]:
-    """CE (B, H, W), 0 where ignored, and, given weights, d Σ weight · CE / d logits, (B, C, h, w)."""
+    """CE (B, H, W), 0 where ignored; with `weight` also d(Σ weight · CE)/d(logits), (B, C, h, w)."""
     sweep = _numba_sweep if for_kernels(logits) else _striped_sweep
     own, total, gradient = sweep(logits, label, weight, ignore_index)
     return _entropy(own, total).mul(label != ignore_index), gradient
@@ -103,7 +103,7 @@ def _sweep(logits: Tensor, label: Tensor, weight: Tensor | None, ignore_index: i
 def _numba_sweep(
     logits: Tensor, label: Tensor, weight: Tensor | None, ignore_index: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """A pixel's own class and the sum of powers, (B, H, W) in bits and as a number; and the gradient."""
+    """own and total, (B, H, W), with p(label) = 2^own / total; and the gradient, if `weight` is given."""
     from dualteacher.core.upsampling import cpu
 
     pull = None if weight is None else weight.float().contiguous().numpy()
@@ -115,7 +115,7 @@ def _numba_sweep(
 def _striped_sweep(
     logits: Tensor, label: Tensor, weight: Tensor | None, ignore_index: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The same a stripe at a time."""
+    """The same, on stripes."""
     valid = label != ignore_index
     bits = in_bits(logits)
     upsampler = stripes.upsampler(bits, (label.shape[1], label.shape[2]), gradient=weight is not None)
@@ -132,16 +132,16 @@ def _striped_sweep(
         norm = power.sum(CLASSES, keepdim=True)
         total[stripe.where] = norm
         if weight is not None:
-            # p - [class = target], times the weight
+            # weight · (p - [class = target])
             pull = share[stripe.where]
             upsampler.write(stripe, power.mul_(pull / norm).scatter_add_(CLASSES, place, -pull))
     return upsampler.join(own), upsampler.join(total), upsampler.gradient if weight is not None else None
 
 
 def _entropy(own: Tensor, total: Tensor) -> Tensor:
-    """-ln(2^own / total), never below 0, and 0 where the class has all of the probability in floating point.
+    """-ln(2^own / total) ≥ 0; exactly 0 where the probability rounds to 1.
 
-    Between 2^-25 and 2^-24 of the probability for all others, the rounding of the sum decides which it is.
+    If all other classes together have a probability between 2^-25 and 2^-24, the rounding of the sum decides.
     """
     probability = own.exp2() / total
     return torch.where(probability > 0.5, -probability.log(), (total.log2() - own) * LN2)
@@ -150,22 +150,22 @@ def _entropy(own: Tensor, total: Tensor) -> Tensor:
 def cross_entropy_sum(
     logits: Tensor, label: Tensor, weight: Tensor | float = 1.0, ignore_index: int = IGNORE
 ) -> tuple[Tensor, Tensor]:
-    """Σ weight · CE over the pixels of bilinearly upsampled logits, and how many pixels had CE > 0.
+    """Σ weight · CE over the pixels of bilinearly upsampled logits, and the number of pixels with CE > 0.
 
-    logits: (B, C, h, w) at the network's stride; label: (B, H, W) int64, `ignore_index` does not count;
-    weight: anything that broadcasts to (B, H, W), not differentiated. Returns two scalars; only the first
-    is differentiable, with respect to the logits. Equals interpolate + cross_entropy to rounding.
-    A label that is no class raises an error, or on a CUDA device makes the sum NaN.
+    logits: (B, C, h, w) at the network's stride. label: (B, H, W) int64; skips pixels of `ignore_index`. weight:
+    broadcasts to (B, H, W), not differentiated. Returns two scalars; the first is differentiable with respect to the
+    logits. Equals interpolate + cross_entropy up to rounding. An invalid label raises an error, or makes the sum NaN
+    on a CUDA device.
     """
     if not isinstance(weight, Tensor):
-        weight = torch.full((), weight, device=logits.device)  # filled there: a copy would make the host wait
+        weight = torch.full((), weight, device=logits.device)  # filled on the device: a copy would make the host wait
     total, positive = _CrossEntropy.apply(logits, label, weight.expand(label.shape), ignore_index)
     return total, positive
 
 
 @torch.no_grad()
 def cross_entropy_map(logits: Tensor, label: Tensor, ignore_index: int = IGNORE) -> Tensor:
-    """CE of every pixel of the upsampled logits, (B, H, W), without gradient; 0 where it is ignored."""
+    """CE of every pixel of the upsampled logits, (B, H, W), 0 where ignored. No gradient."""
     if for_triton(logits):
         from dualteacher.core.upsampling import gpu
 
@@ -176,7 +176,7 @@ def cross_entropy_map(logits: Tensor, label: Tensor, ignore_index: int = IGNORE)
 
 @torch.no_grad()
 def label_and_confidence(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Argmax (B, H, W) int64 and largest softmax probability (B, H, W) of the upsampled logits."""
+    """Argmax (B, H, W) int64 and its softmax probability (B, H, W), of logits upsampled to `size` (H, W)."""
     if for_triton(logits):
         from dualteacher.core.upsampling import gpu
 
@@ -195,14 +195,14 @@ def label_and_confidence(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor,
             piece = upsampler.read(stripe)
             piece.sub_(piece.amax(CLASSES, keepdim=True))
             label[stripe.where] = stripes.first_zero(piece)
-            # softmax at the maximum is 2^0 over the sum: no softmax needs to be written out
+            # the maximum's softmax is 2^0 / sum: no need to write out the others
             confidence[stripe.where] = piece.exp2_().sum(CLASSES, keepdim=True).reciprocal_()
         return upsampler.join(label).long(), upsampler.join(confidence)
 
 
 @torch.no_grad()
 def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Class with the largest upsampled logit, (B, H, W) int64."""
+    """Argmax (B, H, W) int64 of logits upsampled to `size` (H, W)."""
     if for_triton(logits):
         from dualteacher.core.upsampling import gpu
 
@@ -223,7 +223,7 @@ def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def enlarge(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images (B, C, h, w) at a size (H, W) that is no smaller, bilinear; float32 on a CPU comes out channels-last."""
+    """Upsample images (B, C, h, w) to `size` (H, W), bilinear, no antialiasing. Numba's result is channels-last."""
     if for_kernels(images):
         from dualteacher.core.upsampling import cpu
 

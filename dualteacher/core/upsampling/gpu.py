@@ -1,7 +1,8 @@
-"""Launches of the Triton kernels, as operators that fake tensors, compilers and CUDA graphs can handle.
+"""CUDA implementation: custom operators that launch the Triton kernels.
 
-Nothing waits for the device and no size depends on data. The shapes of the blocks are fixed: tuning at the first call
-would cost seconds for every new image size, and could choose another order of summation from run to run.
+They work with fake tensors, torch.compile and CUDA graphs: nothing waits for the device, and no size depends on data.
+Block shapes are fixed: autotuning would cost seconds for every new image size, and could change the order of summation
+from run to run.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from torch import Tensor
 
 from dualteacher.core.upsampling import triton_kernels as kernels
 
-CLASSES = 8  # classes in a thread's registers
-PIXELS = 512  # pixels of a program of the first sweep, whose four warps hold 4 · CLASSES logits a thread
-SIDE = 4  # output rows and columns of a cell that a program takes at most
-COLUMNS = 32  # input columns of a program of the gradient's sweep: the lanes of its only warp
-ROWS = 16  # input rows of such a program; one more is evaluated for their upper neighbours
+CLASSES = 8  # classes per thread, in registers
+PIXELS = 512  # pixels per program of the first sweep: 4 warps, 4 · CLASSES logits per thread
+SIDE = 4  # maximum output rows and columns of a cell per program
+COLUMNS = 32  # input columns per program of the gradient sweep: one per lane of its single warp
+ROWS = 16  # input rows per program of the gradient sweep; evaluates one more, above the first
 
 
 class Blocks(NamedTuple):
-    """The block shapes of the kernels, powers of 2."""
+    """Block shapes: classes, a cell's output rows and columns, and cells per program; powers of 2."""
 
     K: int
     PY: int
@@ -37,7 +38,7 @@ def _check(logits: Tensor, size: tuple[int, int]) -> None:
 
 
 def _most(output: int, size: int) -> int:
-    """The most outputs that a cell can have along an axis."""
+    """Maximum number of outputs of a cell along an axis."""
     return -(-output // size)
 
 
@@ -50,26 +51,26 @@ def _blocks(logits: Tensor, size: tuple[int, int]) -> Blocks:
 
 
 def _grid(logits: Tensor, size: tuple[int, int], blocks: Blocks) -> tuple[int, int]:
-    """Programs: (blocks of cells, parts of a cell)."""
+    """Launch grid: (blocks of cells, parts of a cell)."""
     batch, _, h, w = logits.shape
     parts = _most(_most(size[0], h), blocks.PY) * _most(_most(size[1], w), blocks.PX)
     return triton.cdiv(batch * (h + 1) * (w + 1), blocks.N), parts
 
 
 def _shape(logits: Tensor, size: tuple[int, int]) -> tuple[int, ...]:
-    """The kernels' arguments batch … width."""
+    """The kernels' arguments batch, classes, h, w, height, width."""
     return *logits.shape, *size
 
 
 def _on(logits: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device."""
+    """Make the logits' device current: Triton launches there."""
     return torch.cuda.device(logits.device) if logits.is_cuda else nullcontext()
 
 
 def _launch_entropy(
     logits: Tensor, label: Tensor, weight: Tensor, ignore: int, entropy: Tensor | None, maps: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """First sweep: each program's Σ weight · CE and count of CE > 0. Fills `entropy` or `maps`, unless None."""
+    """First sweep: Σ weight · CE and count of CE > 0, per program. Fills `entropy` or `maps` if given."""
     size = (label.shape[1], label.shape[2])
     blocks = _blocks(logits, size)
     grid = _grid(logits, size, blocks)
@@ -90,8 +91,8 @@ def cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Σ weight · CE, the count of CE > 0 and, if wanted, the gradient (B, C, h, w) in the logits' dtype, channels-last.
 
-    logits (B, C, h, w) of any strides; label (B, H, W), an integer type; weight (B, H, W) of any strides. A label that
-    is neither a class nor `ignore_index` makes the sum NaN: to raise, the host would have to wait.
+    logits (B, C, h, w) and weight (B, H, W) of any strides; label (B, H, W), any integer type. A label that is neither
+    a class nor `ignore_index` makes the sum NaN, since raising would make the host wait.
     """
     size = (label.shape[1], label.shape[2])
     _check(logits, size)
@@ -128,7 +129,7 @@ def _(logits: Tensor, label: Tensor, weight: Tensor, ignore_index: int, wanted: 
 
 @torch.library.custom_op("dualteacher::upsampled_cross_entropy_map", mutates_args=())
 def cross_entropy_map(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
-    """CE of every pixel, (B, H, W) float32; 0 where ignored, NaN where the label is no class."""
+    """CE of every pixel, (B, H, W) float32; 0 where ignored, NaN where the label is invalid."""
     size = (label.shape[1], label.shape[2])
     _check(logits, size)
     if len(label) != len(logits):
@@ -146,7 +147,7 @@ def _(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
 
 @torch.library.custom_op("dualteacher::upsampled_label", mutates_args=())
 def label_and_confidence(logits: Tensor, height: int, width: int, with_confidence: bool) -> tuple[Tensor, Tensor]:
-    """Argmax (B, H, W) int64 and, if `with_confidence`, the largest probability (B, H, W) float32, else nothing."""
+    """Argmax (B, H, W) int64 and its probability (B, H, W) float32, empty unless `with_confidence`."""
     size = (height, width)
     _check(logits, size)
     label, confidence = _labels_like(logits, height, width, with_confidence)

@@ -1,17 +1,18 @@
-"""Numba kernels over bilinearly upsampled logits: a few pixels at a time, all classes of them. cpu.py calls them.
+"""Numba kernels over bilinearly upsampled logits, called by cpu.py.
 
-A pixel's logits are a mean of four corners', so that they are formed, reduced and, with their gradient, given back
-within the first-level cache: nothing of full resolution times the classes is ever written. Logits are (B, h, w, C),
-float32, and counted in bits below the largest of their corner: u = (max - logit) · log₂e ≥ 0, a power 2^-u. As the
-means of such numbers are from 0 on too, no largest logit has to be found before the powers are summed. Positions and
-borders are those of torch's interpolation (`Axis`).
+They interpolate a few pixels at a time, all classes of each, from the four input pixels around them (its corners), then
+reduce them and add their gradient to the corners, within the L1 cache. No full-resolution tensor is written.
 
-The loops are written so that the compiler makes vectors of them: `benchmark` shows at once if it no longer does.
-Output rows between the same two input rows are taken ROWS at a time, since they share all their corners.
+Logits are (h, w, C) float32, in bits below the largest of their input pixel: u = (max - logit) · log₂e ≥ 0, with
+exponential 2^-u. Interpolated values are ≥ 0 too, so the sum of exponentials needs no maximum first. Positions and
+borders are those of torch's interpolation (see `Axis`).
 
-A kernel takes one band of input rows of one image. Compiled code is kept beside this file or in the user's cache;
-NUMBA_CACHE_DIR says otherwise. All kernels and their helpers stay in this one file: Numba compiles anew when the
-kernel's own file changes, and does not look at files that it imports from.
+The compiler vectorises the loops as written; `benchmark` shows if it no longer does. Output rows between the same two
+input rows share all corners, and are processed ROWS at a time.
+
+A kernel processes one band of input rows of one image. Compiled code is cached beside this file or in the user's cache
+folder, or in NUMBA_CACHE_DIR. All kernels and helpers must stay in this file: Numba recompiles when a kernel's own file
+changes, but does not track imports.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ import numpy as np
 from numba import float32
 
 LANES = 16  # classes are padded to whole vectors
-ROWS = 4  # output rows that are gone through together
-BAND = 16  # input rows that a thread takes at once
-NOTHING = np.finfo(np.float32).max  # bits of the padding: no probability
+ROWS = 4  # output rows processed together
+BAND = 16  # input rows per unit of work
+NOTHING = np.finfo(np.float32).max  # bits of the padding: probability 0
 HIGHEST = np.float32(126)  # 2^-126 is the smallest normal float32
-ROUNDING = np.float32(1e-6)  # what interpolation can add to a value or take from it, relative to the largest corner
-TINY = np.float32(2.0**-64)
+ROUNDING = np.float32(1e-6)  # rounding error of interpolation, relative to the largest corner
+TINY = np.float32(2.0**-64)  # below this sum of exponentials, start again from the pixel's own maximum
 LOG2E = np.float32(1.4426950408889634)
 MOST = np.int32(2**31 - 1)
-# 2^x on [-1/2, 1/2] to 2e-9 of its value, exactly 1 at 0 (Lawson's algorithm, degree 6)
+# coefficients of 2^x on [-1/2, 1/2], relative error 2e-9, exactly 1 at 0 (Lawson's algorithm, degree 6)
 EXP2 = tuple(
     np.float32(factor)
     for factor in (
@@ -46,12 +47,12 @@ EXP2 = tuple(
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Compile at the first call; sums may be taken in vectors and products fused, but NaN stays NaN."""
+    """Compile at the first call, with a cache. Fast-math may reorder sums and fuse products, but keeps NaN."""
     compiler = functools.partial(numba.njit, nogil=True, error_model="numpy")
     rules = {"reassoc", "contract", "nsz", "arcp"}
     try:
         made = compiler(cache=True, fastmath=rules)(function)
-    except RuntimeError:  # there is no folder to keep the code in
+    except RuntimeError:  # no writable cache folder
         return compiler(fastmath=rules)(function)
     if (cache := getattr(made, "_cache", None)) is not None:
         for name in ("load_overload", "save_overload"):
@@ -63,7 +64,7 @@ UNREADABLE = (OSError, EOFError, ValueError, UnpicklingError, AttributeError, Im
 
 
 def _forgiving(method: Callable[..., Any], flush: Callable[[], None]) -> Callable[..., Any]:
-    """Never fail over the cache: on a full disk, a damaged file or one of other sources, compile and start it anew."""
+    """Wrap a cache method: on any fault (full disk, damaged or outdated file), clear the cache and return None."""
 
     def attempt(*arguments: Any) -> Any:
         try:
@@ -77,7 +78,7 @@ def _forgiving(method: Callable[..., Any], flush: Callable[[], None]) -> Callabl
 
 
 class Axis(NamedTuple):
-    """Where the outputs of one axis lie: between inputs `low` and `high`, `weight` of the second; all (output,)."""
+    """Interpolation along one axis, (output,) each: neighbouring inputs `low` and `high`, and the weight of `high`."""
 
     low: np.ndarray
     high: np.ndarray
@@ -85,7 +86,7 @@ class Axis(NamedTuple):
 
 
 class RowRange(NamedTuple):
-    """Input rows from `first` on, and the output rows start … end - 1 that lie below them."""
+    """A band of BAND input rows from `first` on, and its output rows start … end - 1."""
 
     first: int
     start: int
@@ -94,7 +95,7 @@ class RowRange(NamedTuple):
 
 @numba.njit(inline="always")
 def power(u: Any) -> Any:
-    """2^-u for u ≥ 0, in a form that the compiler turns into vectors."""
+    """2^-u for u ≥ 0, in a form that vectorises."""
     u = HIGHEST if u > HIGHEST else u
     whole = np.rint(u)
     part = whole - u
@@ -110,20 +111,20 @@ def power(u: Any) -> Any:
 
 @numba.njit(inline="always")
 def bits(u: Any) -> Any:
-    """A number as a whole number, ordered alike from 0 on: the smallest whole number is found in vectors."""
+    """A float ≥ 0 as an int32 of the same order, since the minimum of integers vectorises."""
     return np.float32(u).view(np.int32)
 
 
 @numba.njit(inline="always")
 def rank(logit: Any) -> Any:
-    """A whole number that is ordered as any number is; both zeros are 0."""
+    """Any float as an int32 of the same order; -0 and 0 are equal."""
     whole = bits(logit)
     return np.int32(-np.int32(whole & MOST)) if whole < 0 else whole
 
 
 @numba.njit(inline="always")
 def fill(row: Any, source: Any, winner: Any) -> None:
-    """A row of logits (w, C) into scratch (w, padded), in bits below each pixel's largest; and which that is, (w,)."""
+    """Convert a row of logits `source` (w, C) to bits `row` (w, padded), with each pixel's argmax in `winner` (w,)."""
     for x in range(source.shape[0]):
         most = -MOST
         for c in range(source.shape[1]):
@@ -140,7 +141,7 @@ def fill(row: Any, source: Any, winner: Any) -> None:
 
 @numba.njit(inline="always")
 def scratch(logits: Any) -> Any:
-    """For an image's logits (h, w, C): two rows of corners, their largest classes, and ROWS pixels' values, padded."""
+    """Buffers: two input rows in bits (2, w, padded), their argmax (2, w), and values of ROWS pixels (ROWS, padded)."""
     w, padded = logits.shape[1], (logits.shape[2] + LANES - 1) // LANES * LANES
     rows, winner = np.full((2, w, padded), NOTHING, np.float32), np.empty((2, w), np.int32)
     return rows, winner, np.zeros((ROWS, padded), np.float32)
@@ -148,7 +149,7 @@ def scratch(logits: Any) -> Any:
 
 @numba.njit(inline="always")
 def end_of_group(y: Any, end: Any, low: Any) -> Any:
-    """The output rows y … this - 1, at most ROWS, lie between the same two input rows."""
+    """End of the group of output rows from y on, at most ROWS, that lie between the same two input rows."""
     stop = y + 1
     while stop < end and stop < y + ROWS and low[stop] == low[y]:
         stop += 1
@@ -157,7 +158,7 @@ def end_of_group(y: Any, end: Any, low: Any) -> Any:
 
 @numba.njit(inline="always")
 def rows_of_group(y: Any, stop: Any, weight: Any, down: Any) -> Any:
-    """The output rows of a group after its first, y, the last again where there are fewer; `down` takes all weights."""
+    """The group's 2nd to 4th output row, repeating the last one if there are fewer. Writes their weights to `down`."""
     last = stop - 1
     r1, r2 = min(y + 1, last), min(y + 2, last)
     down[0], down[1], down[2], down[3] = weight[y], weight[r1], weight[r2], weight[last]
@@ -166,10 +167,10 @@ def rows_of_group(y: Any, stop: Any, weight: Any, down: Any) -> Any:
 
 @numba.njit(inline="always")
 def move_down(rows: Any, winner: Any, upper: Any, logits: Any, y: Any, start: Any, low: Any, high: Any) -> Any:
-    """Make `rows` the two input rows around output row y, after those of y - 1; which of them is the upper one."""
+    """Update `rows` from output row y - 1 to y. Returns the index in `rows` of the upper input row."""
     if y != start and low[y] == low[y - 1]:
         return upper
-    upper = 1 - upper  # what was below is above, mostly
+    upper = 1 - upper  # usually the lower row becomes the upper one
     if y == start or low[y] != high[y - 1]:
         fill(rows[upper], logits[low[y]], winner[upper])
     fill(rows[1 - upper], logits[high[y]], winner[1 - upper])
@@ -178,7 +179,7 @@ def move_down(rows: Any, winner: Any, upper: Any, logits: Any, y: Any, start: An
 
 @numba.njit(inline="always")
 def corners(rows: Any, upper: Any, left: Any, right: Any, across: Any, c: Any) -> Any:
-    """Class c above (row `upper`) and below a column of outputs that lie between the same four corners."""
+    """Class c, interpolated horizontally, in the upper and the lower input row."""
     top = rows[upper, left, c] + across * (rows[upper, right, c] - rows[upper, left, c])
     bottom = rows[1 - upper, left, c] + across * (rows[1 - upper, right, c] - rows[1 - upper, left, c])
     return top, bottom
@@ -188,7 +189,7 @@ def corners(rows: Any, upper: Any, left: Any, right: Any, across: Any, c: Any) -
 def from_the_largest(
     rows: np.ndarray, upper: int, left: int, right: int, across: float, down: float, value: np.ndarray
 ) -> Any:
-    """The powers of a pixel anew, in bits below its own largest; their sum, and the bits of that."""
+    """Recompute a pixel's exponentials relative to its own maximum. Returns their sum and the maximum's bits."""
     least = NOTHING
     for c in range(value.shape[0]):
         top, bottom = corners(rows, upper, left, right, across, c)
@@ -206,11 +207,11 @@ def entropies(
     logits: np.ndarray, label: np.ndarray, weight: np.ndarray, ignore: int, wanted: bool, band: RowRange,
     down_axis: Axis, across_axis: Axis, own: np.ndarray, total: np.ndarray, gradient: np.ndarray, carry: np.ndarray,
 ) -> bool:  # fmt: skip
-    """One band of one image: CE = -ln(2^own / total) of its output rows, and what is pulled back.
+    """One band of one image: CE = -ln(2^own / total) per output pixel and, if `wanted`, the gradient of Σ weight · CE.
 
-    logits (h, w, C); label, weight, own, total (H, W). Given back is weight · (p - [class = label]), if `wanted`:
-    gradient (h, w, C) takes the band's rows, carry (w, C) what belongs to the next band's first row.
-    False: there is a label that is no class.
+    logits (h, w, C); label, weight, own, total (H, W). Adds the gradient, weight · (p - [class = label]) interpolated
+    back, to gradient (h, w, C), and the part for the next band's first row to carry (w, C). Returns False at an
+    invalid label.
     """
     y0, y1, ty = down_axis
     x0, x1, tx = across_axis
@@ -254,11 +255,13 @@ def entropies(
                 target = label[row, x]
                 top, bottom = corners(rows, upper, left, right, across, target)
                 low = top + down[k] * (bottom - top)
-                if norm[k] < TINY:  # the corners differ so much that the largest of none is near
+                if norm[k] < TINY:  # the corners differ so much that no corner's maximum is near the pixel's
                     norm[k], least = from_the_largest(rows, upper, left, right, across, down[k], value[k])
                     low -= least
                 own[row, x], total[row, x] = -low, norm[k]
-                if value[k, target] > float32(0.5) * norm[k]:  # of the same powers: 1 where nothing else counts
+                if (
+                    value[k, target] > float32(0.5) * norm[k]
+                ):  # same exponentials in both: ratio is exactly 1 if no other class counts
                     own[row, x], total[row, x] = float32(0), norm[k] / value[k, target]
                 pull = weight[row, x]
                 if wanted and pull != float32(0):
@@ -282,7 +285,7 @@ def entropies(
 
 @numba.njit(inline="always")
 def largest_of(rows: Any, upper: Any, left: Any, right: Any, across: Any, down: Any, value: Any, classes: Any) -> Any:
-    """The largest class of each of ROWS outputs below each other, whose bits `value` (ROWS, padded) takes."""
+    """Argmax of each of ROWS outputs in a column. Writes their bits to `value` (ROWS, padded)."""
     v0, v1, v2, v3 = value[0], value[1], value[2], value[3]
     d0, d1, d2, d3 = down[0], down[1], down[2], down[3]
     m0 = m1 = m2 = m3 = MOST
@@ -297,7 +300,7 @@ def largest_of(rows: Any, upper: Any, left: Any, right: Any, across: Any, down: 
         i = np.int32(c)
         i0, i1 = min(i0, i if bits(v0[c]) == m0 else MOST), min(i1, i if bits(v1[c]) == m1 else MOST)
         i2, i3 = min(i2, i if bits(v2[c]) == m2 else MOST), min(i3, i if bits(v3[c]) == m3 else MOST)
-    last = np.int32(classes - 1)  # where nothing is a number, the padding is smallest
+    last = np.int32(classes - 1)  # if all are NaN, the padding would win
     return min(i0, last), min(i1, last), min(i2, last), min(i3, last)
 
 
@@ -305,7 +308,7 @@ def largest_of(rows: Any, upper: Any, left: Any, right: Any, across: Any, down: 
 def labels(
     logits: np.ndarray, band: RowRange, down_axis: Axis, across_axis: Axis, label: np.ndarray, confidence: np.ndarray
 ) -> None:
-    """One band of one image: the largest class of its output rows, and that class's softmax probability."""
+    """One band of one image: argmax of its output rows and its softmax probability, both (H, W)."""
     y0, y1, ty = down_axis
     x0, x1, tx = across_axis
     _, y, end = band
@@ -331,9 +334,10 @@ def labels(
 
 @numba.njit(inline="always")
 def contenders(rows: Any, left: Any, right: Any, floor: Any, found: Any) -> Any:
-    """The classes that can be the largest between four corners, in order, into `found`; how many there are.
+    """Write to `found` the classes that can be the argmax somewhere between four corners. Returns their number.
 
-    In bits a class lies between its smallest and its largest corner: one that stays above another's largest is out.
+    A class's interpolated bits lie between its smallest and largest corner, so a class whose smallest is above
+    another's largest cannot win.
     """
     least = MOST
     for c in range(floor.shape[0]):
@@ -345,15 +349,16 @@ def contenders(rows: Any, left: Any, right: Any, floor: Any, found: Any) -> Any:
     count = 0
     for c in range(found.shape[0]):
         found[count] = c
-        count += not floor[c] > limit  # what is no number stays in
+        count += not floor[c] > limit  # keeps NaN
     return count
 
 
 @jit
 def largest(logits: np.ndarray, band: RowRange, down_axis: Axis, across_axis: Axis, label: np.ndarray) -> None:
-    """One band of one image: the largest class of its output rows, as `labels` has it.
+    """One band of one image: argmax of its output rows, the same as in `labels`.
 
-    Most corners agree, and between most others only a few classes can be largest: these are put together.
+    Where all four corners have the same argmax, so have the outputs between them. Elsewhere usually only a few classes
+    can win; these are gathered, and only they are interpolated.
     """
     y0, y1, ty = down_axis
     x0, x1, tx = across_axis
@@ -396,7 +401,7 @@ def largest(logits: np.ndarray, band: RowRange, down_axis: Axis, across_axis: Ax
 
 @jit
 def enlarge_rows(source: np.ndarray, band: RowRange, down_axis: Axis, across_axis: Axis, out: np.ndarray) -> None:
-    """One band of one image (h, w · C), bilinearly, into (H, W · C); `across_axis` counts channels apart."""
+    """Upsample one band of one image (h, w · C) to (H, W · C); `across_axis` indexes single numbers, not pixels."""
     y0, y1, ty = down_axis
     x0, x1, tx = across_axis
     between = np.empty(source.shape[1], np.float32)
@@ -411,8 +416,8 @@ def enlarge_rows(source: np.ndarray, band: RowRange, down_axis: Axis, across_axi
 
 @jit
 def count_pairs(target: np.ndarray, prediction: np.ndarray, classes: int, ignore: int, counts: np.ndarray) -> None:
-    """Add pairs of classes, (pixels,) each, to counts (classes² + 2,): strange ones and ignored ones come last."""
-    before = run = 0  # neighbours are mostly alike: they are added together
+    """Count class pairs (pixels,) in counts (classes² + 2,); the last two are invalid and ignored pixels."""
+    before = run = 0  # neighbours mostly have the same pair: add runs at once
     for i in range(target.shape[0]):
         t, p = int(target[i]), int(prediction[i])
         place = t * classes + p

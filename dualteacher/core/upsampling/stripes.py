@@ -1,16 +1,14 @@
-"""Bilinear upsampling of logits a stripe at a time, there and back.
+"""Bilinear upsampling of logits in stripes of output rows, with the gradient, in plain torch operations.
 
-Interpolation (align_corners=False) is linear and separable, so a few output rows need only a few input rows:
-each stripe is made, handed out and thrown away while it is still in the cache, and a gradient that comes in
-by stripes goes back the same way. The full-resolution tensor never exists; peak extra memory is a stripe.
+Interpolation (align_corners=False) is linear and separable, so a few output rows need only a few input rows. Each
+stripe is computed, used and overwritten while it is in the cache, and its gradient is propagated back in the same way.
+The full-resolution tensor never exists; the extra memory is that of one stripe.
 
-Where the output is a whole number of times the input, r = W/w, the output columns r·j + p of one phase p all
-lie at the same place between their two neighbours, and so do rows: a stripe is then one `lerp` of shifted
-input, at the speed of memory (`Phases`). Other ratios go through small matrices (`Matrices`).
+For an integer ratio r = W/w, all output columns r·j + p of one phase p have the same interpolation weights, and so do
+rows: a stripe is one `lerp` of shifted inputs (`Phases`). Other ratios use small matrices (`Matrices`).
 
-Pieces are (bands, b, rows, C, columns): the classes lie outside the columns, so that every operation and every
-reduction over classes runs over whole vectors of pixels. Pixel maps that go with them are cut alike by
-`split`, and put together again by `join`.
+A stripe's data, its piece, is (bands, b, rows, C, columns). Classes come before columns, so that operations and
+reductions over classes run over contiguous vectors of pixels. `split` brings pixel maps into this layout, `join` back.
 """
 
 from __future__ import annotations
@@ -23,22 +21,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Elements of a stripe: on a CPU small enough for the caches, large enough that the calls do not
-# count (docs/performance.md); a GPU wants fewer, larger kernels.
+# Elements of a stripe: on a CPU small enough for the cache, but large enough to hide the overhead of calls
+# (docs/performance.md); a GPU needs fewer, larger kernels.
 STRIPE_ELEMENTS_CPU = 640_000
 STRIPE_ELEMENTS_GPU = 32_000_000
 
-CLASSES = -2  # the dimension of the classes in a piece
-FAR = 2.0**100  # times any difference of logits: more than any index
+CLASSES = -2  # class dimension of a piece
+FAR = 2.0**100  # times any nonzero difference of logits, exceeds any class index
 
 
 def interpolation_matrix(output: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(output, size) matrix of 1-D bilinear interpolation with align_corners=False.
+    """(output, size) matrix of 1-D linear interpolation with align_corners=False, with exactly torch's weights.
 
-    Row i holds the hat function max(0, 1 - |x_i - j|) around its source position
-    x_i = (i + 1/2) · size/output - 1/2, clamped to the input: exactly torch's weights.
+    Row i is the hat function max(0, 1 - |x_i - j|) around the source position x_i = (i + 1/2) · size/output - 1/2,
+    clamped to the input.
     """
-    # The positions are formed in float32, as torch's own interpolation forms them.
+    # positions in float32, like torch's own interpolation
     source = torch.arange(output, device=device, dtype=torch.float32).add_(0.5).mul_(size / output).sub_(0.5)
     source = source.clamp_(0, size - 1).to(dtype)
     column = torch.arange(size, device=device, dtype=dtype)
@@ -47,7 +45,7 @@ def interpolation_matrix(output: int, size: int, device: torch.device, dtype: to
 
 @dataclass(frozen=True)
 class Stripe:
-    """Some images and some of their output rows, as slices; where they come from is the upsampler's business."""
+    """Some images and some of their output rows, as slices; `source` and `phase` are for the upsampler."""
 
     images: slice
     rows: slice
@@ -56,14 +54,14 @@ class Stripe:
 
     @property
     def where(self) -> tuple[slice, slice, slice]:
-        """The stripe's part of a map that is cut into bands, (bands, B, H, 1, columns)."""
+        """Index of the stripe in a map in split layout, (bands, B, H, 1, columns)."""
         return slice(None), self.images, self.rows
 
 
 def plan(batch: int, rows: int, per_row: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """Cut a batch of images of `rows` rows, `per_row` elements each, into blocks of the device's best size.
+    """Split a batch of images of `rows` rows, `per_row` elements each, into blocks (images, rows) of the best size.
 
-    Images are taken together while they are small, and cut into rows when they are not.
+    A block is several small images, or some rows of one large image.
     """
     budget = STRIPE_ELEMENTS_CPU if device.type == "cpu" else STRIPE_ELEMENTS_GPU
     step = max(1, min(rows, budget // max(1, per_row)))
@@ -75,7 +73,7 @@ def plan(batch: int, rows: int, per_row: int, device: torch.device) -> Iterator[
 
 
 def upsampler(logits: Tensor, size: tuple[int, int], *, gradient: bool = False) -> Upsampler:
-    """The upsampler for logits (B, C, h, w), float32 or float64, to `size` (H, W)."""
+    """The upsampler of logits (B, C, h, w), float32 or float64, to `size` (H, W)."""
     if logits.dim() != 4:
         raise ValueError(f"logits must be (B, C, h, w), not {tuple(logits.shape)}")
     whole = all(large % small == 0 for large, small in zip(size, logits.shape[2:], strict=True))
@@ -83,27 +81,27 @@ def upsampler(logits: Tensor, size: tuple[int, int], *, gradient: bool = False) 
 
 
 class Upsampler(ABC):
-    """Iterate over `stripes()` and `read` each piece; give a gradient with respect to it to `write`.
+    """For each of `stripes()`: `read` returns its piece, and `write` takes the gradient with respect to the piece.
 
-    A piece is overwritten by the next `read`; `gradient` is complete when the iteration has ended.
+    The next `read` overwrites the piece. `gradient` is complete at the end of the iteration.
     """
 
     @property
     @abstractmethod
     def gradient(self) -> Tensor:
-        """d / d logits, (B, C, h, w), of all that was written."""
+        """Gradient with respect to the logits, (B, C, h, w), from all gradients written."""
 
     @abstractmethod
     def stripes(self) -> Iterator[Stripe]:
-        """All stripes in order, each pixel once."""
+        """All stripes in order; together they cover each pixel once."""
 
     @abstractmethod
     def read(self, stripe: Stripe) -> Tensor:
-        """The upsampled logits of a stripe, (bands, b, rows, C, columns)."""
+        """Upsampled logits of a stripe, (bands, b, rows, C, columns)."""
 
     @abstractmethod
     def write(self, stripe: Stripe, gradient: Tensor) -> None:
-        """Add the gradient with respect to a stripe's upsampled logits, shaped like its piece."""
+        """Add a gradient with respect to a stripe's upsampled logits, in the shape of its piece."""
 
     @abstractmethod
     def split(self, pixels: Tensor) -> Tensor:
@@ -115,16 +113,16 @@ class Upsampler(ABC):
 
 
 def phase(index: int, ratio: int) -> tuple[int, float]:
-    """Where outputs ratio · j + index lie: (start, weight) for (1 - weight) · x[start + j] + weight · x[start + j + 1].
+    """(start, weight) such that output ratio · j + index = (1 - weight) · x[start + j] + weight · x[start + j + 1].
 
-    x has one repeated element before the first and one after the last, so that clamping needs no care.
+    x is the input with its first and last element repeated once, which replaces clamping.
     """
     offset = (index + 0.5) / ratio - 0.5
     return (0, 1 + offset) if offset < 0 else (1, offset)
 
 
 class Phases(Upsampler):
-    """For whole ratios: a band holds the columns of one phase, a stripe the rows of one phase."""
+    """For integer ratios: a band has the columns of one phase, a stripe the rows of one phase."""
 
     def __init__(self, logits: Tensor, size: tuple[int, int], gradient: bool) -> None:
         batch, classes, h, w = logits.shape
@@ -132,14 +130,14 @@ class Phases(Upsampler):
         self._source = _with_border(logits)
         self._target = torch.zeros_like(self._source) if gradient else None
         self._blocks = list(plan(batch, h, classes * w * self.ratio[1], logits.device))
-        # Made once: fresh memory would cost a page fault every 4 KiB.
+        # Buffers allocated once: fresh memory costs a page fault per 4 KiB.
         lines = [(images.stop - images.start, rows.stop - rows.start) for images, rows in self._blocks]
         self._line = (classes, w)
         unit = self.ratio[1] * classes * w
         self._piece = logits.new_empty(unit * max((b * n for b, n in lines), default=0))
         self._wide = logits.new_empty(unit * max((b * (n + 2) for b, n in lines), default=0))
         self._back = torch.empty_like(self._wide) if gradient else None
-        self._written = False  # whether the block at hand has a gradient
+        self._written = False  # whether the current block has a gradient
 
     @property
     def gradient(self) -> Tensor:
@@ -173,7 +171,7 @@ class Phases(Upsampler):
         upper, lower = back[:, :, start : start + rows], back[:, :, start + 1 : start + 1 + rows]
         if self._written:
             upper.add_(gradient, alpha=1 - weight)
-        else:  # the first of the block: no need to fill with zeros what is written at once
+        else:  # first stripe of the block: overwrite instead of adding to zeros
             torch.mul(gradient, 1 - weight, out=upper)
             back[:, :, :start].zero_()
             back[:, :, start + rows :].zero_()
@@ -188,12 +186,12 @@ class Phases(Upsampler):
         return pixels.squeeze(CLASSES).movedim(0, -1).flatten(-2)
 
     def _view(self, buffer: Tensor, images: slice, source: slice, more: int) -> Tensor:
-        """(bands, b, rows + more, C, w) of a buffer."""
+        """A buffer viewed as (bands, b, rows + more, C, w)."""
         shape = (self.ratio[1], images.stop - images.start, source.stop - source.start + more, *self._line)
         return buffer[: math.prod(shape)].view(shape)
 
     def _widen(self, images: slice, source: slice) -> None:
-        """Upsample the block's rows, and one more above and below, along the width."""
+        """Upsample the block's rows, plus one above and one below, along the width."""
         rows = self._source[images, source.start : source.stop + 2]
         columns = rows.shape[-1] - 2
         for index, band in enumerate(self._view(self._wide, images, source, 2)):
@@ -202,7 +200,7 @@ class Phases(Upsampler):
             torch.lerp(left, right, weight, out=band)
 
     def _narrow(self, images: slice, source: slice) -> None:
-        """Carry the block's gradient back along the width."""
+        """Propagate the block's gradient back along the width."""
         if self._target is None or self._back is None or not self._written:
             return
         rows = self._target[images, source.start : source.stop + 2]
@@ -216,7 +214,7 @@ class Phases(Upsampler):
 
 
 def _with_border(logits: Tensor) -> Tensor:
-    """(B, C, h, w) → (B, h + 2, C, w + 2), the edges repeated."""
+    """(B, C, h, w) → (B, h + 2, C, w + 2), with the edges repeated."""
     batch, classes, h, w = logits.shape
     out = logits.new_empty(batch, h + 2, classes, w + 2)
     out[:, 1:-1, :, 1:-1] = logits.transpose(1, 2)
@@ -234,7 +232,7 @@ def _fold_border(gradient: Tensor) -> None:
 
 
 class Matrices(Upsampler):
-    """For any ratio, U = R L Cᵀ with a row matrix R (H, h) and a column matrix C (W, w); one band."""
+    """For any ratio: U = R L Cᵀ with a row matrix R (H, h) and a column matrix C (W, w). One band."""
 
     def __init__(self, logits: Tensor, size: tuple[int, int], gradient: bool) -> None:
         batch, classes, h, w = logits.shape
@@ -286,15 +284,15 @@ class Matrices(Upsampler):
 
 
 def reach(first: int, last: int, output: int, size: int) -> tuple[int, int]:
-    """The input positions [low, high) that outputs [first, last) of `output` are interpolated from."""
+    """Input range [low, high) from which outputs [first, last) of `output` are interpolated."""
     low = max(0, int((first + 0.5) * size / output - 0.5))
     return low, min(size, max(0, int((last - 0.5) * size / output - 0.5)) + 2)
 
 
 def first_zero(piece: Tensor) -> Tensor:
-    """The first class at 0 where all others are below, (…, C, columns) → (…, 1, columns), as floats; 0 among NaN.
+    """Index of the first class whose value is 0, the maximum: (…, C, columns) → (…, 1, columns) float; 0 for NaN.
 
-    `max(dim)` gives the index too, but not by whole vectors of pixels, and takes four times as long.
+    `max(dim)` would also return the index, but takes four times as long, since it does not vectorise over pixels.
     """
     index = torch.arange(piece.shape[CLASSES], device=piece.device, dtype=piece.dtype).unsqueeze(1)
     return index.sub(piece, alpha=FAR).amin(CLASSES, keepdim=True).nan_to_num_(nan=0.0)

@@ -1,22 +1,23 @@
 """Triton kernels for bilinearly upsampled logits; `gpu.py` launches them.
 
 The unit of work is a cell: the output pixels between the same four input pixels, its corners. An input of h × w has
-(h + 1) × (w + 1) cells, numbered from -1. In a border cell both corners of an axis are the same input pixel: this is
-torch's clamping. At ratio r a cell has r × r pixels, so that a corner is loaded once for r² of them.
+(h + 1) × (w + 1) cells, numbered from -1. In a border cell both corners along an axis are the same input pixel, which
+equals torch's clamping. At ratio r a cell has r × r pixels, so a corner is loaded once for r² pixels.
 
-Pixels lie along the lanes of a warp and classes in a thread's registers: reductions over classes need no exchange
-between threads. The loss takes two sweeps. `entropy_kernel` finds each pixel's largest logit m and its norm
-s = Σ 2^(v - m). `gradient_kernel` gathers, for N input columns and K classes, the pixels around each input pixel in
-a fixed order. Gathering needs no atomics, so the same input gives the same bits. It goes down the rows and carries
-the lower corners' share to the next cell, so each pixel is evaluated twice (for its left and its right corners), not
-four times. Powers are thus taken three times per pixel and class in all.
+Pixels are spread over the lanes of a warp, classes are in a thread's registers, so reductions over classes need no
+exchange between threads. The loss takes two sweeps. `entropy_kernel` computes each pixel's largest logit m and its norm
+s = Σ 2^(v - m). `gradient_kernel` gathers, for N input columns and K classes, the pixels around each input pixel in a
+fixed order: without atomics, so the same input gives the same bits. It moves down the rows and carries the lower
+corners' share to the next cell, so each pixel is evaluated twice (for its left and right corners), not four times.
+Together the sweeps compute three exponentials per pixel and class.
 
-For 12 × 150 × 512² (ratio 4) that is 4.7e8 pixel-classes: 1.4e9 powers and about 1e10 other instructions, against 59 MB
-of bf16 logits and as much gradient: both sweeps are bound by arithmetic. The second sweep's maps take 8 bytes a pixel.
-Compiled for sm_90, the inner loops hold 12 to 13 instructions per pixel and class. The gradient needs all 255 registers
-of a thread, so 8 warps fit on a multiprocessor; the 32 independent values of a thread hide latency instead.
+For 12 × 150 × 512² (ratio 4) that is 4.7e8 pixel-classes: 1.4e9 exponentials and about 1e10 other instructions, against
+59 MB of bf16 logits and the same for the gradient, so both sweeps are compute-bound. The maps between the sweeps take
+8 bytes per pixel. Compiled for sm_90, the inner loops have 12 to 13 instructions per pixel and class. The gradient
+kernel uses all 255 registers of a thread, so 8 warps fit on a multiprocessor; the 32 independent values per thread hide
+latency instead.
 
-Logits are in bits: v = logit · log₂e. All arithmetic is float32.
+Logits are in bits, v = logit · log₂e. All arithmetic is in float32.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ FAR = tl.constexpr(1e38)  # above any logit in bits
 
 @triton.jit
 def first_output(cell, size, output):
-    """The first output of a cell: (x + 1/2) · size / output - 1/2 ≥ cell, solved in integers."""
+    """First output x of a cell: the least with (x + 1/2) · size / output - 1/2 ≥ cell, in integer arithmetic."""
     return tl.minimum((tl.maximum((2 * cell + 1) * output - size, 0) + 2 * size - 1) // (2 * size), output)
 
 
 @triton.jit
 def share_of_second(cell, place, size, output):
-    """Interpolation weight of the cell's second corner at output `place`, from whole numbers: rounded once."""
+    """Interpolation weight of the cell's second corner at output `place`; from integers, so rounded only once."""
     weight = ((2 * place + 1) * size - (2 * cell + 1) * output) * (0.5 / output)
     return tl.where(cell < 0, 1.0, tl.where(cell >= size - 1, 0.0, weight))
 
 
 @triton.jit
 def load_bits(logits, offset, real, k, classes, stride):
-    """Classes k of the input pixels at `offset`, (K, N), in bits; classes that do not exist have no probability."""
+    """Classes k of the input pixels at `offset`, (K, N), in bits; -FAR for classes beyond the last."""
     mask = (k < classes)[:, None] & real[None, :]
     value = tl.load(logits + offset[None, :] + (k * stride)[:, None], mask=mask, other=0).to(tl.float32)
     return tl.where((k < classes)[:, None], value * LOG2E, -FAR)
@@ -52,7 +53,7 @@ def load_bits(logits, offset, real, k, classes, stride):
 
 @triton.jit
 def cells_of_program(batch, h, w, height, width, most_x, PY: tl.constexpr, PX: tl.constexpr, N: tl.constexpr):
-    """N cells, (N,), and PY × PX pixels of each, (PY · PX, N): image, cell's row and column; y, x, whether real."""
+    """N cells: image, row, column, (N,); and PY × PX pixels of each: y, x, whether it exists, (PY · PX, N)."""
     cell = tl.program_id(0) * N + tl.arange(0, N)
     cx = cell % (w + 1) - 1
     cy = cell // (w + 1) % (h + 1) - 1
@@ -70,7 +71,7 @@ def upsample(
     logits, start, image, cy, cx, ty, tx, batch, classes, h, w,
     sb, sc, sy, sx, K: tl.constexpr,
 ):  # fmt: skip
-    """Classes start … start + K - 1 of the pixels, (K, PY · PX, N), in bits; and the classes' numbers, (K,)."""
+    """Classes start … start + K - 1 of the pixels, (K, PY · PX, N), in bits; and these class indices, (K,)."""
     k = start + tl.arange(0, K)
     real = image < batch
     upper = image.to(tl.int64) * sb + tl.maximum(cy, 0) * sy
@@ -85,10 +86,10 @@ def upsample(
 
 @triton.jit
 def entropy_of(own, norm):
-    """-ln(2^own / norm), exactly 0 where norm is 1 and own is 0.
+    """-ln(2^own / norm); exactly 0 where norm = 1 and own = 0.
 
-    A probability above 1/2 is the largest class's, 1 / norm. The series keeps small entropies precise, which the
-    device's logarithm does not; it is good to 1e-8 below 0.05.
+    own = 0 means that the label is the largest class, with probability 1 / norm. A series then keeps small entropies
+    precise, which the device's logarithm does not; its error is 1e-8 for rest < 0.05.
     """
     rest = (norm - 1.0) / norm
     series = rest * (1 + rest * (1 / 2 + rest * (1 / 3 + rest * (1 / 4 + rest * (1 / 5 + rest * (1 / 6))))))
@@ -102,7 +103,7 @@ def entropy_kernel(
     sb, sc, sy, sx, wb, wy, wx, most_x, ignore,
     MAP: tl.constexpr, PULL: tl.constexpr, K: tl.constexpr, PY: tl.constexpr, PX: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """The program's Σ weight · CE and count of CE > 0; and each pixel's CE (if MAP) or m and weight / s (if PULL)."""
+    """Σ weight · CE and count of CE > 0 per program, with m and weight / s per pixel if PULL; CE per pixel if MAP."""
     image, cy, cx, y, x, real = cells_of_program(batch, h, w, height, width, most_x, PY, PX, N)
     ty, tx = share_of_second(cy[None, :], y, h, height), share_of_second(cx[None, :], x, w, width)
     pixel = (image.to(tl.int64) * height)[None, :] * width + y * width + x
@@ -110,7 +111,7 @@ def entropy_kernel(
     counts = real & (target != ignore)
     high, norm = tl.full([PY * PX, N], -FAR, tl.float32), tl.zeros([PY * PX, N], tl.float32)
     own = tl.zeros([PY * PX, N], tl.float32)
-    # a program whose pixels are all ignored has no class to look at
+    # no iteration if all pixels of the program are ignored
     for start in range(0, classes * tl.max(tl.max(counts.to(tl.int32), 1), 0), K):
         v, k = upsample(logits, start, image, cy, cx, ty, tx, batch, classes, h, w, sb, sc, sy, sx, K)
         higher = tl.maximum(high, tl.max(v, 0))
@@ -119,7 +120,7 @@ def entropy_kernel(
         high = higher
     norm = tl.where(counts, norm, 1.0)
     value = entropy_of(own - high, norm)
-    value = tl.where((target < 0) | (target >= classes), float("nan"), value)  # a label that is no class
+    value = tl.where((target < 0) | (target >= classes), float("nan"), value)  # invalid label
     value = tl.where(counts, value, 0.0)
     if MAP:
         tl.store(entropy + pixel, value, mask=real)
@@ -141,7 +142,7 @@ def label_kernel(
     sb, sc, sy, sx, most_x,
     SURE: tl.constexpr, K: tl.constexpr, PY: tl.constexpr, PX: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """Each pixel's first largest class and, if SURE, its probability 1 / s."""
+    """Each pixel's argmax (the first of equals) and, if SURE, its probability 1 / s."""
     image, cy, cx, y, x, real = cells_of_program(batch, h, w, height, width, most_x, PY, PX, N)
     ty, tx = share_of_second(cy[None, :], y, h, height), share_of_second(cx[None, :], x, w, width)
     pixel = (image.to(tl.int64) * height)[None, :] * width + y * width + x
@@ -167,9 +168,10 @@ def pull_of_cells(
     real, k, w, width, wx, most_x, ignore, SECOND: tl.constexpr,
     PX: tl.constexpr,
 ):  # fmt: skip
-    """What one output row of cells `cx` (N,) pulls back to their first or SECOND corners, (K, N).
+    """Gradient of one output row of cells `cx` (N,) with respect to their first or SECOND corners, (K, N).
 
-    first, second (K, N): the corners' values at that row; pixels, weights (N,): where the row begins in the maps.
+    first, second (K, N): the corners' values at that row. pixels, weights (N,): offsets of the row in the maps and in
+    `weight`.
     """
     pull = tl.zeros_like(first)
     begin, end = first_output(cx, w, width), first_output(cx + 1, w, width)
@@ -196,13 +198,13 @@ def gradient_kernel(
     sb, sc, sy, sx, gb, gc, gy, gx, wb, wy, wx,
     most_x, ignore, K: tl.constexpr, PX: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Σ weight · (p - [class = label]) · interpolation weight: ROWS input rows, N columns of the batch, K classes."""
+    """Σ weight · (p - [class = label]) · interpolation weight, for ROWS input rows, N columns and K classes."""
     column = tl.program_id(0) * N + tl.arange(0, N)
     real = column < batch * w
     image, nx = (column // w).to(tl.int64), column % w
     k = tl.program_id(1) * K + tl.arange(0, K)
     begin = tl.program_id(2) * ROWS
-    # columns to the left, here and to the right
+    # offsets of this column and its left and right neighbours
     o1 = image * sb + nx * sx
     o0, o2 = image * sb + tl.maximum(nx - 1, 0) * sx, image * sb + tl.minimum(nx + 1, w - 1) * sx
     carry = tl.zeros([K, N], tl.float32)
