@@ -76,6 +76,16 @@ class Predictor:
         return torch.cat([one.indices for one in found]), torch.cat([one.values for one in found])
 
     @torch.no_grad()
+    def with_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Classes and their probabilities as `with_confidence` gives them, and all probabilities (B, C, H, W)."""
+        if not self.single_pass:
+            found = torch.cat([self.probabilities(image[None]) for image in images])
+            best = found.max(1)
+            return best.indices, best.values, found
+        logits, size = self.logits(images, self.scales[0]), _size(images)
+        return *upsampling.label_and_confidence(logits, size), upsampled(logits, size).softmax(1)
+
+    @torch.no_grad()
     def one_scale(self, images: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
         """The same at one scale, without flip."""
         return upsampling.label_and_confidence(self.logits(images, scale), _size(images))

@@ -29,7 +29,8 @@ class Band(NamedTuple):
     top: int
     pixels: np.ndarray  # (n, W, 3) uint8
     labels: np.ndarray  # (n, W) uint8
-    confidence: np.ndarray | None  # (n, W) uint8, 255 = probability 1
+    confidence: np.ndarray | None  # (n, W) float32, the probability of the label
+    probabilities: np.ndarray | None = None  # (C, n, W) float32
 
 
 class Sweep:
@@ -40,9 +41,10 @@ class Sweep:
     """
 
     def __init__(
-        self, predictor: Predictor, source: Source, window: int, stride: int, batch: int, confidence: bool
-    ) -> None:
-        self.source, self.batch, self.confidence = source, batch, confidence
+        self, predictor: Predictor, source: Source, window: int, stride: int, batch: int,
+        confidence: bool, probabilities: bool = False,
+    ) -> None:  # fmt: skip
+        self.source, self.batch, self.confidence, self.all = source, batch, confidence, probabilities
         self.grid = Grid(source.height, source.width, window, stride)
         self.several = len(predictor.scales) > 1 or predictor.flip or predictor.scales[0] != 1
         # Full-size windows are not resized; windows with a shorter side are rounded like small images.
@@ -61,17 +63,21 @@ class Sweep:
             pixels = self.source.rows(top, bottom)
             return pixels
 
-        labels, confidence = np.empty((0, width), np.uint8), None
+        labels, confidence, every = np.empty((0, width), np.uint8), None, None
         for top, left, mean in mean_scores(self.grid, rows, self._scores):
             height, stop = mean.shape[-2], left + mean.shape[-1]
             if left == 0:
                 labels = np.empty((height, width), np.uint8)
-                confidence = np.empty((height, width), np.uint8) if self.confidence else None
+                confidence = np.empty((height, width), np.float32) if self.confidence else None
+                every = np.empty((len(mean), height, width), np.float32) if self.all else None
             labels[:, left:stop] = mean.argmax(0).to("cpu", torch.uint8).numpy()
             if confidence is not None:
-                confidence[:, left:stop] = to_bytes((mean if self.several else mean.softmax(0)).amax(0))
+                found = mean if self.several else mean.softmax(0)
+                confidence[:, left:stop] = found.amax(0).cpu().numpy()
+                if every is not None:
+                    every[..., left:stop] = found.cpu().numpy()
             if stop == width:
-                yield Band(top, pixels[:height], labels, confidence)
+                yield Band(top, pixels[:height], labels, confidence, every)
 
     def _scores(self, pixels: np.ndarray, lefts: Sequence[int]) -> Iterator[Tensor]:
         """Scores (C, h, w) of each window of a row, at the window's size."""
@@ -82,8 +88,3 @@ class Sweep:
                 yield from (self.predictor.probabilities(part[None])[0] for part in parts)
             else:
                 yield from (upsampled(one[None], self.grid.window)[0] for one in self.predictor.logits(parts))
-
-
-def to_bytes(confidence: Tensor) -> np.ndarray:
-    """Probabilities → uint8, 255 · p rounded."""
-    return (confidence * 255).round().to("cpu", torch.uint8).numpy()

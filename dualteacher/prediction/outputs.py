@@ -54,7 +54,7 @@ class Files:
         self.pixels += np.bincount(band.labels.ravel(), minlength=256)
         self._mask.write(band.labels)
         if self._sure is not None and band.confidence is not None:
-            self._sure.write(band.confidence)
+            self._sure.write(np.rint(band.confidence * 255).astype(np.uint8))
         if self._overlay is not None:
             rows = slice(-band.top % self.step, None, self.step)
             thin, labels = band.pixels[rows, :: self.step], band.labels[rows, :: self.step]

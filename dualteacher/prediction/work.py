@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dualteacher.data.formats.images import Unreadable
-from dualteacher.inference.predictor import Predictor, to_tensor
+from dualteacher.inference.predictor import Predictor
 from dualteacher.machine.interrupt import Request
-from dualteacher.machine.precision import autocast
 from dualteacher.prediction import reading, video
+from dualteacher.prediction.bands import Bands
 from dualteacher.prediction.inputs import Input
-from dualteacher.prediction.large import Band, Sweep, to_bytes
-from dualteacher.prediction.options import Options, largest
+from dualteacher.prediction.large import Band
+from dualteacher.prediction.options import Options
 from dualteacher.prediction.outputs import Files, Look
 from dualteacher.prediction.reading import Decoded, Failure, Opened
 from dualteacher.prediction.record import Record, stamp
 from dualteacher.system import console, os_errors, parallel
 from dualteacher.system.console import logger
-from dualteacher.system.errors import UserError
 
 WRITERS = 4  # threads
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # would fail for the next image too
@@ -49,10 +46,9 @@ class Work:
     """One call of `predict`. finished, before: number of images done by this call and by earlier ones."""
 
     def __init__(self, predictor: Predictor, record: Record, look: Look, options: Options, stop: Request) -> None:
-        self.predictor, self.record, self.look, self.options, self.stop = predictor, record, look, options, stop
-        self.inference = predictor.inference
-        self.device = predictor.device
-        self.large = round(largest(options, predictor.inference) * 1e6)
+        self.record, self.look, self.options, self.stop = record, look, options, stop
+        self.bands = Bands(predictor, options, look.confidence)
+        self.large, self.classes = self.bands.large, predictor.model.num_classes
         self.finished = self.before = 0
 
     def through(self, jobs: Sequence[Input], read_video: Callable[[Path], video.Frames] | None) -> list[Failure]:
@@ -65,7 +61,7 @@ class Work:
         opened: Iterable[Opened | Failure] = reading.opened(todo, self.large)
         if read_video is not None:
             opened = chain(opened, *(self._frames(job, read_video) for job in videos))
-        writes = self._writes(reading.batches(opened, self.inference.batch, self.large))
+        writes = self._writes(reading.batches(opened, self.bands.inference.batch, self.large))
         results = parallel.ordered(writes, min(WRITERS, parallel.cores()))
         failed = []
         for result in console.progress(results, "predict", total=None if videos else len(todo), unit="image"):
@@ -111,40 +107,12 @@ class Work:
                 except StopRequested:
                     return
             else:
-                for image, band in zip(batch, self._together(batch), strict=True):
+                for image, band in zip(batch, self.bands.of_batch(batch), strict=True):
                     yield partial(self._write, image, partial(iter, [band]))
 
-    def _together(self, batch: Sequence[Opened]) -> Iterator[Band]:
-        """Predict images of equal size, one band per image."""
-        pixels = [image.source.rows(0, image.source.height) for image in batch]
-        with self._running():
-            images = to_tensor(pixels, self.device)
-            if self.look.confidence:
-                labels, confidence = self.predictor.with_confidence(images)
-            else:
-                labels, confidence = self.predictor(images), None
-        masks = labels.to("cpu", torch.uint8).numpy()
-        maps: Sequence[np.ndarray | None] = [None] * len(batch) if confidence is None else list(to_bytes(confidence))
-        for picture, mask, shades in zip(pixels, masks, maps, strict=True):
-            yield Band(0, picture, mask, shades)
-
     def _sweep(self, image: Opened) -> Iterator[Band]:
-        """Predict a large image window by window."""
-        image.source.rows(0, 1)  # decodes the image if it cannot be read by rows, which fixes its upright size
-        how = self.inference
-        if how.resize is not None:
-            logger.warning(
-                "%s: predicting %.3g megapixels at full scale, but the network was trained on images scaled down;"
-                " --large %.0f scales this one too, if memory allows",
-                image.name, image.pixels / 1e6, np.ceil(image.pixels / 1e6),
-            )  # fmt: skip
-        sweep = Sweep(self.predictor, image.source, how.window, how.stride, how.batch, self.look.confidence)
-        bands = console.progress(sweep.bands(), image.name, total=len(sweep.grid.tops), unit="row of windows")
-        while True:
-            with self._running():  # only around the network: files are written outside
-                band = next(bands, None)
-            if band is None:
-                return
+        """Predict a large image window by window; StopRequested between two rows of windows."""
+        for band in self.bands.of_large(image):
             if self.stop.signal is not None:
                 raise StopRequested
             yield band
@@ -158,25 +126,13 @@ class Work:
             with Files(self.record.folder, image.name, size, self.look, image.page) as written:
                 for band in chain([first], parts):
                     written.write(band)
-            return Result(image, written.paths, written.pixels[: self.predictor.model.num_classes])
+            return Result(image, written.paths, written.pixels[: self.classes])
         except Unreadable as error:
             return Failure(image.file, " ".join(str(error).split()))
         except OSError as error:
             if error.errno in FATAL:
                 raise
             return Failure(image.file, f"cannot be read, or its outputs cannot be written: {os_errors.explain(error)}")
-
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        """Set the precision; turn running out of memory into a UserError."""
-        try:
-            with autocast(self.device, self.options.precision):
-                yield
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"{self.device}: out of memory; lower --batch (now {self.inference.batch}), --large (now"
-                f" {self.large / 1e6:g}) or --window (now {self.inference.window}), and run the same command again"
-            ) from None
 
 
 def _itself(result: Result | Failure) -> Result | Failure:

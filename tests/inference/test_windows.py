@@ -74,7 +74,7 @@ def test_predict_gives_what_evaluation_gives() -> None:
     assert (np.concatenate([band.labels for band in bands]) == label[0].numpy()).all()
     assert [band.top for band in bands] == window_starts(61, 24, 16)
     shades = np.concatenate([band.confidence for band in bands])  # type: ignore[arg-type]
-    assert np.abs(shades - (confidence[0] * 255).round().numpy()).max() <= 1
+    np.testing.assert_allclose(shades, confidence[0].numpy(), atol=1 / 255)
 
 
 def test_rows_are_asked_for_once_and_in_order() -> None:
