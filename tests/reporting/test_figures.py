@@ -41,6 +41,17 @@ def test_class_names_are_drawn_as_they_are_written(tmp_path: Path, monkeypatch: 
         assert texts(svg) >= set(ODD) and "text{white-space: pre}" in svg
 
 
+@pytest.mark.parametrize("methods", [1, 6, 12])
+def test_the_legend_is_inside_the_figure(methods: int) -> None:
+    entries = [(f"Mean Teacher {number}", "#0072b2", "o") for number in range(methods)]
+    panel = drawing.Panel("mIoU (%)", lambda axes: axes.plot([0, 1]), "a line")
+    canvas = drawing._laid_out(drawing._compose(drawing.Figure("scores", [panel], entries)))
+    canvas.canvas.draw()
+    legend, axes = canvas.legends[0].get_window_extent(), canvas.axes[0].get_window_extent()
+    assert min(legend.x0, legend.y0) >= 0 and legend.x1 <= canvas.bbox.width and legend.y1 < axes.y0
+    assert axes.height > 0.4 * drawing.Panel.size[1] * canvas.dpi
+
+
 def outputs(root: Path) -> dict[str, bytes]:
     """Everything the report wrote, by path."""
     written = [*(root / "results/report").rglob("*"), root / "results/summary.json"]

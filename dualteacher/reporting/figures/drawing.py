@@ -185,11 +185,23 @@ def _compose(figure: Figure) -> Canvas:
         axes = canvas.add_subplot(rows, columns, i + 1)
         panel.draw(axes)
         axes.set_title(panel.title)
-    handles = [Line2D([], [], color=color, marker=marker, markersize=5) for _, color, marker in figure.legend]
-    if handles:
-        labels = [label for label, _, _ in figure.legend]
-        canvas.legend(handles, labels, loc="outside lower left", ncols=len(handles), labelcolor=INK)
+    if figure.legend:
+        _legend_below(canvas, figure.legend)
     return canvas
+
+
+def _legend_below(canvas: Canvas, entries: Sequence[tuple[str, str, str]]) -> None:
+    """Add the legend in as many columns as fit; each row after the first makes the canvas higher."""
+    handles = [Line2D([], [], color=color, marker=marker, markersize=5) for _, color, marker in entries]
+    for columns in range(len(entries), 0, -1):
+        legend = canvas.legend(
+            handles, [label for label, _, _ in entries], loc="outside lower left", ncols=columns, labelcolor=INK
+        )
+        if columns == 1 or legend.get_window_extent().width <= canvas.bbox.width:
+            rows = math.ceil(len(entries) / columns)
+            canvas.set_figheight(canvas.get_figheight() + 0.2 * (rows - 1))
+            return
+        legend.remove()
 
 
 def themed(svg: str, identity: str, description: str) -> str:
