@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dualteacher.core.labels import IGNORE
+from dualteacher.data.formats.palettes import Color, Palettes
 from dualteacher.data.pack import DECODE_ERRORS, ClassInfo, Sample, decode_image, decode_mask
 from dualteacher.data.sources import SPLITS, Content, Split
 from dualteacher.system import console, parallel
@@ -48,6 +49,7 @@ class Checked:
 
     sample: None if it cannot be used. pixels: int64 (256,), number of pixels of each mask value. digest: of the decoded
     image. unlisted: number of pixels of each mask value that is not in the class table, keyed by the file's value.
+    palette: (mask file, colours of the indices it uses), if indices are read from a file with a palette.
     """
 
     where: str
@@ -56,6 +58,7 @@ class Checked:
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     digest: bytes = b""
     unlisted: Mapping[str, int] = field(default_factory=dict)
+    palette: tuple[str, Mapping[int, Color]] | None = None
 
 
 def leak_level(dataset: object) -> Level:
@@ -164,6 +167,7 @@ class Survey:
         self._first: dict[Split, dict[bytes, str]] = {split: {} for split in SPLITS}
         self._unlisted: set[str] = set()  # mask values
         self._zero = False  # whether any mask has the value 0
+        self._palettes = Palettes()
 
     def add(self, split: Split, checked: Checked) -> list[Finding]:
         """Count an image; returns the errors that make it unusable."""
@@ -171,6 +175,8 @@ class Survey:
         self.findings += found
         self._unlisted |= set(checked.unlisted)
         self._zero |= bool(checked.pixels[0])
+        if checked.palette is not None:
+            self._palettes.add(printable(checked.palette[0]), checked.palette[1])
         errors = [finding for finding in found if finding.level == "error"]
         if checked.sample is not None and not errors:
             self.images[split] += 1
@@ -199,6 +205,12 @@ class Survey:
             text = (
                 f"masks hold 0…{n} with {n} classes: if 0 means 'other' and classes count from 1 (as in ADE20K), every"
                 f" label is off by one; give the classes the values 1…{n} and ignore 0"
+            )
+            found.append(Finding("error", "all masks", text))
+        if conflict := self._palettes.conflict():
+            text = (
+                f"palettes differ: {conflict}; give the classes colours as values ([r, g, b]; `init` does), or, if the"
+                " indices are right, save the masks without palettes"
             )
             found.append(Finding("error", "all masks", text))
         found += self._gaps()

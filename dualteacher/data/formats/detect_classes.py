@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dualteacher.core.labels import IGNORE
 from dualteacher.data import inspection
-from dualteacher.data.formats import images
+from dualteacher.data.formats import images, mask_census
+from dualteacher.data.formats.mask_census import MOST_VALUES
+from dualteacher.data.formats.palettes import Color
 from dualteacher.data.sources.published import voc_color
-from dualteacher.system import console, parallel
 from dualteacher.system.errors import UserError
-
-MOST_VALUES = 256
-Palette = tuple[tuple[int, int, int], ...] | None
 
 
 @dataclass(frozen=True)
@@ -35,56 +31,34 @@ def guess(root: Path, masks: Sequence[str]) -> Classes:
     if lossy := [name for name in masks if name.lower().endswith((".jpg", ".jpeg"))]:
         first = inspection.printable(lossy[0])
         raise UserError(f"{root}: {first} is a JPEG, whose compression changes class values; save masks as PNG")
-    color = _color(root, masks)
-    jobs = (partial(_values, root / name, color) for name in masks)
-    values: Counter[int] = Counter()
-    palette: Palette = None
-    unread = 0
-    for read in console.progress(parallel.ordered(jobs), "look", len(masks), "mask"):
-        if read is None:
-            unread += 1
-            continue
-        values.update(read[0])
-        palette = palette or read[1]
-        if len(values) > MOST_VALUES:
-            what = "colours" if color else "values"
-            raise UserError(
-                f"{root}: the masks hold more than {MOST_VALUES} {what}, so they are not class masks (perhaps they were"
-                " saved as JPEG once)"
-            )
-    empty = values.pop(images.NO_DATA, 0)
+    census = mask_census.take(root, masks)
+    if len(census.counts) > MOST_VALUES:
+        what = "colours" if census.color else "values"
+        raise UserError(
+            f"{root}: the masks hold more than {MOST_VALUES} {what}, so they are not class masks (perhaps they were"
+            " saved as JPEG once)"
+        )
+    empty = census.counts.pop(images.NO_DATA, 0)
     named, origin = _named(root)
-    found = sorted(values)
-    made = _by_color(found, named, origin) if color else _by_index(found, named, origin, palette)
+    found = sorted(census.counts)
+    if census.color:
+        made = _by_color(found, named, origin, census.why)
+    else:
+        made = _by_index(found, named, origin, census.colors)
+    unusable = len(census.unusable)
     if len(made.classes) < 2:
-        raise UserError(f"{root}: the masks show {len(made.classes)} class; at least two are needed, e.g. a background")
+        left_out = f"; {unusable} masks cannot be used, the first is {census.unusable[0]}" if unusable else ""
+        raise UserError(
+            f"{root}: the masks show {len(made.classes)} class; at least two are needed, e.g. a background{left_out}"
+        )
     if empty:
         made.assumed.append(f"{empty} pixels of the masks hold NaN: ignored")
-    if unread:
-        made.assumed.append(f"{unread} masks cannot be read: `python -m dualteacher check-data` shows why")
+    if unusable:
+        made.assumed.append(
+            f"{unusable} masks cannot be used, the first is {census.unusable[0]};"
+            " `python -m dualteacher check-data` lists them"
+        )
     return made
-
-
-def _color(root: Path, masks: Sequence[str]) -> bool:
-    """Whether the masks encode classes as colours, judged by the first readable one."""
-    first: object = None
-    for name in masks:
-        try:
-            images.read_values((root / name).read_bytes(), color=False)
-            return False
-        except images.Colored:
-            return True
-        except (OSError, images.Unreadable) as error:
-            first = first or f"{inspection.printable(name)} ({error})"
-    raise UserError(f"{root}: none of {len(masks)} masks can be read, the first is {first}")
-
-
-def _values(path: Path, color: bool) -> tuple[dict[int, int], Palette] | None:
-    try:
-        read = images.read_values(path.read_bytes(), color)
-        return inspection.counted(read.values), read.palette
-    except (OSError, images.Unreadable):
-        return None
 
 
 def _named(root: Path) -> tuple[list[dict[str, Any]], str]:
@@ -111,26 +85,29 @@ def _named(root: Path) -> tuple[list[dict[str, Any]], str]:
     return [], ""
 
 
-def _by_color(values: list[int], named: list[dict[str, Any]], origin: str) -> Classes:
+def _by_color(values: list[int], named: list[dict[str, Any]], origin: str, why: str) -> Classes:
+    """why: the reason to take the colours of masks that hold indices."""
+    reason = [f"masks: told apart by colour, not by index, since their palettes differ ({why})"] if why else []
     found = [[value >> 16, value >> 8 & 255, value & 255] for value in values]
     if not named:
         classes = [{"name": f"class_{i}", "color": color, "value": color} for i, color in enumerate(found)]
         assumed = [f"masks: {len(found)} colours, each taken as a class (docs/own-data.md, Masks: ignore)"]
-        return Classes(classes, [], assumed)
+        return Classes(classes, [], reason + assumed)
     for entry in named:
-        entry["value"] = entry.get("value", entry.get("color"))
-    if any(not isinstance(entry["value"], list) for entry in named):
-        raise UserError(f'{origin}: the masks are coloured, so every class needs a colour: "color": [r, g, b]')
+        entry["value"] = next((v for v in (entry.get("value"), entry.get("color")) if isinstance(v, list)), None)
+    if any(entry["value"] is None for entry in named):
+        because = f"the masks' palettes differ ({why})" if why else "the masks are coloured"
+        raise UserError(f'{origin}: {because}, so every class needs a colour: "color": [r, g, b]')
     known = [entry["value"] for entry in named]
     extra = [color for color in found if color not in known]
-    assumed = [f"masks: colours, named by {origin}"]
+    assumed = [*reason, f"masks: colours, named by {origin}"]
     if extra:
         assumed.append(f"ignored: {len(extra)} other colours in the masks, {extra[0]} among them")
     classes = [{"name": e["name"], "color": e.get("color", e["value"]), "value": e["value"]} for e in named]
     return Classes(classes, extra, assumed)
 
 
-def _by_index(values: list[int], named: list[dict[str, Any]], origin: str, palette: Palette) -> Classes:
+def _by_index(values: list[int], named: list[dict[str, Any]], origin: str, palette: Mapping[int, Color]) -> Classes:
     plain = [value for value in values if value != IGNORE]
     shown = f"masks: values {_ranges(values)}"
     assumed: list[str] = []
@@ -174,9 +151,9 @@ def _match(plain: list[int], number: int, values: list[int], origin: str) -> tup
     )
 
 
-def _colors(values: list[int], palette: Palette) -> list[list[int]]:
-    """Colours of the masks' palette if they differ and are not all grey, else PASCAL VOC's."""
-    if palette and all(value < len(palette) for value in values):
+def _colors(values: list[int], palette: Mapping[int, Color]) -> list[list[int]]:
+    """Colours of the masks' palettes if they differ and are not all grey, else PASCAL VOC's."""
+    if palette and all(value in palette for value in values):
         colors = [list(palette[value]) for value in values]
         if len({tuple(color) for color in colors}) == len(colors) and not all(len(set(c)) == 1 for c in colors):
             return colors

@@ -14,7 +14,7 @@ import numpy as np
 from dualteacher import settings
 from dualteacher.data import inspection
 from dualteacher.data.fetch import Archive
-from dualteacher.data.formats import images
+from dualteacher.data.formats import images, palettes
 from dualteacher.data.formats.folder_layout import Entry, Layout, arrange, scan
 from dualteacher.data.formats.label_map import LabelMap
 from dualteacher.data.inspection import Checked, Finding
@@ -137,7 +137,10 @@ class FolderContent:
             found.append(Finding("error", entry.mask, "a JPEG: its compression changes values; save masks as PNG"))
         counts = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
         suspects = self.table.off_by_one_candidates(unlisted)
-        return Checked(entry.image, sample(mask=images.png(mask)), tuple(found), counts, digest, suspects)
+        colors = None
+        if read.palette is not None and not self.table.color:
+            colors = entry.mask, palettes.used(read.values, read.palette)
+        return Checked(entry.image, sample(mask=images.png(mask)), tuple(found), counts, digest, suspects, colors)
 
     def _read(self, name: str) -> bytes:
         try:

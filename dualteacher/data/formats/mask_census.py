@@ -1,0 +1,122 @@
+"""The values or colours of many masks, and whether classes are indices or colours, decided from all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from dualteacher.data import inspection
+from dualteacher.data.formats import images
+from dualteacher.data.formats.palettes import Color, Palettes, used
+from dualteacher.system import console, parallel
+from dualteacher.system.errors import UserError
+
+MOST_VALUES = 256
+
+Kind = Literal["color", "palette", "grey", "plain", "unusable"]
+
+
+class Mask(NamedTuple):
+    """A mask file. kind: colours (RGB), palette indices, RGB with equal channels, single values, or unusable."""
+
+    name: str
+    kind: Kind
+    counts: dict[int, int]  # pixels of each index, or of each colour (packed) if kind is "color"
+    colors: dict[int, Color]  # of the indices, if there is a palette
+    problem: str = ""
+
+
+@dataclass
+class Census:
+    """All masks together."""
+
+    color: bool  # whether colours, not indices, tell the classes apart
+    why: str = ""  # the reason, if the files hold indices nevertheless
+    counts: Counter[int] = field(default_factory=Counter)  # pixels of each index, or of each colour (packed)
+    colors: dict[int, Color] = field(default_factory=dict)  # of the indices, from the palettes
+    unusable: list[str] = field(default_factory=list)  # «name (reason)»
+
+
+def take(root: Path, names: Sequence[str]) -> Census:
+    """Read masks; UserError if none can be read, or if they contradict each other."""
+    jobs = (partial(_mask, root, name) for name in names)
+    masks = list(console.progress(parallel.ordered(jobs), "look", len(names), "mask"))
+    unusable = [f"{inspection.printable(mask.name)} ({mask.problem})" for mask in masks if mask.kind == "unusable"]
+    usable = [mask for mask in masks if mask.kind != "unusable"]
+    if not usable:
+        raise UserError(f"{root}: none of {len(names)} masks can be read, the first is {unusable[0]}")
+    photos = [mask for mask in usable if mask.kind == "color" and len(mask.counts) > MOST_VALUES]
+    if 2 * len(photos) <= len(usable):
+        usable = [mask for mask in usable if mask not in photos]
+        unusable += [f"{inspection.printable(mask.name)} ({len(mask.counts)} colours)" for mask in photos]
+    palettes = Palettes()
+    for mask in usable:
+        if mask.kind == "palette":
+            palettes.add(inspection.printable(mask.name), mask.colors)
+    conflict = palettes.conflict() or ""
+    colored, strangers = _sides(usable)
+    if conflict and strangers:
+        raise UserError(
+            f"{root}: the masks' palettes differ ({conflict}), but {inspection.printable(strangers[0].name)} has none:"
+            " save all masks alike"
+        )
+    if conflict or len(colored) > len(strangers):
+        census = Census(True, conflict, unusable=unusable)
+        for mask in usable:
+            census.counts.update(_as_colors(root, mask))
+        return census
+    colors = {index: next(iter(found)) for index, found in palettes.colors.items()}
+    census = Census(False, colors=colors, unusable=unusable)
+    census.unusable += [f"{inspection.printable(mask.name)} (colours)" for mask in colored]
+    for mask in usable:
+        if mask.kind != "color":
+            census.counts.update(mask.counts)
+    return census
+
+
+def _mask(root: Path, name: str) -> Mask:
+    try:
+        data = (root / name).read_bytes()
+        try:
+            read = images.read_values(data, color=False)
+        except images.Colored:
+            return Mask(name, "color", inspection.counted(images.read_values(data, color=True).values), {})
+    except OSError as error:
+        return Mask(name, "unusable", {}, {}, f"{error.strerror}")
+    except images.Unreadable as error:
+        return Mask(name, "unusable", {}, {}, str(error))
+    counts = inspection.counted(read.values)
+    if read.palette is not None:
+        return Mask(name, "palette", counts, used(read.values, read.palette))
+    return Mask(name, "grey" if read.grey_as_color else "plain", counts, {})
+
+
+def _sides(masks: Sequence[Mask]) -> tuple[list[Mask], list[Mask]]:
+    """(masks with colours, masks without whose values are no greys of the former, so that they must be indices)."""
+    colored = [mask for mask in masks if mask.kind == "color"]
+    shown = {color for mask in colored for color in mask.counts}
+    shown |= {images.pack_color(list(color)) for mask in masks for color in mask.colors.values()}
+    grey = [mask for mask in masks if mask.kind in ("grey", "plain")]
+    return colored, [mask for mask in grey if any(value * 0x010101 not in shown for value in mask.counts)]
+
+
+def _as_colors(root: Path, mask: Mask) -> dict[int, int]:
+    """Pixels of each colour."""
+    if mask.kind == "color":
+        return mask.counts
+    if mask.kind == "palette":
+        return dict(
+            _sum((images.pack_color(list(mask.colors.get(index, (0, 0, 0)))), n) for index, n in mask.counts.items())
+        )
+    return inspection.counted(images.read_values((root / mask.name).read_bytes(), color=True).values)
+
+
+def _sum(pairs: Iterator[tuple[int, int]]) -> Counter[int]:
+    total: Counter[int] = Counter()
+    for key, number in pairs:
+        total[key] += number
+    return total
