@@ -1,1 +1,1 @@
-"""Files, paths, errors, logs: what every other room stands on."""
+"""Files, paths, errors and logs, used by all other packages."""

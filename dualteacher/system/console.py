@@ -45,7 +45,7 @@ def start(log: Path | None = None) -> None:
 def use_utf8() -> None:
     """Write UTF-8 to stdout and stderr in any locale; what UTF-8 cannot express becomes an escape."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not what a test or a notebook puts there
+        if isinstance(stream, io.TextIOWrapper):  # tests and notebooks may replace the streams
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
@@ -55,7 +55,7 @@ def is_rank_zero() -> bool:
 
 
 def record(text: str) -> None:
-    """Append to the log file only, for text that reaches the terminal in another way."""
+    """Append to the log file only, for text that is printed elsewhere."""
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler) and handler.stream is not None:
             with suppress(OSError):  # a full disk
@@ -69,7 +69,7 @@ def interactive() -> bool:
 
 
 def progress(items: Iterable[Item], description: str, total: int | None = None, unit: str = "it") -> Iterator[Item]:
-    """Iterate with a progress bar and ETA, or a log line every ten seconds where there are no bars."""
+    """Iterate with a progress bar and ETA, or else a log line every ten seconds."""
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
     if interactive():
@@ -85,7 +85,7 @@ def progress(items: Iterable[Item], description: str, total: int | None = None, 
 
 
 def line(description: str, done: int, total: int | None, seconds: float, unit: str = "it") -> str:
-    """«train 40/150, 3.1 it/s, 35 s left»."""
+    """Progress as text: "train 40/150, 3.1 it/s, 35 s left"."""
     rate = done / max(seconds, 1e-9)
     text = f"{description} {done}" + (f"/{total}" if total else "") + f", {rate:.3g} {unit}/s"
     if total:
@@ -94,7 +94,7 @@ def line(description: str, done: int, total: int | None, seconds: float, unit: s
 
 
 def duration(seconds: float) -> str:
-    """«58 s», «12 min», «3 h 20 min»."""
+    """Duration as "58 s", "12 min" or "3 h 20 min"."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

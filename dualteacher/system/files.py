@@ -67,12 +67,12 @@ def _label(path: Path) -> tuple[str, str]:
 
 
 def check_folder(path: Path) -> None:
-    """Check an output folder before the work for it begins; UserError if it cannot be made."""
+    """Check an output folder before starting work; UserError if it cannot be created."""
     if link := broken_link(path):
         raise UserError(link)
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():
-            raise UserError(f"{place}: a file, where a folder for the outputs is needed; name another one")
+            raise UserError(f"{place}: a file, but an output folder is needed; choose another path")
 
 
 def hold(path: Path) -> int | None:
@@ -91,7 +91,7 @@ def hold(path: Path) -> int | None:
 
 
 def _remove_if_unlocked(temporary: Path) -> None:
-    """Remove a temporary file whose writer is dead, which its lock shows (its age would not)."""
+    """Remove a temporary file unless its writer is alive, as shown by the lock; its age would not tell."""
     with suppress(OSError):
         lock = hold(temporary)
         if lock is not None:
@@ -100,7 +100,7 @@ def _remove_if_unlocked(temporary: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the file system can."""
+    """Make a rename survive a power cut, if the file system supports it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         os.fsync(descriptor)
@@ -108,12 +108,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Stable, human-readable JSON."""
+    """Write stable, human-readable JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8, atomically."""
+    """Write UTF-8 text, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -127,7 +127,7 @@ def update_text(path: Path, text: str) -> bool:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Atomically."""
+    """Write bytes, atomically."""
     with atomic(path) as temporary:
         temporary.write_bytes(data)
 

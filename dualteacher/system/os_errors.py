@@ -1,4 +1,4 @@
-"""Errors of the operating system in one line: what is wrong, where, and what to do."""
+"""One-line messages for operating system errors: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ ADVICE = {
     errno.ENOSPC: DISK_FULL,
     errno.EDQUOT: DISK_FULL,
     errno.ENOENT: "no such file or folder",
-    errno.EEXIST: "a file is there, where a folder is needed; name another path, or remove it",
-    errno.ENOTDIR: "a part of the path is a file, not a folder; name another path, or remove it",
-    errno.EISDIR: "a folder is there, where a file is needed; name another path, or remove it",
+    errno.EEXIST: "a file exists where a folder is needed; choose another path, or remove it",
+    errno.ENOTDIR: "part of the path is a file, not a folder; choose another path, or remove it",
+    errno.EISDIR: "a folder exists where a file is needed; choose another path, or remove it",
     errno.ENAMETOOLONG: "the name is too long for this file system; shorten it",
     errno.EMFILE: "too many open files; raise the limit (`ulimit -n 4096`) and run the same command again",
     errno.ENFILE: "too many open files on this machine; end other programs and run the same command again",
@@ -28,7 +28,7 @@ ADVICE = {
 
 
 def explain(error: OSError) -> str:
-    """One line: the advice for this kind of error, and the files it is about."""
+    """The advice for this kind of error and the files concerned, in one line."""
     named = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes | Path)]
     for name in named:
         if link := broken_link(Path(name)):
@@ -38,14 +38,14 @@ def explain(error: OSError) -> str:
 
 
 def broken_link(path: Path) -> str | None:
-    """Why `path` cannot be reached, if it or a folder above it is a link that leads nowhere."""
+    """A message if `path` or a folder above it is a broken link, else None."""
     for place in (*reversed(path.parents), path):
         if os.path.islink(place) and not os.path.exists(place):  # noqa: PTH110, PTH114  # these never raise
             try:
                 place.stat()
             except OSError as error:
                 if error.errno == errno.ELOOP:
-                    return f"{place}: a link that leads back to itself; remove it"
+                    return f"{place}: a link to itself; remove it"
             target = os.readlink(place)  # noqa: PTH115
             return f"{place}: a link to {target}, which is not there; is that disk mounted?"
     return None

@@ -26,7 +26,7 @@ def cores() -> int:
 
 
 def ordered(jobs: Iterable[Callable[[], Result]], workers: int | None = None) -> Iterator[Result]:
-    """Results in the order of `jobs`, at most 2 × workers ahead; a job's exception is raised at its place."""
+    """Results in the order of `jobs`, at most 2 × workers ahead; a job's exception is raised in its turn."""
     workers = workers or cores()
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="data") as pool:

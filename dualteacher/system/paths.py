@@ -15,7 +15,7 @@ REPORT = Path("results/report")
 FIGURES = REPORT / "figures"
 SUMMARY = Path("results/summary.json")
 LOGS = Path("logs")
-OWN_DATA_LIST = Path(".snakemake/own_data.txt")  # of the files that Snakemake watches; see engines.watch
+OWN_DATA_LIST = Path(".snakemake/own_data.txt")  # list of the files that Snakemake watches; see engines.watch
 EXPORTS = Path("results/export")
 CHECKPOINTS = Path(".checkpoints")  # undeclared on purpose: both engines would delete or cache them
 
@@ -77,7 +77,7 @@ def backbone_weights(backbone: str) -> Path:
 
 @dataclass(frozen=True)
 class Partition:
-    """Files of a partition into labelled and unlabelled images, drawn with one seed."""
+    """Files of a partition into labelled and unlabelled images, for one seed."""
 
     dataset: str
     partition: str
@@ -94,7 +94,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid; method 'warmup' is the supervised start that all methods share."""
+    """One run of the grid; method 'warmup' is the supervised warm-up that all methods share."""
 
     dataset: str
     partition: str
@@ -124,7 +124,7 @@ class Cell:
 
     @property
     def cost(self) -> Path:
-        """Wall time, images/s, memory; a file of its own, because all others are reproducible to the byte."""
+        """Wall time, images/s and memory; separate, since all other files are reproducible to the byte."""
         return self.folder / "cost.json"
 
     @property

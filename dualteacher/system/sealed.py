@@ -29,7 +29,7 @@ class Damaged(ValueError):
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Parquet, atomically; the same table gives the same bytes."""
+    """Write Parquet, atomically; the same table gives the same bytes."""
     metadata = {**(table.schema.metadata or {}), ENTRY: table_hash(table)}
     with files.atomic(path) as temporary:
         pq.write_table(table.replace_schema_metadata(metadata), temporary)
@@ -46,7 +46,7 @@ def read_table(path: Path) -> pa.Table:
 
 
 def table_hash(table: pa.Table) -> bytes:
-    """Hex digest of the columns' names, types and values."""
+    """Hash of the columns' names, types and values, as hex."""
     plain = table.replace_schema_metadata(None).combine_chunks()
     digest = hashlib.sha256(repr([(field.name, str(field.type)) for field in plain.schema]).encode())
     for name in plain.column_names:
@@ -55,7 +55,7 @@ def table_hash(table: pa.Table) -> bytes:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """A mapping with its hash as the last key."""
+    """Write a mapping, with its hash as the last key."""
     files.write_json(path, {**value, KEY: json_hash(value)})
 
 
@@ -70,5 +70,5 @@ def read_json(path: Path) -> Any:
 
 
 def json_hash(value: Mapping[str, Any]) -> str:
-    """Hex digest of keys and values, independent of formatting."""
+    """Hash of keys and values, independent of formatting, as hex."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

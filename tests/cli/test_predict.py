@@ -265,7 +265,7 @@ def test_an_output_that_is_a_file_or_a_lost_disk_is_refused(run_folder: Path) ->
     Path("file").write_text("mine")
     Path("lost").symlink_to("/mnt/unplugged")
     for output, reason in {
-        "file": "file: a file, where a folder for the outputs is needed; name another one",
+        "file": "file: a file, but an output folder is needed; choose another path",
         "lost": "lost: a link to /mnt/unplugged, which is not there; is that disk mounted?",
     }.items():
         done = CliRunner().invoke(cli.app, ["predict", "run", "photos", "--output", output])
@@ -278,7 +278,7 @@ def test_links_that_lead_nowhere_among_the_images_fail_alone(run_folder: Path) -
     Path("photos/gone.png").symlink_to("/mnt/unplugged/x.png")
     predict("photos", code=1)
     errors = Path("predictions/errors.csv").read_text()
-    assert "photos/loop.png: a link that leads back to itself; remove it" in errors
+    assert "photos/loop.png: a link to itself; remove it" in errors
     assert "photos/gone.png: a link to /mnt/unplugged/x.png, which is not there; is that disk mounted?" in errors
     assert Path("predictions/masks/a.png").exists()
 

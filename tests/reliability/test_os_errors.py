@@ -59,14 +59,14 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "b").symlink_to("a")
     assert (
         said(failing(lambda: (tmp_path / "a/x").mkdir()), capsys)
-        == f"{tmp_path}/a: a link that leads back to itself; remove it"
+        == f"{tmp_path}/a: a link to itself; remove it"
     )
 
 
 def test_an_output_folder_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file/inner"):
-        with pytest.raises(UserError, match=r"file: a file, where a folder for the outputs is needed"):
+        with pytest.raises(UserError, match=r"file: a file, but an output folder is needed"):
             files.check_folder(path)
     (tmp_path / "link").symlink_to("/mnt/unplugged")
     with pytest.raises(UserError, match=r"link: a link to /mnt/unplugged, which is not there"):
