@@ -57,10 +57,7 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path, capsys: pytest.Captur
     assert said(failing(lambda: (tmp_path / "results/runs/x").write_text("")), capsys) == expected
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    assert (
-        said(failing(lambda: (tmp_path / "a/x").mkdir()), capsys)
-        == f"{tmp_path}/a: a link to itself; remove it"
-    )
+    assert said(failing(lambda: (tmp_path / "a/x").mkdir()), capsys) == f"{tmp_path}/a: a link to itself; remove it"
 
 
 def test_an_output_folder_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
