@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from dualteacher.settings import strict_yaml
+from dualteacher.settings import batch_norm, strict_yaml
 from dualteacher.settings.base import Name, Place, Section
 from dualteacher.settings.datasets import SOURCES, AnyDataset
 from dualteacher.settings.grid import Grid, Partition
@@ -70,6 +70,12 @@ class Settings(Section):
     def _no_method_is_called_warmup(self) -> Settings:
         if "warmup" in self.methods:
             raise ValueError("methods.warmup: this name is reserved for the warm-up; choose another")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_norm_has_values(self) -> Settings:
+        if reason := batch_norm.too_small(self):
+            raise ValueError(reason)
         return self
 
     @model_validator(mode="after")

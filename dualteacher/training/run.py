@@ -153,6 +153,15 @@ def run_within_memory(job: loop.Job) -> loop.Progress:
     """Run the loop. UserError with the setting to lower if memory runs out or a loader process is killed."""
     try:
         return loop.run(job)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):  # torch's batch normalisation
+            raise
+        batch = job.settings.batch
+        raise UserError(
+            f"batch.labelled = {batch.labelled}, batch.unlabelled = {batch.unlabelled}, batch.accumulate ="
+            f" {batch.accumulate} and batch.crop = {batch.crop} leave batch normalisation one value per channel, and it"
+            " needs two; raise the batch or the crop, or lower batch.accumulate"
+        ) from error
     except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError
         text = str(error)
         if "DataLoader worker" in text:

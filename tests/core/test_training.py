@@ -285,6 +285,13 @@ def test_out_of_memory_says_what_to_lower(project, monkeypatch):
     assert "\n" not in str(caught.value) and "2.00 GiB" in str(caught.value)
 
 
+def test_one_value_for_batch_normalisation_says_what_to_raise(project, monkeypatch):
+    """A backbone may be coarser than the settings can know."""
+    monkeypatch.setattr(loop, "step", lambda *_: torch.nn.BatchNorm2d(3)(torch.zeros(1, 3, 1, 1)))
+    with pytest.raises(UserError, match=r"batch.labelled = 2.* raise the batch or the crop"):
+        warmup.run(project, "toy", "some", 0)
+
+
 def curves(settings: Settings, method: str) -> pd.DataFrame:
     for path in [*paths.RUNS.rglob("*.*")]:
         path.unlink()

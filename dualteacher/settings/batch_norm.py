@@ -1,0 +1,40 @@
+"""Batches too small for batch normalisation, which needs two values per channel: found before anything is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dualteacher.settings.reader import Settings
+
+COARSEST = 32  # stride of the coarsest feature map of a SegFormer head's backbone
+NORMALISED = "batch"  # a teacher that normalises with its own batch's statistics
+
+
+def too_small(settings: Settings) -> str | None:
+    """Why training would fail, naming the settings; None if batch normalisation has enough values.
+
+    Networks with only layer normalisation at the coarsest map (MiT) take any crop.
+    """
+    model, batch, processes = settings.model, settings.batch, settings.runtime.processes
+    if model.architecture == "deeplabv3plus":
+        where = "the image pooling of model.architecture = deeplabv3plus leaves one value per image"
+    elif batch.crop > COARSEST or model.backbone.startswith("mit_") or (model.sync_norm and processes > 1):
+        return None
+    else:
+        where = f"batch.crop = {batch.crop} leaves one value per image at stride {COARSEST}"
+    used = [settings.methods[name] for name in settings.grid.methods]
+    seen = {
+        "labelled": settings.warmup.steps != 0 or any(method.kind == "supervised" for method in used),
+        "unlabelled": any(getattr(method, "normalisation", None) == NORMALISED for method in used),
+    }
+    passes = batch.accumulate * processes
+    for key, alone in seen.items():
+        if alone and getattr(batch, key) // passes == 1:
+            larger = "" if model.architecture == "deeplabv3plus" else f", or batch.crop to more than {COARSEST}"
+            return (
+                f"batch.{key} = {getattr(batch, key)} gives one image per pass (batch.accumulate = {batch.accumulate},"
+                f" runtime.processes = {processes}), and {where}: batch normalisation needs two;"
+                f" raise batch.{key} to {2 * passes} or more{larger}"
+            )
+    return None
