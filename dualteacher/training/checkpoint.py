@@ -35,7 +35,7 @@ Mark = dict[str, dict[str, Any]]
 
 def mark_of(parameters: dict[str, Any], inputs: Iterable[Path], stage: str, method: Method) -> Mark:
     """Everything a run's result depends on: {parameters, inputs, sources, torch}; files by sha256."""
-    root = Path(__file__).parents[2]  # holds the package, in a clone as in site-packages
+    root = Path(__file__).parents[2]  # folder of the package: the clone, or site-packages
     used = {name: files.sha256(root / name) for name in sources.closure(stage, root)}
     own = Path(inspect.getfile(type(method)))
     name = str(own.relative_to(root)) if own.is_relative_to(root) else own.name

@@ -36,7 +36,7 @@ COLUMNS = (
     Column("learning_rate", "float64", "of the backbone, at the epoch's end", "loop"),
     Column("loss", "float64", "total loss; losses and `kept` are means over the epoch", "losses"),
     Column("loss_supervised", "float64", "on the labelled images", "losses"),
-    Column("loss_mix", "float64", "on the mixed or otherwise strongly augmented images", "losses"),
+    Column("loss_mix", "float64", "on the mixed or strongly augmented images", "losses"),
     Column("loss_consistency", "float64", "implicit consistency, on the strong view", "losses"),
     Column("mix", "string", "cutmix or classmix; null if none", "loop"),
     Column("teacher", "Int64", "index of the active teacher; null if none", "loop"),

@@ -128,13 +128,18 @@ def run(job: Job) -> Progress:
                 raise Interrupted(
                     f"{job.name} at step {progress.step} of {job.steps}; the same command resumes from there"
                 )
+    load_final_weights(job, progress)
+    return progress
+
+
+def load_final_weights(job: Job, progress: Progress) -> None:
+    """Give the student the weights to save: those of its average, or of the best epoch."""
     if job.average is not None:
         job.student.load_state_dict(job.average.state_dict())
     if progress.best is not None:
         job.student.load_state_dict(progress.best["weights"])
         logger.info("%s: keeping epoch %d, the best on the held-out images", job.name, progress.best["epoch"])
     job.student.eval()
-    return progress
 
 
 def raised(job: Job, progress: Progress) -> list[alarms.Alarm]:

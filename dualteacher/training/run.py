@@ -79,7 +79,7 @@ def open_data(cell: paths.Cell) -> Data:
         raise UserError(f"{table}: no labelled image; give partition.{cell.partition} a larger fraction or count")
     without = [train.ids[i] for i in labelled + held_out if not train.has_mask(i)]
     if without:
-        raise UserError(f"{table}: {without[0]} is labelled but {dataset.train} holds no mask for it")
+        raise UserError(f"{table}: {without[0]} is labelled but {dataset.train} has no mask for it")
     return Data(train, val, labelled, held_out, unlabelled, (dataset.train, dataset.val, table))
 
 
@@ -93,17 +93,7 @@ def train_cell(
 
     average: moving average of the student, scored in its place. tables: further outputs, built at the end of the run.
     """
-    if method.uses_unlabelled and not data.unlabelled:
-        raise UserError(
-            f"{cell.method} needs unlabelled images and partition.{cell.partition} leaves none;"
-            " lower its fraction or count"
-        )
-    batch, passes = settings.batch, settings.batch.accumulate * world.size
-    if batch.groups % passes:
-        raise UserError(
-            f"batch.groups = {batch.groups} cannot be split over {world.size} processes with {batch.accumulate}"
-            f" passes each; make it a multiple of {passes}"
-        )
+    _check(cell, settings, data, method, world)
     per_epoch = loop.steps_per_epoch(len(data.labelled), settings.batch.labelled)
     steps = length.steps if length.steps is not None else per_epoch * (length.epochs or 0)
     stage = "warmup" if cell.method == "warmup" else "train"
@@ -147,6 +137,21 @@ def train_cell(
         write(cell, job, progress, data, parameters)
         committee.keep(cell, method)
         store.finish(outputs)
+
+
+def _check(cell: paths.Cell, settings: Settings, data: Data, method: Method, world: World) -> None:
+    """UserError if the partition has no unlabelled images for the method, or the batch cannot be split."""
+    if method.uses_unlabelled and not data.unlabelled:
+        raise UserError(
+            f"{cell.method} needs unlabelled images and partition.{cell.partition} leaves none;"
+            " lower its fraction or count"
+        )
+    batch, passes = settings.batch, settings.batch.accumulate * world.size
+    if batch.groups % passes:
+        raise UserError(
+            f"batch.groups = {batch.groups} cannot be split over {world.size} processes with {batch.accumulate}"
+            f" passes each; make it a multiple of {passes}"
+        )
 
 
 def run_within_memory(job: loop.Job) -> loop.Progress:

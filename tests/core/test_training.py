@@ -366,7 +366,7 @@ def test_everything_labelled_leaves_nothing_for_a_teacher(project):
 def test_a_labelled_image_without_a_mask_is_refused(project):
     pack = Pack(paths.Dataset("toy").train)
     partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids[-1:])
-    with pytest.raises(UserError, match="holds no mask"):
+    with pytest.raises(UserError, match="has no mask for it"):
         warmup.run(project, "toy", "some", 0)
 
 
