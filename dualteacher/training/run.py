@@ -98,7 +98,7 @@ def train_cell(
     steps = length.steps if length.steps is not None else per_epoch * (length.epochs or 0)
     stage = "warmup" if cell.method == "warmup" else "train"
     runtime = settings.runtime.model_copy(update={"precision": precision.chosen(device, settings.runtime.precision)})
-    settings = settings.model_copy(update={"runtime": runtime})  # so that a checkpoint fits where the numbers do
+    settings = settings.model_copy(update={"runtime": runtime})  # the mark includes the precision in use
     parameters = used_parameters(settings, stage, cell)
     mark = mark_of(parameters, [*data.files, *inputs], stage, method)
     run_name = "-".join(cell.folder.parts[2:])
