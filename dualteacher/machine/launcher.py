@@ -38,7 +38,7 @@ def run(program: Callable[[], object], processes: int) -> None:
         start_method="spawn", signals_to_handle="SIGHUP,SIGQUIT",
     )  # fmt: skip
     os.environ[LAUNCHED] = str(os.getpid())
-    logging.disable(logging.ERROR)  # torch's report of failed processes, which have already printed one line each
+    logging.disable(logging.ERROR)  # torch's report: the failed processes have already printed one line each
     try:
         with forwarding_signals():
             elastic_launch(config, in_session)(program)

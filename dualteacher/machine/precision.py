@@ -8,7 +8,7 @@ TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def chosen(device: torch.device, precision: str) -> str:
-    """A key of TYPES: what "auto" is on this device, else `precision` itself."""
+    """The precision to use, a key of TYPES. "auto": bfloat16 on a GPU with native support, else float32."""
     if precision != "auto":
         return precision
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
