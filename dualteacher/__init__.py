@@ -8,12 +8,18 @@ if TYPE_CHECKING:
     from dualteacher.api.model import Model as Model
     from dualteacher.api.model import Prediction as Prediction
     from dualteacher.api.model import load as load
+    from dualteacher.api.training import train as train
+    from dualteacher.system.errors import Interrupted as Interrupted
     from dualteacher.system.errors import UserError as UserError
 
 __version__ = "0.1.0"
 
 # Imported on first use, so that the package itself, and with it the command line, starts at once.
-_LAZY = {"Model": "api.model", "Prediction": "api.model", "load": "api.model", "UserError": "system.errors"}
+_LAZY = {
+    **dict.fromkeys(("Model", "Prediction", "load"), "api.model"),
+    "train": "api.training",
+    **dict.fromkeys(("UserError", "Interrupted"), "system.errors"),
+}
 
 
 def __getattr__(name: str) -> Any:

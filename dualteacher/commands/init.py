@@ -57,25 +57,36 @@ def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
     """
     if not folder.is_dir():
         raise UserError(broken_link(folder) or f"{folder}: no such folder")
-    if not BASE.is_file():
-        raise UserError(f"{BASE}: no such file; run this in the project's folder")
-    if PARAMS.exists() and not force and not (_is_preset(PARAMS) or _is_own(PARAMS)):
-        raise UserError(f"{PARAMS}: has been edited; --force replaces it and keeps a copy in {PARAMS}.bak")
+    check_replaceable(force)
     name = name or detect_layout.dataset_name(folder)
     described, told = describe(folder)
-    wanted = _valid(folder, described)
+    wanted = valid(folder, described)
     text, more = compose(name, wanted, quick)
-    origin = f"the settings for {folder}"
-    settings.parse(strict_yaml.parse(text, origin), origin)
-    if PARAMS.exists():
-        shutil.copy2(PARAMS, PARAMS.with_suffix(".yaml.bak"))
+    if write(text, f"the settings for {folder}"):
         more.append(f"{PARAMS}.bak: the previous settings")
-    with files.atomic(PARAMS) as temporary:
-        temporary.write_text(SEAL.format(_digest(text.encode())) + text, encoding="utf-8")
     print(f"{PARAMS}: written for dataset {name}, assuming:")
     for line in told + more:
         print(f"  {line}")
     print("If this is right, run `python -m dualteacher check-data`; if not, edit params.yaml.")
+
+
+def check_replaceable(force: bool) -> None:
+    """UserError if this is not a project's folder, or if params.yaml has been edited and `force` is not set."""
+    if not BASE.is_file():
+        raise UserError(f"{BASE}: no such file; run this in the project's folder")
+    if PARAMS.exists() and not force and not (_is_preset(PARAMS) or _is_own(PARAMS)):
+        raise UserError(f"{PARAMS}: has been edited; --force replaces it and keeps a copy in {PARAMS}.bak")
+
+
+def write(text: str, origin: str) -> bool:
+    """Check the settings and write params.yaml; return whether there was one, which is kept as params.yaml.bak."""
+    settings.parse(strict_yaml.parse(text, origin), origin)
+    there = PARAMS.exists()
+    if there:
+        shutil.copy2(PARAMS, PARAMS.with_suffix(".yaml.bak"))
+    with files.atomic(PARAMS) as temporary:
+        temporary.write_text(SEAL.format(_digest(text.encode())) + text, encoding="utf-8")
+    return there
 
 
 def _is_preset(path: Path) -> bool:
@@ -115,7 +126,7 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
         "ignore": [],
         "on_error": "stop",
     }
-    wanted = _valid(folder, described)
+    wanted = valid(folder, described)
     names = folder_layout.scan(wanted)
     arranged = folder_layout.arrange(names, wanted)
     masks = [item.mask for item in [*arranged.train, *arranged.val] if item.mask is not None]
@@ -124,7 +135,7 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
     return described, [*_say_places(places, arranged, own), *_say_unused(folder, arranged), *found.assumed]
 
 
-def _valid(folder: Path, described: dict[str, Any]) -> settings.Folder:
+def valid(folder: Path, described: dict[str, Any]) -> settings.Folder:
     """Validate guessed settings; UserError if they are invalid."""
     try:
         return settings.Folder.model_validate(described)

@@ -8,13 +8,14 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+_bars: bool | None = None  # inside `embedded`: whether to draw progress bars
 logger = logging.getLogger("dualteacher")
 
 
@@ -34,12 +35,30 @@ def start(log: Path | None = None) -> None:
         logger.removeHandler(handler)
         handler.close()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if _bars is not None:
+        handlers[0].addFilter(lambda record: record.levelno >= logging.WARNING)  # tqdm's redirection keeps filters
     if log is not None and is_rank_zero():
         log.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(LogFile(log, mode="w", encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         logger.addHandler(handler)
+
+
+@contextmanager
+def embedded(bars: bool) -> Iterator[None]:
+    """Inside a Python session or a notebook: only warnings go to stderr, and progress bars if `bars` is set."""
+    global _bars
+    before, _bars = _bars, bars
+    try:
+        yield
+    finally:
+        _bars = before
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            handler.close()
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
 
 
 def use_utf8() -> None:
@@ -65,6 +84,8 @@ def record(text: str) -> None:
 
 def interactive() -> bool:
     """Whether to draw progress bars: on a terminal, unless several jobs share it (DUALTEACHER_PROGRESS=lines)."""
+    if _bars is not None:
+        return _bars
     return is_rank_zero() and sys.stderr.isatty() and os.environ.get("DUALTEACHER_PROGRESS") != "lines"
 
 
