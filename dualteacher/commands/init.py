@@ -124,6 +124,7 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
         "block": "image",
         "classes": [{"name": str(value), "color": [0, 0, 0], "value": value} for value in (0, 1)],  # placeholder
         "ignore": [],
+        "tolerance": 0.0,
         "on_error": "stop",
     }
     wanted = valid(folder, described)
@@ -131,7 +132,7 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
     arranged = folder_layout.arrange(names, wanted)
     masks = [item.mask for item in [*arranged.train, *arranged.val] if item.mask is not None]
     found = detect_classes.guess(folder, _some(masks))
-    described |= {"classes": found.classes, "ignore": found.ignore}
+    described |= {"classes": found.classes, "ignore": found.ignore, "tolerance": found.tolerance}
     return described, [*_say_places(places, arranged, own), *_say_unused(folder, arranged), *found.assumed]
 
 
@@ -273,6 +274,7 @@ def _dataset(name: str, wanted: settings.Folder) -> str:
             for c in wanted.classes
         ),
         f"    ignore: {_flow(wanted.ignore)} # mask values that mean no class",
+        f"    tolerance: {_flow(wanted.tolerance)} # other values take the nearest one within it; 0: they are errors",
         f"    on_error: {wanted.on_error} # stop, or skip unusable files",
     ]
     return "\n".join(lines) + "\n"

@@ -106,6 +106,7 @@ class Folder(Section):
     block: Literal["image", "folder"]  # unit that is never split between training and validation
     classes: Annotated[list[FolderClass], Field(min_length=2, max_length=255)]  # in index order
     ignore: list[MaskValue]  # mask values that belong to no class
+    tolerance: NotNegative = 0.0  # other mask values take the nearest one within it, else they are ignored; 0: error
     on_error: Literal["stop", "skip"]  # for unusable files: stop and list them, or skip them
 
     @model_validator(mode="after")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dualteacher.core.labels import IGNORE
 from dualteacher.data import inspection
-from dualteacher.data.formats import images, mask_census
+from dualteacher.data.formats import images, interpolation, mask_census
 from dualteacher.data.formats.mask_census import MOST_VALUES
 from dualteacher.data.formats.palettes import Color
 from dualteacher.data.sources.published import voc_color
@@ -24,6 +27,7 @@ class Classes:
     classes: list[dict[str, Any]]
     ignore: list[Any]
     assumed: list[str] = field(default_factory=list)
+    tolerance: float = 0.0
 
 
 def guess(root: Path, masks: Sequence[str]) -> Classes:
@@ -32,19 +36,25 @@ def guess(root: Path, masks: Sequence[str]) -> Classes:
         first = inspection.printable(lossy[0])
         raise UserError(f"{root}: {first} is a JPEG, whose compression changes class values; save masks as PNG")
     census = mask_census.take(root, masks)
+    empty = census.counts.pop(images.NO_DATA, 0)
+    total, pixels = len(census.counts), census.counts.total()
+    if census.areas is not None:
+        census.counts = Counter({value: census.counts[value] for value in census.areas})
     if len(census.counts) > MOST_VALUES:
         what = "colours" if census.color else "values"
         raise UserError(
             f"{root}: the masks hold more than {MOST_VALUES} {what}, so they are not class masks (perhaps they were"
             " saved as JPEG once)"
         )
-    empty = census.counts.pop(images.NO_DATA, 0)
     named, origin = _named(root)
     found = sorted(census.counts)
     if census.color:
         made = _by_color(found, named, origin, census.why)
     else:
         made = _by_index(found, named, origin, census.colors)
+    if census.areas is not None:
+        between = total - len(census.areas), 1 - census.counts.total() / pixels
+        made = _with_tolerance(made, census.areas, census.color, between)
     unusable = len(census.unusable)
     if len(made.classes) < 2:
         left_out = f"; {unusable} masks cannot be used, the first is {census.unusable[0]}" if unusable else ""
@@ -59,6 +69,28 @@ def guess(root: Path, masks: Sequence[str]) -> Classes:
             " `python -m dualteacher check-data` lists them"
         )
     return made
+
+
+def _with_tolerance(made: Classes, found: Sequence[int], color: bool, between: tuple[int, float]) -> Classes:
+    """Set a tolerance for masks with interpolated values. between: (number of these values, their share of pixels)."""
+    values = [entry["value"] for entry in made.classes]
+    ignore = [v for v in made.ignore if (images.pack_color(v) if color else v) in found]
+    ignore = [v for v in ignore if min(_distance(v, value) for value in values) > interpolation.NOISE]
+    listed = [*values, *ignore]
+    least = min(_distance(a, b) for i, a in enumerate(listed) for b in listed[:i])
+    tolerance = least / (2 if len(listed) == 2 else 4)
+    what, shown = ("colours", f"{len(found)} colours") if color else ("values", _ranges(found))
+    text = (
+        f"masks: only {shown} fill areas; {between[0]} other {what} ({between[1]:.1%} of the pixels) stand at edges, as"
+        f" after smooth resizing or lossy compression: they take the nearest within `tolerance: {tolerance:g}`"
+    )
+    if len(listed) > 2:
+        text += ", farther ones are ignored; better save the masks again, without smoothing"
+    return Classes(made.classes, ignore, [text, *made.assumed], tolerance)
+
+
+def _distance(one: int | list[int], other: int | list[int]) -> float:
+    return float(np.linalg.norm(np.subtract(one, other)))
 
 
 def _named(root: Path) -> tuple[list[dict[str, Any]], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dualteacher.data import inspection
-from dualteacher.data.formats import images
+from dualteacher.data.formats import images, interpolation
+from dualteacher.data.formats.interpolation import Texture
 from dualteacher.data.formats.palettes import Color, Palettes, used
 from dualteacher.system import console, parallel
 from dualteacher.system.errors import UserError
@@ -27,6 +29,7 @@ class Mask(NamedTuple):
     kind: Kind
     counts: dict[int, int]  # pixels of each index, or of each colour (packed) if kind is "color"
     colors: dict[int, Color]  # of the indices, if there is a palette
+    texture: Texture = interpolation.NOTHING
     problem: str = ""
 
 
@@ -39,6 +42,7 @@ class Census:
     counts: Counter[int] = field(default_factory=Counter)  # pixels of each index, or of each colour (packed)
     colors: dict[int, Color] = field(default_factory=dict)  # of the indices, from the palettes
     unusable: list[str] = field(default_factory=list)  # «name (reason)»
+    areas: list[int] | None = None  # the values that fill areas, if the others are interpolated
 
 
 def take(root: Path, names: Sequence[str]) -> Census:
@@ -50,7 +54,7 @@ def take(root: Path, names: Sequence[str]) -> Census:
     if not usable:
         raise UserError(f"{root}: none of {len(names)} masks can be read, the first is {unusable[0]}")
     photos = [mask for mask in usable if mask.kind == "color" and len(mask.counts) > MOST_VALUES]
-    if 2 * len(photos) <= len(usable):
+    if any(mask.kind != "color" for mask in usable) and 2 * len(photos) <= len(usable):
         usable = [mask for mask in usable if mask not in photos]
         unusable += [f"{inspection.printable(mask.name)} ({len(mask.counts)} colours)" for mask in photos]
     palettes = Palettes()
@@ -68,6 +72,7 @@ def take(root: Path, names: Sequence[str]) -> Census:
         census = Census(True, conflict, unusable=unusable)
         for mask in usable:
             census.counts.update(_as_colors(root, mask))
+        census.areas = interpolation.areas(_together(colored), color=True)
         return census
     colors = {index: next(iter(found)) for index, found in palettes.colors.items()}
     census = Census(False, colors=colors, unusable=unusable)
@@ -75,7 +80,12 @@ def take(root: Path, names: Sequence[str]) -> Census:
     for mask in usable:
         if mask.kind != "color":
             census.counts.update(mask.counts)
+    census.areas = interpolation.areas(_together([mask for mask in usable if mask.kind != "color"]), color=False)
     return census
+
+
+def _together(masks: Sequence[Mask]) -> Texture:
+    return functools.reduce(Texture.__add__, (mask.texture for mask in masks), interpolation.NOTHING)
 
 
 def _mask(root: Path, name: str) -> Mask:
@@ -84,15 +94,17 @@ def _mask(root: Path, name: str) -> Mask:
         try:
             read = images.read_values(data, color=False)
         except images.Colored:
-            return Mask(name, "color", inspection.counted(images.read_values(data, color=True).values), {})
+            values = images.read_values(data, color=True).values
+            return Mask(name, "color", inspection.counted(values), {}, interpolation.texture(values, color=True))
     except OSError as error:
-        return Mask(name, "unusable", {}, {}, f"{error.strerror}")
+        return Mask(name, "unusable", {}, {}, problem=f"{error.strerror}")
     except images.Unreadable as error:
-        return Mask(name, "unusable", {}, {}, str(error))
+        return Mask(name, "unusable", {}, {}, problem=str(error))
     counts = inspection.counted(read.values)
     if read.palette is not None:
         return Mask(name, "palette", counts, used(read.values, read.palette))
-    return Mask(name, "grey" if read.grey_as_color else "plain", counts, {})
+    kind: Kind = "grey" if read.grey_as_color else "plain"
+    return Mask(name, kind, counts, {}, interpolation.texture(read.values, color=False))
 
 
 def _sides(masks: Sequence[Mask]) -> tuple[list[Mask], list[Mask]]:

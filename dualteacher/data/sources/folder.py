@@ -131,7 +131,11 @@ class FolderContent:
         if read.grey_as_color:
             text = "indices stored as RGB with three equal channels: reading the first"
             found.append(Finding("warning", entry.mask, text, "grey"))
-        mask, unlisted = self.table.index(values)
+        mask, unlisted, nearest, far = self.table.index(values, exact=read.palette is not None and not self.table.color)
+        if nearest or far:
+            text = f"unlisted values: {nearest} pixels take the nearest listed value"
+            text += f", {far} beyond the tolerance are ignored" if far else ""
+            found.append(Finding("warning", entry.mask, text, "tolerance"))
         found += inspection.check_mask(entry.mask, mask, picture.pixels, unlisted, self.table.allowed)
         if unlisted and data.startswith(b"\xff\xd8"):
             found.append(Finding("error", entry.mask, "a JPEG: its compression changes values; save masks as PNG"))

@@ -1,0 +1,73 @@
+"""Recognise masks whose edges hold values between the classes': resized smoothly, anti-aliased or lossily compressed.
+
+A class fills areas: its pixels have equal neighbours. An interpolated value stands at an edge, between a lower and a
+higher one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+SIDE = 1024  # pixels of a mask that are looked at, from its middle
+AREA = 0.25  # least share of an area's pixels whose neighbours are all equal
+EDGE = 0.1  # largest such share of an interpolated value
+BETWEEN = 0.5  # least share of an interpolated value's pixels between a lower and a higher one
+FEWEST = 3  # interpolated values
+SAME_VALUE, SAME_COLOR = 3, 12  # lossy compression turns a class's value into others this close,
+NOISE, RARER = 24, 20  # or this close and this many times rarer
+
+
+class Texture(NamedTuple):
+    """Pixels of each value: all, those with equal neighbours, and those between a lower and a higher one."""
+
+    values: np.ndarray  # (n,) sorted
+    pixels: np.ndarray  # (n, 3) int64
+
+    def __add__(self, other: object) -> Texture:
+        assert isinstance(other, Texture)
+        values, place = np.unique(np.concatenate([self.values, other.values]), return_inverse=True)
+        pixels = np.zeros((len(values), 3), np.int64)
+        np.add.at(pixels, place, np.concatenate([self.pixels, other.pixels]))
+        return Texture(values, pixels)
+
+
+NOTHING = Texture(np.zeros(0, np.int64), np.zeros((0, 3), np.int64))
+
+
+def texture(values: np.ndarray, color: bool) -> Texture:
+    """Look at a mask (H, W) of values or packed colours."""
+    top, left = (max(0, (length - SIDE) // 2) for length in values.shape)
+    values = values[top : top + SIDE, left : left + SIDE]
+    # Interpolation is linear, so any linear function of the channels shows it.
+    level = channels(values) @ np.array([3, 5, 2]) if color else values.astype(np.int64)
+    low, high = ndimage.minimum_filter(level, 3), ndimage.maximum_filter(level, 3)
+    found, place = np.unique(values.ravel(), return_inverse=True)
+    kinds = (np.ones(level.shape, bool), low == high, (low < level) & (level < high))
+    counts = [np.bincount(place[kind.ravel()], minlength=len(found)) for kind in kinds]
+    return Texture(found.astype(np.int64), np.stack(counts, 1).astype(np.int64))
+
+
+def channels(packed: np.ndarray) -> np.ndarray:
+    """Packed colours (…) as int64 (…, 3)."""
+    return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], -1).astype(np.int64)
+
+
+def areas(seen: Texture, color: bool) -> list[int] | None:
+    """The values that fill areas, if the others are interpolated; None if the masks look like class masks."""
+    number, flat, between = seen.pixels.T
+    edge = (flat < EDGE * number) & (between >= BETWEEN * number)
+    filled = flat >= AREA * number
+    if edge.sum() < max(FEWEST, int(filled.sum())) or 2 * number[edge].sum() > number.sum():
+        return None
+    points = channels(seen.values) if color else seen.values[:, None]
+    same = SAME_COLOR if color else SAME_VALUE
+    kept: list[int] = []
+    for place in np.flatnonzero(filled)[np.argsort(-number[filled], kind="stable")].tolist():
+        distance = np.linalg.norm(points[kept] - points[place], axis=1)
+        rarer = number[kept] >= RARER * number[place]
+        if not ((distance <= same) | (distance <= NOISE) & rarer).any():
+            kept.append(place)
+    return sorted(int(seen.values[place]) for place in kept) if len(kept) >= 2 else None
