@@ -41,13 +41,15 @@ class Draws:
     flipped: Tensor  # (B,) bool
     strong_jitter: Tensor  # (B, 4) factors for views.jitter
     gray: Tensor  # (B,) bool
-    order: tuple[int, ...]  # of the four jitter operations, for the whole batch
+    order: tuple[int, ...] | Tensor  # of the four jitter operations, for the whole batch; a tensor on a GPU
 
     def to(self, device: torch.device) -> Draws:
         """Copy to `device`. To a GPU from pinned memory, so the copies overlap with the teacher's pass."""
         moved = {}
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "order" and device.type == "cuda":
+                value = torch.tensor(value, dtype=torch.int32)
             if isinstance(value, Tensor):
                 value = value.pin_memory() if device.type == "cuda" else value
                 value = value.to(device, non_blocking=True)

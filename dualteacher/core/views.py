@@ -7,6 +7,7 @@ parameters (factor 1, angle 0).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dualteacher.core.upsampling import for_triton
 from dualteacher.settings import Jitter
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 COLUMNS = ("brightness", "contrast", "saturation", "hue")
+ORDER = (0, 1, 2, 3)
 
 
 def gray(image: Tensor) -> Tensor:
@@ -43,13 +46,32 @@ def draw_photometric(rng: np.random.Generator) -> list[float]:
     return [*(1 + spread[:3]), spread[3]]
 
 
-def jitter(image: Tensor, factors: Tensor, order: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
-    """Change brightness, contrast, saturation and hue by `factors` (B, 4), in `order` (indices into COLUMNS)."""
+def jitter(image: Tensor, factors: Tensor, order: Sequence[int] | Tensor = ORDER) -> Tensor:
+    """Change brightness, contrast, saturation and hue by `factors` (B, 4), in `order` (indices into COLUMNS).
+
+    order: on a GPU a tensor there, so that nothing waits for it and a CUDA graph serves every order.
+    """
+    if for_triton(image):
+        from dualteacher.core import triton_views
+
+        return triton_views.jitter(image, factors, _on_device(order, image.device))
+    if isinstance(order, Tensor):
+        order = order.tolist()
     columns = factors.to(image.dtype).T[:, :, None, None, None]
     operations = (_brightness, _contrast, _saturation, _hue)
     for index in order:
         image = operations[index](image, columns[index])
     return image
+
+
+def _on_device(order: Sequence[int] | Tensor, device: torch.device) -> Tensor:
+    return order if isinstance(order, Tensor) else _constant(tuple(order), device)
+
+
+@functools.cache
+def _constant(order: tuple[int, ...], device: torch.device) -> Tensor:
+    """Kept, since a CUDA graph cannot copy from the host's pageable memory."""
+    return torch.tensor(order, dtype=torch.int32, device=device)
 
 
 def _brightness(image: Tensor, factor: Tensor) -> Tensor:

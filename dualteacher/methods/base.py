@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -100,6 +100,13 @@ class Method(ABC):
     def mix(self, clock: Clock) -> str | None:
         """Name of the mix at this step, for the history."""
         return None
+
+    def key(self, clock: Clock) -> Hashable:
+        """All of the clock that `loss` depends on; other numbers of a step belong into its draws.
+
+        Steps of one key run the same kernels, so that one CUDA graph serves them.
+        """
+        return self.mix(clock), self.active(clock)
 
     def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> Any:
         """Draw the random numbers of one step as a function of (seed, step), and copy them to the device."""

@@ -11,7 +11,10 @@ train the new head.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+from torch import Tensor
 
 from dualteacher.core import losses, mixing, seeds
 from dualteacher.core.mixing import Draws
@@ -22,6 +25,13 @@ from dualteacher.models import segmenter
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import CPS as Options
 from dualteacher.settings import Settings
+
+
+class Crossed(NamedTuple):
+    """A step's draws, and the weight () of its unlabelled loss."""
+
+    mixing: Draws
+    weight: Tensor
 
 
 class CPS(Method):
@@ -45,15 +55,18 @@ class CPS(Method):
     def mix(self, clock: Clock) -> str:
         return "cutmix"
 
-    def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> Draws:
+    def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> Crossed:
         count, _, height, width = batch.unlabelled.shape
         size = (height, width)
-        return mixing.draw(self.settings.mixing, seed, clock.step, count, 0, size, **shard._asdict()).to(device)
+        draws = mixing.draw(self.settings.mixing, seed, clock.step, count, 0, size, **shard._asdict())
+        weight = torch.tensor(self.weight(clock), dtype=torch.float32)
+        weight = weight.pin_memory() if device.type == "cuda" else weight
+        return Crossed(draws.to(device), weight.to(device, non_blocking=True))
 
-    def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock, shard: Shard = ALL) -> Losses:
+    def loss(self, student: Segmenter, images: Images, draws: Crossed, clock: Clock, shard: Shard = ALL) -> Losses:
         pair = (student, self.partners[0])
         labels = [self_label(network, images) for network in pair]
-        mixed = [mixing.strong_cutmix(one, draws, self.settings.mixing) for one in labels]
+        mixed = [mixing.strong_cutmix(one, draws.mixing, self.settings.mixing) for one in labels]
         batch = torch.cat(
             [images.labelled, mixed[0].image]
         )  # both networks see the same mixed images, with different labels
@@ -64,7 +77,7 @@ class CPS(Method):
             # cross entropy with the other network's hard labels, mean over the valid pixels
             crossed.append(by_group(shard.groups, losses.supervised_loss, unknown, target.label))
         first, second = torch.stack(supervised).sum(), torch.stack(crossed).sum()
-        total = first + self.weight(clock) * second
+        total = first + draws.weight * second
         parts = {"loss": total, "loss_supervised": first, "loss_mix": second}
         detached = {name: value.detach() for name, value in parts.items()}
         return Losses(total, detached | {"kept": torch.ones_like(detached["loss"])})

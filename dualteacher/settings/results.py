@@ -41,6 +41,7 @@ class Runtime(Section):
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]  # auto: a GPU if available
     precision: Literal["auto", "float32", "bfloat16"]  # of the networks' passes; auto: bfloat16 on GPUs that support it
+    graphs: bool  # on a GPU: run steps as CUDA graphs
     threads: AtLeastOne  # CPU threads per process
     workers: Count  # data-loading processes per process
     cells_per_gpu: AtLeastOne  # jobs that may share a GPU; more than 1 for small networks

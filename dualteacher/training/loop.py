@@ -22,8 +22,9 @@ from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
 from dualteacher.system.console import logger
 from dualteacher.system.errors import Interrupted, UserError
-from dualteacher.training import alarms, history
+from dualteacher.training import alarms, graph, history
 from dualteacher.training.checkpoint import Store
+from dualteacher.training.graph import Parts, Passes
 from dualteacher.training.history import Row
 from dualteacher.training.optimizer import make_optimizer, rate_factor
 from dualteacher.training.watch import Watch
@@ -50,6 +51,7 @@ class Job:
     world: World
     observe: Callable[[Clock, bool], Row]
     average: Segmenter | None = None  # EMA of the student, scored in its place (evaluate.weights: average)
+    passes: Passes | None = None  # forward and backward of a shard; None: as CUDA graphs where they can be
 
     @property
     def scored(self) -> Segmenter:
@@ -157,21 +159,16 @@ def step(
     settings, method, world = job.settings, job.method, job.world
     accumulate = settings.batch.accumulate
     parts: dict[str, Tensor] = {}
-    optimizer.zero_grad(set_to_none=True)
+    if job.passes is None:
+        job.passes = graph.choose(job, forward_and_backward)
+    optimizer.zero_grad(set_to_none=job.passes is forward_and_backward)  # a graph writes where its gradients were
     for number, part in enumerate(batch.shards(accumulate)):
         place = world.rank * accumulate + number  # index of this shard over all processes
         shard = Shard(place * len(part.unlabelled), settings.batch.groups // (accumulate * world.size))
         torch.manual_seed(seeds.derive(job.seed, "dropout", clock.step, place))
 
-        # --- losses
         draws = method.draw(clock, part, job.seed, job.device, shard)
-        images = loader.finish(part.to(job.device))
-        with autocast(job.device, settings.runtime.precision):
-            losses = method.loss(job.student, images, draws, clock, shard)
-
-        # --- backward
-        (losses.total / accumulate).backward()
-        for name, value in losses.parts.items():
+        for name, value in job.passes(job, part.to(job.device), draws, clock, shard).items():
             parts[name] = parts.get(name, 0.0) + value / accumulate
 
     # --- optimiser, teachers
@@ -189,6 +186,15 @@ def step(
     elif method.balance is not None:
         method.balance.pending.zero_()
     return parts
+
+
+def forward_and_backward(job: Job, batch: loader.StepBatch, draws: Any, clock: Clock, shard: Shard) -> Parts:
+    """Add a shard's share to the gradients. Returns its loss terms. Nothing here waits for the device."""
+    images = loader.finish(batch)
+    with autocast(job.device, job.settings.runtime.precision):
+        losses = job.method.loss(job.student, images, draws, clock, shard)
+    (losses.total / job.settings.batch.accumulate).backward()
+    return losses.parts
 
 
 def is_finite(job: Job, networks: Sequence[Segmenter], parts: dict[str, Tensor], clock: Clock) -> bool:

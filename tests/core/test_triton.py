@@ -328,15 +328,19 @@ def test_the_door(monkeypatch):
 COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
+from dualteacher.core import triton_views as views
 from dualteacher.core.upsampling import triton_kernels as kernels
 
 TYPES = {"logits": "*bf16", "gradient": "*bf16", "label": "*i64", "positive": "*i32"}
 TYPES |= dict.fromkeys(("weight", "loss", "entropy", "highest", "share", "confidence"), "*fp32")
+TYPES |= {"order": "*i32"} | dict.fromkeys(("image", "factors", "sums", "out"), "*fp32")
 BLOCK = {"K": 8, "PX": 4, "N": 32}
 CASES = {
     kernels.entropy_kernel: BLOCK | {"PY": 4, "MAP": False, "PULL": True},
     kernels.label_kernel: BLOCK | {"PY": 4, "SURE": True},
     kernels.gradient_kernel: BLOCK | {"ROWS": 16},
+    views.luma_kernel: {"N": 1024},
+    views.jitter_kernel: {"N": 1024, "M": 256},
 }
 for kernel, constants in CASES.items():
     names = [p.name for p in kernel.params]

@@ -1,0 +1,218 @@
+"""Steps as graphs: a stand-in for CUDA's recorder shows that all a step needs goes through the graph's buffers.
+
+Like a CUDA graph, the stand-in runs what was captured again, with the arguments of its capture: a number of a later
+step that is not copied into a buffer would be missed, and the results would differ from those without graphs.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from dualteacher import methods
+from dualteacher.core import mixing, triton_views, views
+from dualteacher.machine.distributed import World
+from dualteacher.methods.base import Clock
+from dualteacher.models import segmenter
+from dualteacher.training import graph, loop
+from dualteacher.training.optimizer import make_optimizer
+
+from .conftest import toy_settings
+from .test_methods import batch_of
+
+CPU = torch.device("cpu")
+EPOCH = 5
+STEPS = 14
+
+
+def job_of(name: str, **sections) -> loop.Job:
+    settings = toy_settings(**sections)
+    student = segmenter.build(settings.model, 3, None, drop_path=0.1, seed=0).train()
+    method = methods.build(name, settings, student)
+    unused = None
+    return loop.Job(
+        name="test", settings=settings, student=student, method=method, dataset=unused, labelled=unused,
+        unlabelled=unused, steps=STEPS, learning_rate=0.01, seed=0, device=CPU, store=unused, world=World(),
+        observe=unused,
+    )  # fmt: skip
+
+
+def trained(job: loop.Job) -> list[dict[str, float]]:
+    networks = [job.student, *job.method.partners]
+    optimizer = make_optimizer(networks, job.settings.optimizer, job.learning_rate)
+    seen = []
+    for number in range(STEPS):
+        parts = loop.step(job, networks, optimizer, batch_of(job.settings, seed=number), Clock(number, EPOCH))
+        seen.append({name: float(value) for name, value in parts.items()})
+    return seen
+
+
+class Recorder:
+    """Captures by running once and undoing it; replays by running again."""
+
+    def __init__(self, job: loop.Job) -> None:
+        self.job, self.captures, self.replays = job, 0, 0
+
+    def __call__(self, run):
+        self.captures += 1
+        tensors = self.job.passes._state()
+        before, random = [tensor.clone() for tensor in tensors], torch.get_rng_state()
+        parts = run()
+        for tensor, old in zip(tensors, before, strict=True):
+            tensor.copy_(old)
+        torch.set_rng_state(random)
+
+        def replay():
+            self.replays += 1
+            for name, value in run().items():
+                parts[name].copy_(value)
+
+        return parts, replay
+
+
+def with_graphs(job: loop.Job) -> Recorder:
+    recorder = Recorder(job)
+    balance = [] if job.method.balance is None else [job.method.balance]
+    modules = [job.student, *job.method.teachers, *job.method.partners, *balance]
+    job.passes = graph.Graphs(loop.forward_and_backward, modules, recorder)
+    return recorder
+
+
+@pytest.fixture
+def order_in_a_tensor(monkeypatch):
+    """Draws as on a GPU: the order of the jitter is data."""
+    original = mixing.draw
+
+    def draw(*args, **kwargs):
+        draws = original(*args, **kwargs)
+        object.__setattr__(draws, "order", torch.tensor(draws.order, dtype=torch.int32))
+        return draws
+
+    monkeypatch.setattr(mixing, "draw", draw)
+
+
+NAMES = ["supervised", "mean_teacher", "dual_teacher", "dual_teacher_balanced", "fixmatch", "unimatch", "cps"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_as_a_graph_is_the_step(name, order_in_a_tensor):
+    """Bit for bit, over both teachers and mixes, a rising weight, class balance, dropout and two shards a step."""
+    sections = {"batch": {"groups": 2, "accumulate": 2, "labelled": 4, "unlabelled": 4}}
+    plain, graphed = job_of(name, **sections), job_of(name, **sections)
+    plain.passes = loop.forward_and_backward
+    recorder = with_graphs(graphed)
+    assert trained(graphed) == trained(plain)
+    for one, other in zip(graphed.student.state_dict().values(), plain.student.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert graphed.passes.failure is None
+    keys = 2 if "teacher" in name else 1  # their mixes alternate
+    assert recorder.captures == keys
+    assert recorder.replays == 2 * STEPS - keys * (graph.EAGER + 1)
+    draws = [leaf for key in graphed.passes.captured for leaf in key[2] if not isinstance(leaf, tuple)]
+    assert draws in ([], [None]), "nothing of the draws is baked into a graph"
+
+
+def by_the_clock(job: loop.Job) -> loop.Job:
+    """A method whose loss uses a number of the clock that is not in its key."""
+    original = job.method.loss
+
+    def loss(student, images, draws, clock, shard):
+        found = original(student, images, draws, clock, shard)
+        scale = 1 + clock.step
+        return found._replace(total=found.total * scale, parts={k: v * scale for k, v in found.parts.items()})
+
+    job.method.loss = loss
+    return job
+
+
+def test_a_number_that_bypasses_the_buffers_is_noticed(order_in_a_tensor, caplog):
+    """The second use compares with a step without the graph; the run goes on as if there were no graph."""
+    job, plain = by_the_clock(job_of("mean_teacher")), by_the_clock(job_of("mean_teacher"))
+    plain.passes = loop.forward_and_backward
+    with_graphs(job)
+    assert trained(job) == trained(plain)
+    assert "without CUDA graphs: loss is " in caplog.text
+
+
+def test_a_capture_that_fails_is_said_once_and_costs_nothing(caplog):
+    job, plain = job_of("dual_teacher"), job_of("dual_teacher")
+    plain.passes = loop.forward_and_backward
+
+    def record(run):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    modules = [job.student, *job.method.teachers]
+    job.passes = graph.Graphs(loop.forward_and_backward, modules, record)
+    assert trained(job) == trained(plain)
+    assert caplog.text.count("without CUDA graphs: operation not permitted when stream is capturing") == 1
+
+
+def test_a_cpu_has_no_graphs():
+    job = job_of("supervised")
+    assert graph.choose(job, loop.forward_and_backward) is loop.forward_and_backward
+
+
+def test_the_rest_of_a_step_is_a_few_launches():
+    """What stays outside the graph: a call for each of the optimiser's groups, and lists of tensors for the EMA."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if not function.is_view:
+                Count.calls += 1
+            return function(*args, **(kwargs or {}))
+
+    job = job_of("dual_teacher")
+    job.passes = loop.forward_and_backward
+    networks = [job.student]
+    optimizer = make_optimizer(networks, job.settings.optimizer, job.learning_rate)
+    loop.step(job, networks, optimizer, batch_of(job.settings), Clock(0, EPOCH))
+    with Count():
+        optimizer.step()
+        job.method.after_step(job.student, Clock(1, EPOCH))
+    assert Count.calls < 20, "of some hundreds of tensors"
+
+
+ORDERS = [(0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2), (2, 3, 0, 1)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_fused_jitter_is_the_jitter(order, device):
+    if device == "cpu" and torch.cuda.is_available():
+        pytest.skip("Triton compiles here")
+    generator = torch.Generator().manual_seed(sum(order[:2]))
+    image = torch.rand((3, 3, 37, 41), generator=generator)
+    image[0, :, :9] = image[0, :1, :9]  # grey pixels have no hue
+    factors = 1 + torch.rand((3, 4), generator=generator) - 0.5
+    factors[:, 3] = torch.tensor([0.0, 0.05, -0.3])
+    found = triton_views.jitter(
+        image.to(device), factors.to(device), torch.tensor(order, dtype=torch.int32, device=device)
+    )
+    torch.testing.assert_close(found.cpu(), views.jitter(image, factors, order), rtol=0, atol=2e-5)
+
+
+def test_what_cannot_be_jittered_is_refused():
+    with pytest.raises(ValueError, match="cannot jitter"):
+        triton_views.jitter(torch.rand(1, 1, 4, 4), torch.ones(1, 4), torch.arange(4, dtype=torch.int32))
+
+
+def test_order_as_a_tensor_on_the_host():
+    image, factors = torch.rand(2, 3, 5, 5), torch.tensor([[1.2, 0.7, 1.1, 0.1]] * 2)
+    assert torch.equal(
+        views.jitter(image, factors, torch.tensor([3, 1, 0, 2])), views.jitter(image, factors, (3, 1, 0, 2))
+    )
+
+
+def test_trees_are_cloned_and_filled():
+    draws = mixing.draw(toy_settings().mixing, 0, 0, 2, 3, (8, 8))
+    copies = graph.clone(([draws], None))
+    assert type(copies[0][0]) is mixing.Draws and copies[0][0].rank is not draws.rank
+    other = mixing.draw(toy_settings().mixing, 0, 1, 2, 3, (8, 8))
+    graph.fill(copies[0][0], other)
+    assert torch.equal(copies[0][0].rank, other.rank) and not torch.equal(draws.rank, other.rank)
+    assert copy.copy(draws) == draws
