@@ -95,7 +95,8 @@ def test_cps_networks_start_apart_and_learn_each_others_labels():
     frozen = [copy.deepcopy(network) for network in (student, partner)]
     labels = [losses.pseudo_label(network(batch.unlabelled), (32, 32)) for network in frozen]
     mixed = [
-        mixing.strong_cutmix(mixing.PseudoLabelled(batch.unlabelled, *one), draws, settings.mixing) for one in labels
+        mixing.strong_cutmix(mixing.PseudoLabelled(batch.unlabelled, *one), draws.mixing, settings.mixing)
+        for one in labels
     ]
     expected = sum(
         losses.supervised_loss(network(mixed[0].image), other.label)
@@ -112,8 +113,8 @@ def test_an_untrained_partner_teaches_little_by_little():
         methods={"cps": {"kind": "cps", "ramp_steps": 4, "unlabelled_weight": 0.5, "partner_seed": 1}}
     )
     student, method = build("cps", settings)
-    draws = method.draw(clock_at(0), batch_of(settings), 0, torch.device("cpu"))
     for number, weight in ((0, 0.0), (1, 0.125), (3, 0.375), (4, 0.5), (9, 0.5)):
+        draws = method.draw(clock_at(number), batch_of(settings), 0, torch.device("cpu"))
         parts = method.loss(student, finish(batch_of(settings)), draws, clock_at(number)).parts
         assert float(parts["loss"]) == pytest.approx(
             float(parts["loss_supervised"] + weight * parts["loss_mix"]), rel=1e-5
