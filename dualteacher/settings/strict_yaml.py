@@ -1,4 +1,4 @@
-"""Read YAML strictly: what other readers accept silently, and differently, is one line with its place in the file."""
+"""Read YAML strictly: what parsers otherwise accept silently becomes a one-line error with file and line."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import yaml
 
 from dualteacher.system.errors import UserError
 
-WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32-LE begins like UTF-16-LE
+WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32-LE starts like UTF-16-LE
 
 
 class Refused(yaml.MarkedYAMLError):
-    """Valid YAML that a settings file must not hold."""
+    """Valid YAML that is not allowed in a settings file."""
 
 
 class Loader(yaml.SafeLoader):
-    """Refuses a key that is written twice, and numbers that are not finite."""
+    """Rejects duplicate keys and non-finite numbers."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
@@ -46,12 +46,12 @@ Loader.add_constructor("tag:yaml.org,2002:float", _finite)
 
 
 def load(path: Path) -> Any:
-    """The content of a YAML file; UserError in one line."""
+    """Read a YAML file; UserError if it is invalid."""
     return parse(_decoded(path.read_bytes(), path), str(path))
 
 
 def parse(text: str, origin: str) -> Any:
-    """The content of a YAML text; UserError in one line that begins with `origin`."""
+    """Parse YAML; UserError, starting with `origin`, if it is invalid."""
     try:
         return yaml.load(text, Loader)  # a SafeLoader
     except yaml.YAMLError as error:

@@ -88,9 +88,9 @@ def watch(folder: str) -> str:
 
 
 def own_weights(model: dict[str, Any]) -> list[str]:
-    """The user's own checkpoint, as input of the weights stage; [] for other weights.
+    """The user's own checkpoint as an input of the weights stage; [] for other weights.
 
-    [] for a missing file too, whose error the stage prints, and for braces in its name, Snakemake's wildcards.
+    Also [] for a missing file, which the stage reports, and for a name with braces, which Snakemake reads as wildcards.
     """
     own = settings.Model.model_validate(model).own_weights
     return [str(own[0])] if own is not None and files.is_file(own[0]) and "{" not in str(own[0]) else []

@@ -21,7 +21,7 @@ def make(made: Project, target: str, code: int = 0) -> str:
 
 def test_dvc_takes_over_what_snakemake_made_and_experiments_go_on_from_there(project):
     made = project()
-    assert "error: Snakemake has jobs left" in make(made, "adopt-dvc", code=2)
+    assert "error: Snakemake has unfinished jobs" in make(made, "adopt-dvc", code=2)
     assert not (made.root / "dvc.lock").exists()
     made("snakemake", "--quiet", "all")
     made.ran()
@@ -55,7 +55,7 @@ def test_dvc_takes_over_what_snakemake_made_and_experiments_go_on_from_there(pro
 
 def test_snakemake_takes_over_what_dvc_made(project):
     made = project()
-    assert "error: DVC has stages left" in make(made, "adopt-snakemake", code=2)
+    assert "error: DVC has unfinished stages" in make(made, "adopt-snakemake", code=2)
     made("dvc", "repro", "--quiet")
     made.ran()
     assert "nothing to be done" in make(made, "adopt-snakemake")

@@ -99,22 +99,19 @@ def colors(methods: Sequence[str], baseline: str) -> dict[str, str]:
 
 
 def attempt(name: str, make: Callable[[], Made], otherwise: Callable[[Figure], Made]) -> Made:
-    """`make`'s result; if it fails, `otherwise`'s for a figure that only says so.
-
-    A report must not lose a finished grid to one figure.
-    """
+    """Return make() or, if it fails, otherwise(placeholder), so that one bad figure does not cost the whole report."""
     try:
         return make()
     except (OSError, UserError):
         raise
     except Exception as error:
         reason = " ".join(f"figure {name} could not be drawn ({type(error).__name__}: {error})".split())
-        logger.warning("%s; the report leaves it out", reason, exc_info=True)
+        logger.warning("%s; omitted from the report", reason, exc_info=True)
         return otherwise(Figure(name, (), empty=reason))
 
 
 def write(figure: Figure, folder: Path) -> Figure:
-    """Write `folder`/<name>.png and .svg, reproducible to the byte; returns the figure, or what stands in for it."""
+    """Write `folder`/<name>.png and .svg, reproducible to the byte; returns the figure, or its placeholder."""
 
     def written(drawn: Figure) -> Figure:
         _write(drawn, folder)
@@ -129,7 +126,7 @@ def _write(figure: Figure, folder: Path) -> None:
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             with files.atomic(folder / f"{figure.name}.{suffix}") as temporary:
                 canvas.savefig(temporary, format=suffix, metadata=metadata)
-                if suffix == "svg":  # else several spaces in a name become one
+                if suffix == "svg":  # keeps repeated spaces in names
                     drawn = temporary.read_text(encoding="utf-8")
                     temporary.write_text(
                         drawn.replace('text/css">', 'text/css">text{white-space: pre}', 1), encoding="utf-8"
