@@ -16,7 +16,7 @@ def run(settings: Settings, suggested: Path, from_coco: Path | None, unchanged: 
     if from_coco is not None:
         read = corrected.coco_reader(from_coco, made)
     else:
-        read = corrected.png_reader(suggested / "masks", wanted)
+        read = corrected.png_reader(suggested / "masks", made)
     done = acceptance.accept(wanted, made, read, unchanged)
     logger.info("%s: %d masks added, %d already there", wanted.folder, done.added, done.already_there)
     if done.validation_before != done.validation_after:

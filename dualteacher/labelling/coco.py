@@ -94,7 +94,11 @@ def rasterise(drawn: Sequence[Mapping[str, Any]], size: tuple[int, int], index_o
         if isinstance(shape, list):
             inside = np.zeros(size, bool)
             for polygon in shape:
-                inside |= _filled(np.asarray(polygon, float), size)
+                corners = np.asarray(polygon, float)
+                if len(corners) % 2 or not np.isfinite(corners).all():
+                    raise ValueError("a polygon is not a list of x, y, x, y, …")
+                if len(corners) >= 6:  # a point or a line has no area
+                    inside |= _filled(corners, size)
         elif isinstance(shape, dict) and isinstance(shape.get("counts"), list):
             inside = _run_lengths(shape["counts"], size)
         else:

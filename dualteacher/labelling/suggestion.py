@@ -32,6 +32,7 @@ class Suggestion:
     folder: Path
     dataset: str
     classes: list[str]
+    colors: list[list[int]]  # of the classes, as the suggested masks show them
     rows: list[dict[str, str]]  # of suggested.csv
 
 
@@ -74,8 +75,8 @@ def read(folder: Path) -> Suggestion:
     dataset = read_json(folder / RECORD, expected)["cell"]["dataset"]
     with open(folder / TABLE, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    classes = [entry["name"] for entry in read_json(folder / CLASSES, expected)]
-    return Suggestion(folder, dataset, classes, rows)
+    classes = read_json(folder / CLASSES, expected)
+    return Suggestion(folder, dataset, [c["name"] for c in classes], [c["color"] for c in classes], rows)
 
 
 def read_json(path: Path, expected: str) -> Any:
@@ -90,13 +91,18 @@ def read_json(path: Path, expected: str) -> Any:
 
 def palette_png(mask: np.ndarray, classes: Sequence[ClassInfo]) -> bytes:
     """Encode class indices (H, W) as a PNG with the classes' colours; 255 is white."""
-    palette = np.zeros((256, 3), np.uint8)
-    palette[IGNORE] = 255
-    palette[: len(classes)] = [info.color for info in classes]
     picture, file = Image.fromarray(mask), io.BytesIO()
-    picture.putpalette(palette.tobytes())
+    picture.putpalette(suggested_palette([info.color for info in classes]).tobytes())
     picture.save(file, "PNG")
     return file.getvalue()
+
+
+def suggested_palette(colors: Sequence[Sequence[int]]) -> np.ndarray:
+    """(256, 3) uint8."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[IGNORE] = 255
+    palette[: len(colors)] = colors
+    return palette
 
 
 def mask_hash(mask: np.ndarray) -> str:
