@@ -190,7 +190,9 @@ def _end_with_parent(_: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def batches(dataset: Augmented, takes: list[Take], first: int, last: int, *, workers: int, pin: bool) -> DataLoader:
+def batches(
+    dataset: Augmented, takes: list[Take], first: int, last: int, *, workers: int, pin: bool, prefetch: int = 4
+) -> DataLoader:
     """A loader for steps `first` … `last - 1`. takes: of the labelled stream, then optionally the unlabelled one."""
     return DataLoader(
         dataset,
@@ -198,7 +200,7 @@ def batches(dataset: Augmented, takes: list[Take], first: int, last: int, *, wor
         collate_fn=_Collate(takes[0].share.stop - takes[0].share.start),
         num_workers=workers,
         pin_memory=pin,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=prefetch if workers else None,
         persistent_workers=False,
         worker_init_fn=_end_with_parent,
         # fork is unsafe with running thread pools (torch, Arrow); spawn takes seconds per job

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +25,11 @@ from dualteacher.system.console import logger
 from dualteacher.system.errors import Interrupted, UserError
 from dualteacher.training import alarms, graph, history
 from dualteacher.training.checkpoint import Store
+from dualteacher.training.feed import feed
 from dualteacher.training.graph import Parts, Passes
 from dualteacher.training.history import Row
 from dualteacher.training.optimizer import make_optimizer, rate_factor
+from dualteacher.training.waiting import Watchdog
 from dualteacher.training.watch import Watch
 
 AVERAGE_DECAY = 0.99  # per step, after the ramp
@@ -101,8 +104,10 @@ def run(job: Job) -> Progress:
     images = sum(job.method.images_seen())
     watch = Watch(job.name, progress.step, job.steps, images, job.device)
     watch.warned = raised(job, progress)  # logged before the interruption
-    with interrupt.listening() as request:
-        for batch in watch.over(feed(job, progress.step)):
+    workers = job.settings.runtime.workers
+    batches = feed(job.dataset, takes(job), progress.step, job.steps, workers, job.device)
+    with interrupt.listening() as request, Watchdog(request, job.name), saving(job, optimizer, progress):
+        for batch in request.over(watch.over(batches), job.world):
             clock = Clock(progress.step, job.steps_per_epoch)
             factor = rate_factor(job.settings.optimizer, clock.step, job.steps)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
@@ -127,9 +132,7 @@ def run(job: Job) -> Progress:
                 job.store.save(progress.step, checkpoint(job, optimizer, progress))
             if asked and not last:
                 distributed.stop()  # waits for rank 0 to save: the launcher kills all ranks once one has left
-                raise Interrupted(
-                    f"{job.name} at step {progress.step} of {job.steps}; the same command resumes from there"
-                )
+                raise stopped(job, progress)
     load_final_weights(job, progress)
     return progress
 
@@ -142,6 +145,23 @@ def load_final_weights(job: Job, progress: Progress) -> None:
         job.student.load_state_dict(progress.best["weights"])
         logger.info("%s: keeping epoch %d, the best on the held-out images", job.name, progress.best["epoch"])
     job.student.eval()
+
+
+def stopped(job: Job, progress: Progress) -> Interrupted:
+    return Interrupted(f"{job.name} at step {progress.step} of {job.steps}; the same command resumes from there")
+
+
+@contextmanager
+def saving(job: Job, optimizer: torch.optim.Optimizer, progress: Progress) -> Iterator[None]:
+    """Save and raise Interrupted if a stop was requested while waiting for a batch, which may never come.
+
+    Other ranks may wait in an all-reduce for this one, so it does not wait for them: the launcher ends them.
+    """
+    try:
+        yield
+    except interrupt.StopWaiting:
+        job.store.save(progress.step, checkpoint(job, optimizer, progress))
+        raise stopped(job, progress) from None
 
 
 def raised(job: Job, progress: Progress) -> list[alarms.Alarm]:
@@ -233,16 +253,6 @@ def takes(job: Job) -> list[Take]:
     if job.unlabelled is not None:
         wanted.append((job.unlabelled, batch.unlabelled, "batch.unlabelled"))
     return [Take(stream, size, world.share(size, name)) for stream, size, name in wanted]
-
-
-def feed(job: Job, first: int) -> Iterator[loader.StepBatch]:
-    """Batches from step `first` on. A worker's UserError is raised again in one line."""
-    pin = job.device.type == "cuda"
-    workers = job.settings.runtime.workers
-    try:
-        yield from loader.batches(job.dataset, takes(job), first, job.steps, workers=workers, pin=pin)
-    except UserError as error:  # torch prepends the worker's traceback to the message
-        raise UserError(str(error).rpartition("UserError: ")[2]) from None
 
 
 def finish_epoch(job: Job, progress: Progress, clock: Clock, rate: float, last: bool) -> None:

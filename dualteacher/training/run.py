@@ -32,7 +32,7 @@ from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Length, Settings
 from dualteacher.system import files, paths, sealed
 from dualteacher.system.console import logger
-from dualteacher.system.errors import UserError
+from dualteacher.system.errors import Interrupted, UserError
 from dualteacher.training import committee, history, loop
 from dualteacher.training.checkpoint import Store, mark_of
 from dualteacher.workflow.contracts import BY_STAGE
@@ -169,6 +169,8 @@ def run_within_memory(job: loop.Job) -> loop.Progress:
         ) from error
     except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError
         text = str(error)
+        if "DataLoader worker" in text and "signal: Terminated" in text:  # a scheduler ends all processes of a job
+            raise Interrupted(f"{job.name}; the same command resumes from the last checkpoint") from error
         if "DataLoader worker" in text:
             raise UserError(
                 "a loader process was killed, often for lack of memory; run the same command to resume from the last"
