@@ -121,6 +121,21 @@ LAYOUTS = {
     },
     "masks beside images": {**{f"{i}.jpg": f"{i}_mask.png" for i in range(4)}, "4.jpg": None},
     "masks in a sub-folder": {**{f"{i}.jpg": f"masks/{i}.png" for i in range(4)}, "4.jpg": None},
+    "a room called pool": {
+        f"images/{room}/{i}.jpg": f"masks/{room}/{i}.png" for room in ("kitchen", "pool", "extra") for i in range(3)
+    },
+    "rooms at the top": {f"{room}/{i}.jpg": f"{room}/{i}_mask.png" for room in ("kitchen", "pool") for i in range(3)},
+    "rooms of photos at the top": {
+        f"{room}/{i}.jpg": f"masks/{room}/{i}.png" for room in ("kitchen", "pool") for i in range(3)
+    },
+    "unlabelled beside images": {
+        **{f"train/images/{i}.jpg": f"train/masks/{i}.png" for i in range(3)},
+        **{f"train/unlabelled/{i}.jpg": None for i in range(2)},
+    },
+    "a folder around all whose name means masks": {
+        f"segmentation/images/{i}.jpg": f"segmentation/masks/{i}.png" for i in range(4)
+    },
+    "and one whose name means unlabelled": {f"pool/photos/{i}.jpg": f"pool/masks/{i}.png" for i in range(4)},
     "a suffix and sub-folders": {
         f"leftImg8bit/{city}/{i}.jpg": f"gtFine/{city}/{i}_gt_ids.png" for city in ("a", "b") for i in range(3)
     },

@@ -20,6 +20,8 @@ from dualteacher.system.errors import UserError
 # Common folder names, in lower case.
 MASKS = {"mask", "masks", "label", "labels", "annotation", "annotations", "segmentationclass", "segmentation"}
 MASKS |= {"segmentations", "gt", "groundtruth", "gtfine", "ann", "ann_dir", "truth", "seg"}
+IMAGES = {"image", "images", "img", "imgs", "img_dir", "photo", "photos", "jpegimages", "leftimg8bit"}
+TRAINING = {"train", "training"}
 VALIDATION = {"val", "valid", "validation", "holdout"}
 TEST = {"test", "testing"}  # used for validation if there is no validation folder
 UNLABELLED = {"unlabelled", "unlabeled", "nolabel", "no_masks", "nomasks", "without_masks", "extra", "pool"}
@@ -41,13 +43,7 @@ class Places:
 
 def places(root: Path) -> Places:
     """Find the folders of images and masks below `root`; UserError without masks that are named like the images."""
-    groups: dict[tuple[bool, str], list[str]] = {}
-    for name in images.image_files(root):
-        words = [word.lower() for word in PurePosixPath(name).parts[:-1]]
-        is_mask = any(word in MASKS for word in words)
-        kinds = (("validation", VALIDATION), ("test", TEST), ("unlabelled", UNLABELLED))
-        kind = next((kind for kind, known in kinds if any(word in known for word in words)), "train")
-        groups.setdefault((is_mask, kind), []).append(name)
+    groups = _groups(images.image_files(root))
     found = groups.get((False, "train"), [])
     if not found:
         raise UserError(f"{root}: no images found ({', '.join(sorted(images.SUFFIXES))}); {HELP}")
@@ -70,6 +66,41 @@ def places(root: Path) -> Places:
         unlabelled=_top(groups[False, "unlabelled"]) if (False, "unlabelled") in groups else None,
         validation_images=_top(held_out) if held_out and held_out_masks else None,
         validation_masks=_top(held_out_masks) if held_out and held_out_masks else None,
+    )
+
+
+def _groups(names: Sequence[str]) -> dict[tuple[bool, str], list[str]]:
+    """Files by (whether they are masks, train, validation, test or unlabelled), from the words in their folders."""
+    outer = len(PurePosixPath(_top(names)).parts) if names else 0  # folders around everything, whatever their names
+    groups: dict[tuple[bool, str], list[str]] = {}
+    for name in names:
+        words = [word.lower() for word in PurePosixPath(name).parts[outer:-1]]
+        is_mask = any(word in MASKS for word in words)
+        kinds = (("validation", VALIDATION), ("test", TEST))
+        kind = next((kind for kind, known in kinds if any(word in known for word in words)), "train")
+        first = words[1:2] if words[:1] and words[0] in TRAINING else words[:1]
+        if kind == "train" and not is_mask and UNLABELLED.intersection(first):
+            kind = "unlabelled"  # a word deeper inside is a name like any other: a room, a place
+        groups.setdefault((is_mask, kind), []).append(name)
+    masks = [name for (is_mask, _), found in groups.items() if is_mask for name in found]
+    if (False, "unlabelled") in groups and _have_masks(groups[False, "unlabelled"], masks):
+        groups.setdefault((False, "train"), []).extend(groups.pop((False, "unlabelled")))
+    return groups
+
+
+def _have_masks(names: Sequence[str], masks: Sequence[str]) -> bool:
+    """Whether an image has a mask of its name, beside it or at the same place among the masks."""
+
+    def place(name: str) -> tuple[str, ...]:
+        return tuple(word for word in PurePosixPath(name).parts[:-1] if word.lower() not in MASKS | IMAGES)
+
+    stems = {(place(name), PurePosixPath(name).stem) for name in names}
+    beside = any((where, stem + suffix) in stems for where, stem in stems for suffix in SUFFIXES)
+    return beside or any(
+        (where, stem[:end]) in stems
+        for name in masks
+        for where, stem in [(place(name), PurePosixPath(name).stem)]
+        for end in range(1, len(stem) + 1)
     )
 
 
