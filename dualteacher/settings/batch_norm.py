@@ -1,4 +1,4 @@
-"""Batches too small for batch normalisation, which needs two values per channel: found before anything is trained."""
+"""Detect batches too small for batch normalisation (two values per channel) before training starts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from dualteacher.settings.reader import Settings
 
 COARSEST = 32  # stride of the coarsest feature map of a SegFormer head's backbone
-NORMALISED = "batch"  # a teacher that normalises with its own batch's statistics
+NORMALISED = "batch"  # teachers that normalise with the statistics of the current batch
 
 
 def too_small(settings: Settings) -> str | None:
-    """Why training would fail, naming the settings; None if batch normalisation has enough values.
+    """Why training would fail, with the settings concerned; None if batches are large enough.
 
-    Networks with only layer normalisation at the coarsest map (MiT) take any crop.
+    Networks without batch normalisation on the coarsest feature map (MiT) accept any crop.
     """
     model, batch, processes = settings.model, settings.batch, settings.runtime.processes
     if model.architecture == "deeplabv3plus":

@@ -24,9 +24,9 @@ class Model(Section):
 
     @property
     def own_weights(self) -> tuple[Path, str] | None:
-        """(the user's checkpoint, the network to take from it or ""); None for wheel, timm and none.
+        """(user's checkpoint, name of a network in it or ""); None for wheel, timm and none.
 
-        A file whose own name has a # wins over a network's name after it.
+        If a file exists whose name contains the #, it takes precedence.
         """
         if self.weights in ("wheel", "timm", "none"):
             return None

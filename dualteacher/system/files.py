@@ -60,7 +60,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def _label(path: Path) -> tuple[str, str]:
-    """(name, suffix) for temporary files: the file's own, or a hash of a name too long to add anything to."""
+    """(name, suffix) for temporary files: the file's own, or a hash if the name is too long to extend."""
     if len(os.fsencode(path.name)) <= LONGEST:
         return path.name, path.suffix
     return hashlib.sha256(os.fsencode(path.name)).hexdigest(), path.suffix if len(path.suffix) <= 16 else ""
@@ -144,5 +144,5 @@ def sha256(path: Path) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file can be found there; False for what no file can be called, where `Path.is_file` raises."""
+    """Whether `path` is a file; False for invalid names, for which `Path.is_file` raises."""
     return os.path.isfile(path)  # noqa: PTH113

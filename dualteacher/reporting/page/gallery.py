@@ -1,4 +1,4 @@
-"""The page's gallery: each figure compares two of an image, its ground truth and the runs' predictions.
+"""The page's gallery: each figure compares two of: image, ground truth, the runs' predictions.
 
 Images are embedded once. Masks are embedded as stored in gallery.parquet, PNGs of a few hundred bytes that the
 browser overlays on the image, so a hundred runs fit on the page.
