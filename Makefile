@@ -78,6 +78,11 @@ check: $(READY) ## check lint, formatting, types and the workflow
 	snakefmt --line-length 110 --check Snakefile workflow
 	snakemake --lint
 
+.PHONY: gpu-check
+gpu-check: ## on a machine with a GPU: its tests, and the benchmark's targets, into gpu-check.json
+	@if [ -e "$(READY)" ]; then python -m dualteacher.benchmark.gpu_check; \
+		else $(PYTHON) -m dualteacher.benchmark.gpu_check; fi # without network: a Python that has the packages
+
 .PHONY: code-deps
 code-deps: $(READY) ## update dvc.yaml, workflow/code.yaml and the schema from the code
 	@python -m dualteacher.workflow.code_deps

@@ -29,6 +29,7 @@ class Case:
     side: int  # of the crop, pixels
     labelled: int
     unlabelled: int
+    architecture: str = "segformer"
 
     @property
     def name(self) -> str:
@@ -41,7 +42,7 @@ class Case:
         pixel, leaving the losses little to do.
         """
         raw = presets.load(presets.BASE)
-        raw["model"] |= {"backbone": self.model, "weights": "none"}
+        raw["model"] |= {"backbone": self.model, "weights": "none", "architecture": self.architecture}
         if self.model.startswith("mit_"):
             raw["model"]["head_width"] = 256
         raw["batch"] |= {"labelled": self.labelled, "unlabelled": self.unlabelled, "crop": self.side}
@@ -94,4 +95,5 @@ def _encoded(array: np.ndarray, kind: str) -> bytes:
 LARGE = [Case(model, 150, side, 4, 4) for model in ("mit_b0", "mit_b1") for side in (128, 256, 512)]
 DEFAULT = Case("tf_efficientnet_lite0", 10, 96, 8, 8)  # network and batch of the default preset
 ALL = [*LARGE, DEFAULT]
+GPU = [Case("mit_b1", 150, 512, 4, 4), Case("resnet50", 21, 512, 8, 8, "deeplabv3plus")]
 QUICK = [Case("mit_b0", 150, 128, 4, 4), DEFAULT]

@@ -32,17 +32,47 @@ def wait(device: torch.device) -> None:
 
 
 def interleaved(programs: Mapping[str, Program], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds per step of each program, interleaved as a b c a b c …; two warm-up steps each are not counted."""
+    """Seconds per step of each program, interleaved as a b c a b c …; their first steps are not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for step in range(-2, repeats):
+    first = warm_up(device)
+    for step in range(-first, repeats):
         for name, program in programs.items():
             wait(device)
             began = time.perf_counter()
-            program(step + 2)
+            program(step + first)
             wait(device)
             if step >= 0:
                 seconds[name].append(time.perf_counter() - began)
     return seconds
+
+
+def warm_up(device: torch.device) -> int:
+    """Steps before a program is what it stays: on a GPU, until the graphs of both mixes are captured and tested."""
+    return 10 if device.type == "cuda" else 2
+
+
+def host(program: Program, device: torch.device, repeats: int) -> list[float]:
+    """Seconds until each call returns, that is until all of a step is launched, with an idle device."""
+    seconds = []
+    for step in range(repeats):
+        wait(device)
+        began = time.perf_counter()
+        program(step)
+        seconds.append(time.perf_counter() - began)
+    wait(device)
+    return seconds
+
+
+def launches(program: Program, device: torch.device, steps: int = 4) -> float:
+    """Kernels, copies and graphs that the host launches per step, by torch's profiler."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        for step in range(steps):
+            program(step)
+        wait(device)
+    calls = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
+    return sum(event.name.startswith(calls) for event in found.events()) / steps
 
 
 def summary(seconds: Sequence[float]) -> dict[str, Any]:
@@ -52,8 +82,9 @@ def summary(seconds: Sequence[float]) -> dict[str, Any]:
     return {"median_seconds": middle, "least_seconds": min(rounded), "most_seconds": max(rounded), "seconds": rounded}
 
 
-def peak(program: Program, device: torch.device, steps: int = 4) -> int:
-    """Peak memory of the steps, in bytes above the level before the first."""
+def peak(program: Program, device: torch.device, steps: int | None = None) -> int:
+    """Peak memory of the steps (default: two beyond the warm-up), in bytes above the level before the first."""
+    steps = steps or warm_up(device) + 2
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -15,11 +15,12 @@ from dualteacher.benchmark.plain_network import PlainNetwork
 from dualteacher.core import seeds
 from dualteacher.data.loader import finish
 from dualteacher.machine.distributed import World
+from dualteacher.machine.precision import autocast
 from dualteacher.methods.base import Clock, Method
 from dualteacher.models import segmenter
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
-from dualteacher.training import loop
+from dualteacher.training import graph, loop
 from dualteacher.training.optimizer import make_optimizer
 
 Program = Callable[[int], Any]  # called with the number of the step
@@ -62,7 +63,7 @@ class Plain:
 
     def __init__(self, case: Case, device: torch.device, same_network: bool = False) -> None:
         settings, segmenter, self.method = networks(case, device)
-        self.device, self.batch = device, case.batch()
+        self.device, self.batch, self.precision = device, case.batch(), settings.runtime.precision
         network = segmenter if same_network else PlainNetwork(segmenter)
         trained = network if isinstance(network, Segmenter) else network.copied
         optimizer = make_optimizer([trained], settings.optimizer, settings.train.learning_rate)
@@ -72,27 +73,42 @@ class Plain:
         now = clock(step)
         torch.manual_seed(seeds.derive(0, "dropout", now.step, 0))  # as the training loop does
         draws = self.method.draw(now, self.batch, 0, self.device)
-        return self.training.step(self.batch.to(self.device), draws, now.epoch, now.step_in_epoch)
+        with autocast(self.device, self.precision):
+            return self.training.step(self.batch.to(self.device), draws, now.epoch, now.step_in_epoch)
 
 
 class Bare:
     """(c) Teacher forward, student forward and backward on the same numbers of images: the lower bound.
 
-    No views, upsampling, losses or optimiser; the gradient of the logits is a constant.
+    No views, upsampling, losses or optimiser; the gradient of the logits is a constant. On a GPU as one CUDA graph, so
+    that the host does not slow it.
     """
 
     def __init__(self, case: Case, device: torch.device) -> None:
-        _, self.student, method = networks(case, device)
+        settings, self.student, method = networks(case, device)
+        self.device, self.precision = device, settings.runtime.precision
         self.teacher = method.teachers[0]
         images = finish(case.batch().to(device))
         self.unlabelled = images.unlabelled
         self.images = torch.cat([images.labelled, images.unlabelled, images.unlabelled])
-        with torch.no_grad():
+        with torch.no_grad(), autocast(device, self.precision):
             logits = self.student(self.images)
         self.slope = torch.full_like(logits, 1 / logits.numel())
+        self.run: Callable[[], Any] = self.passes
+        if device.type == "cuda":
+            for _ in range(graph.EAGER):
+                self.passes()
+            _, self.run = graph.recorder()(self.passes)
 
     def __call__(self, step: int) -> None:
-        with torch.no_grad():
-            self.teacher(self.unlabelled)
-        self.student.zero_grad(set_to_none=True)
-        self.student(self.images).backward(self.slope)
+        self.student.zero_grad(set_to_none=self.device.type != "cuda")
+        self.run()
+
+    def passes(self) -> dict[str, Tensor]:
+        """Adds to the student's gradients."""
+        with autocast(self.device, self.precision):
+            with torch.no_grad():
+                self.teacher(self.unlabelled)
+            logits = self.student(self.images)
+        logits.backward(self.slope)
+        return {}

@@ -15,7 +15,7 @@ import torch
 from dualteacher import __version__
 from dualteacher.benchmark import memory, profile, throughput
 from dualteacher.benchmark.cases import Case
-from dualteacher.benchmark.measure import in_a_process_of_its_own, interleaved, prepare, summary
+from dualteacher.benchmark.measure import host, in_a_process_of_its_own, interleaved, launches, prepare, summary
 from dualteacher.machine.device import pick
 from dualteacher.system import files
 from dualteacher.system.console import logger
@@ -62,13 +62,7 @@ def run(cases: Sequence[Case], device: torch.device, repeats: int) -> dict[str, 
 
 def measure(case: Case, device: torch.device, repeats: int) -> dict[str, Any]:
     """Results of one case."""
-    programs = {name: make(case, device) for name, make in memory.PROGRAMS.items()}
-    steps = {name: summary(seconds) for name, seconds in interleaved(programs, repeats, device).items()}
-    programs.clear()
-    images = case.labelled + 2 * case.unlabelled
-    for name, figures in steps.items():
-        figures["images_per_second"] = round(images / figures["median_seconds"], 2)
-        figures["peak_bytes"] = _peak(name, case, device)
+    steps = measure_steps(case, device, repeats)
     with tempfile.TemporaryDirectory() as folder:
         few, many = (throughput.open_pack(case, Path(folder), count) for count in (FEW, MANY))
         loading = throughput.loading(case, few, LOADED // (case.labelled + case.unlabelled))
@@ -84,6 +78,22 @@ def measure(case: Case, device: torch.device, repeats: int) -> dict[str, Any]:
         "loader": loading,
         "evaluation": evaluation,
     }
+
+
+def measure_steps(case: Case, device: torch.device, repeats: int) -> dict[str, dict[str, Any]]:
+    """Seconds, images per second and peak memory of each program; on a GPU, the host's part too."""
+    programs = {name: make(case, device) for name, make in memory.PROGRAMS.items()}
+    steps = {name: summary(seconds) for name, seconds in interleaved(programs, repeats, device).items()}
+    if device.type == "cuda":
+        for name, program in programs.items():
+            steps[name]["host_seconds"] = summary(host(program, device, repeats))["median_seconds"]
+            steps[name]["launches"] = launches(program, device)
+    programs.clear()
+    images = case.labelled + 2 * case.unlabelled
+    for name, figures in steps.items():
+        figures["images_per_second"] = round(images / figures["median_seconds"], 2)
+        figures["peak_bytes"] = _peak(name, case, device)
+    return steps
 
 
 def _peak(program: str, case: Case, device: torch.device, pack: str | None = None) -> int:
@@ -135,6 +145,8 @@ def table(cases: Sequence[dict[str, Any]]) -> str:
                 f"  {NAMES[name]:24} {figures['median_seconds']:7.3f} s {spread:>19}"
                 f" {figures['images_per_second']:9.1f} {figures['peak_bytes'] / 2**20:8.0f}"
             )
+            if "launches" in figures:
+                lines.append(f"    host {1e3 * figures['host_seconds']:.1f} ms, {figures['launches']:.0f} launches")
         ratio, evaluation = found["ratios"], found["evaluation"]
         lines.append(
             f"  b/a {ratio['plain_over_ours']:.2f}, b'/a {ratio['plain_same_network_over_ours']:.2f},"

@@ -216,3 +216,36 @@ def test_trees_are_cloned_and_filled():
     graph.fill(copies[0][0], other)
     assert torch.equal(copies[0][0].rank, other.rank) and not torch.equal(draws.rank, other.rank)
     assert copy.copy(draws) == draws
+
+
+def gpu_job() -> loop.Job:
+    job = job_of("dual_teacher")
+    job.device = torch.device("cuda")
+    for network in (job.student, *job.method.teachers):
+        network.to("cuda")
+    return job
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_steps_are_graphs_and_a_run_resumes():
+    """Graphs are captured and pass their test; a run from a checkpoint of half of it ends the same, up to rounding."""
+    whole, half = gpu_job(), gpu_job()
+    expected = trained(whole)
+    assert isinstance(whole.passes, graph.Graphs) and whole.passes.failure is None and len(whole.passes.captured) == 2
+    optimizer = make_optimizer([half.student], half.settings.optimizer, half.learning_rate)
+    for number in range(STEPS // 2):
+        loop.step(half, [half.student], optimizer, batch_of(half.settings, seed=number), Clock(number, EPOCH))
+    saved = copy.deepcopy(
+        (half.student.state_dict(), [t.state_dict() for t in half.method.teachers], optimizer.state_dict())
+    )
+    resumed = gpu_job()
+    optimizer = make_optimizer([resumed.student], resumed.settings.optimizer, resumed.learning_rate)
+    resumed.student.load_state_dict(saved[0])
+    for teacher, state in zip(resumed.method.teachers, saved[1], strict=True):
+        teacher.load_state_dict(state)
+    optimizer.load_state_dict(saved[2])
+    for number in range(STEPS // 2, STEPS):
+        parts = loop.step(
+            resumed, [resumed.student], optimizer, batch_of(resumed.settings, seed=number), Clock(number, EPOCH)
+        )
+        assert float(parts["loss"]) == pytest.approx(expected[number]["loss"], rel=0.05)
