@@ -22,11 +22,23 @@ _LAZY = {
 }
 
 
+def spin_briefly() -> None:
+    """Let idle threads of torch sleep soon; call before torch is imported.
+
+    GNU's OpenMP lets them spin for milliseconds in case more work comes, while our own sweeps or another program wait
+    for the core. A tenth of a millisecond is enough for a network's operations, which follow each other at once.
+    """
+    import os
+
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    spin_briefly()
     return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
