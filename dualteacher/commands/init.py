@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from dualteacher import settings
+from dualteacher.data import likeness
 from dualteacher.data.formats import detect_classes, detect_layout, folder_layout, images
 from dualteacher.settings import strict_yaml
 from dualteacher.system import console, files, parallel
@@ -132,8 +133,17 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
     arranged = folder_layout.arrange(names, wanted)
     masks = [item.mask for item in [*arranged.train, *arranged.val] if item.mask is not None]
     found = detect_classes.guess(folder, _some(masks))
+    entries = [*arranged.train, *arranged.val]
+    photos, told = {likeness.original(entry.image_id) for entry in entries}, []
+    if len(photos) < len(entries) and not own:
+        told = [
+            f"copies: {len(entries)} images of {len(photos)} photos (.rf. in their names), `block: stem` keeps them"
+            " together"
+        ]
+        described["block"] = "stem"
+        arranged = folder_layout.arrange(names, valid(folder, described))
     described |= {"classes": found.classes, "ignore": found.ignore, "tolerance": found.tolerance}
-    return described, [*_say_places(places, arranged, own), *_say_unused(folder, arranged), *found.assumed]
+    return described, [*_say_places(places, arranged, own), *_say_unused(folder, arranged), *told, *found.assumed]
 
 
 def valid(folder: Path, described: dict[str, Any]) -> settings.Folder:
@@ -267,7 +277,7 @@ def _dataset(name: str, wanted: settings.Folder) -> str:
         f"    mask_suffix: {_flow(wanted.mask_suffix)} # _mask for a.jpg and a_mask.png",
         f"    unlabelled: {_flow(wanted.unlabelled)} # more images without masks, or null",
         f"    validation: {{share: {_flow(own.share)}, images: {_flow(own.images)}, masks: {_flow(own.masks)}}}",
-        f"    block: {wanted.block} # image, or folder: a sub-folder is never split between training and validation",
+        f"    block: {wanted.block} # image, folder, or stem (copies of a photo, .rf.): stays on one side as a whole",
         "    classes: # value: in the mask files, a number or [r, g, b]",
         *(
             f"      - {{name: {_flow(c.name)}, color: {_flow(c.color)}, value: {_flow(c.value)}}}"

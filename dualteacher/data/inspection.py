@@ -16,7 +16,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dualteacher.core.labels import IGNORE
+from dualteacher.data import likeness
 from dualteacher.data.formats.palettes import Color, Palettes
+from dualteacher.data.likeness import Picture
 from dualteacher.data.pack import DECODE_ERRORS, ClassInfo, Sample, decode_image, decode_mask
 from dualteacher.data.sources import SPLITS, Content, Split
 from dualteacher.system import console, parallel
@@ -49,6 +51,7 @@ class Checked:
 
     sample: None if it cannot be used. pixels: int64 (256,), number of pixels of each mask value. digest: of the decoded
     image. unlisted: number of pixels of each mask value that is not in the class table, keyed by the file's value.
+    picture: to find near-duplicates.
     palette: (mask file, colours of the indices it uses), if indices are read from a file with a palette.
     """
 
@@ -59,6 +62,7 @@ class Checked:
     digest: bytes = b""
     unlisted: Mapping[str, int] = field(default_factory=dict)
     palette: tuple[str, Mapping[int, Color]] | None = None
+    picture: Picture | None = None
 
 
 def leak_level(dataset: object) -> Level:
@@ -69,6 +73,7 @@ def leak_level(dataset: object) -> Level:
 def survey_of(content: Content, dataset: object) -> Survey:
     """An empty survey, with the content's own findings if it has any (see `sources.Content`)."""
     survey = Survey(content.classes(), leak_level(dataset))
+    survey.own_validation = getattr(getattr(dataset, "validation", None), "images", None) is not None
     survey.findings += content.findings() if hasattr(content, "findings") else []
     return survey
 
@@ -168,6 +173,8 @@ class Survey:
         self._unlisted: set[str] = set()  # mask values
         self._zero = False  # whether any mask has the value 0
         self._palettes = Palettes()
+        self.pictures = {split: list[Picture]() for split in SPLITS}
+        self.own_validation = False  # whether validation has a folder of its own
 
     def add(self, split: Split, checked: Checked) -> list[Finding]:
         """Count an image; returns the errors that make it unusable."""
@@ -184,6 +191,8 @@ class Survey:
             self.pixels[split] += checked.pixels
             self.shown[split] += checked.pixels > 0
             self._sizes.append((checked.sample.height, checked.sample.width))
+            if checked.picture is not None:
+                self.pictures[split].append(checked.picture)
         return errors
 
     def _duplicates(self, split: Split, checked: Checked) -> Iterator[Finding]:
@@ -213,6 +222,8 @@ class Survey:
                 " indices are right, save the masks without palettes"
             )
             found.append(Finding("error", "all masks", text))
+        for kind, where, text in likeness.leaks(self.pictures["train"], self.pictures["val"], self.own_validation):
+            found.append(Finding("warning", where, text, kind))
         found += self._gaps()
         self.findings += found
         return found

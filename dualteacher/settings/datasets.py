@@ -103,7 +103,7 @@ class Folder(Section):
     mask_suffix: str  # appended to the image's name: _mask for a.jpg and a_mask.png
     unlabelled: Inside | None  # more images, without masks
     validation: FolderValidation  # images to validate on
-    block: Literal["image", "folder"]  # unit that is never split between training and validation
+    block: Literal["image", "folder", "stem"]  # never split between the sets; stem: Roboflow's copies (.rf.) of a photo
     classes: Annotated[list[FolderClass], Field(min_length=2, max_length=255)]  # in index order
     ignore: list[MaskValue]  # mask values that belong to no class
     tolerance: NotNegative = 0.0  # other mask values take the nearest one within it, else they are ignored; 0: error

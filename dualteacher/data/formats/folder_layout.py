@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from dualteacher import settings
 from dualteacher.core import seeds
+from dualteacher.data import likeness
 from dualteacher.data.formats import images
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
@@ -127,17 +128,18 @@ def _pair(
 
 def _entry(image: str, mask: str | None, options: settings.Folder) -> Entry:
     image_id = unicodedata.normalize("NFC", str(PurePosixPath(image).with_suffix("")))
-    block = str(PurePosixPath(image).parent) if options.block == "folder" else None
+    parent = str(PurePosixPath(image).parent)
+    block = {"image": None, "folder": parent, "stem": likeness.original(image_id)}[options.block]
     return Entry(image_id, image, mask, block)
 
 
 def _split(entries: list[Entry], share: float, options: settings.Folder) -> tuple[list[Entry], list[Entry]]:
-    """(training, validation): hold out a share of the images with masks, or of whole sub-folders with `block: folder`.
+    """(training, validation): hold out a share of the images with masks, or of whole blocks.
 
     Units are ordered by a hash of their names, so adding or removing an image moves few others.
     """
     units = sorted({entry.block or entry.image_id for entry in entries if entry.mask is not None})
-    what = "sub-folders" if options.block == "folder" else "images"
+    what = {"image": "images", "folder": "sub-folders", "stem": "photos"}[options.block]
     if len(units) < 2:
         raise UserError(
             f"{options.folder}: {len(units)} {what} with masks in {options.images}, but training and validation need"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dualteacher import settings
-from dualteacher.data import inspection
+from dualteacher.data import inspection, likeness
 from dualteacher.data.fetch import Archive
 from dualteacher.data.formats import images, palettes
 from dualteacher.data.formats.folder_layout import Entry, Layout, arrange, scan
@@ -115,11 +115,16 @@ class FolderContent:
             return Checked(entry.image, None, (Finding("error", where, f"cannot be used: {error}"),))
 
     def _checked(self, entry: Entry, picture: images.Picture, found: list[Finding]) -> Checked:
-        digest = inspection.digest_of(picture.pixels)
+        shown = partial(
+            Checked,
+            entry.image,
+            digest=inspection.digest_of(picture.pixels),
+            picture=likeness.picture(inspection.printable(entry.image), entry.image_id, picture.pixels),
+        )
         height, width = picture.pixels.shape[:2]
         sample = partial(Sample, entry.image_id, picture.data, height=height, width=width, block=entry.block)
         if entry.mask is None:
-            return Checked(entry.image, sample(mask=None), tuple(found), digest=digest)
+            return shown(sample(mask=None), tuple(found))
         data = self._read(entry.mask)
         read = images.read_values(data, self.table.color)
         values, orientation = read.values, picture.orientation
@@ -144,7 +149,7 @@ class FolderContent:
         colors = None
         if read.palette is not None and not self.table.color:
             colors = entry.mask, palettes.used(read.values, read.palette)
-        return Checked(entry.image, sample(mask=images.png(mask)), tuple(found), counts, digest, suspects, colors)
+        return shown(sample(mask=images.png(mask)), tuple(found), counts, unlisted=suspects, palette=colors)
 
     def _read(self, name: str) -> bytes:
         try:
