@@ -1,4 +1,4 @@
-"""The network's results for opened images: all at once, or band by band for a large one."""
+"""Run the network on opened images: in batches, or band by band for large ones."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from dualteacher.system.errors import UserError
 
 
 class Bands:
-    """Predicts opened images. confidence, probabilities: what a band holds beside the labels; the second needs both.
+    """Predicts opened images.
 
-    large: images of more pixels are predicted window by window.
+    confidence, probabilities: what bands contain in addition to labels; probabilities include confidence. large:
+    number of pixels above which an image is predicted window by window.
     """
 
     def __init__(self, predictor: Predictor, options: Options, confidence: bool, probabilities: bool = False) -> None:

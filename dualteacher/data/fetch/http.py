@@ -1,7 +1,7 @@
 """HTTP downloads that resume, verified before they appear under their name.
 
-A download in progress is `NAME.part`, with the server's version and length in `NAME.part.json`. Whatever ends the
-process (kill -9 included), the next call resumes from there; a file called `NAME` is always complete and verified.
+A download in progress is `NAME.part`, with the server's version and length in `NAME.part.json`. After any
+interruption (even kill -9), the next call resumes from there; a file called `NAME` is always complete and verified.
 """
 
 from __future__ import annotations

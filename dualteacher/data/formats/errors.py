@@ -1,4 +1,4 @@
-"""What is wrong with a file of the user's."""
+"""Errors in image and mask files."""
 
 
 class Unreadable(ValueError):

@@ -29,7 +29,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # dama
 ORIENTATION = 0x0112  # EXIF tag
 
 
-NO_DATA = int(np.iinfo(np.int32).min)  # what `read_values` gives for NaN
+NO_DATA = int(np.iinfo(np.int32).min)  # stands for NaN in `read_values`
 
 
 class Picture(NamedTuple):
@@ -160,7 +160,7 @@ def read_values(data: bytes, color: bool) -> Values:
 
 
 def _mask_of_tiff(page: tiff.Page, color: bool) -> Values:
-    """`read_values` for a TIFF, where an index may have any number of bits, a sign, or be a whole float."""
+    """`read_values` for a TIFF, whose indices may have any number of bits, a sign, or be whole floats."""
     stored = _tiff_values(page)
     if color:
         pixels = page.eight_bits(stored)
@@ -202,7 +202,7 @@ def _packed(pixels: np.ndarray) -> np.ndarray:
 
 
 def _tiff_values(page: tiff.Page) -> np.ndarray:
-    """All that the file stores, (H, W, samples)."""
+    """All stored values, (H, W, samples)."""
     _check_size(page.height, page.width)
     return page.values(0, page.height)
 
@@ -273,7 +273,7 @@ def _eight_bits(opened: Image.Image) -> np.ndarray:
 
 
 def _notes(opened: Image.Image, deep: bool) -> tuple[str, ...]:
-    """Losses that the user may not expect."""
+    """Warnings about content that is lost on reading."""
     notes: list[str] = []
     if deep and opened.mode.startswith("I"):
         notes += _too_dark(*opened.getextrema())  # type: ignore[arg-type]

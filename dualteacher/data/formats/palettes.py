@@ -1,4 +1,4 @@
-"""Compare the palettes of mask files: an index that means another colour in another file is no class index.
+"""Compare the palettes of mask files: if an index has different colours in two files, it does not identify a class.
 
 Image editors and optimisers rebuild palettes: they keep the colours and renumber the indices.
 """
@@ -19,10 +19,9 @@ def used(values: np.ndarray, palette: tuple[Color, ...]) -> dict[int, Color]:
 
 
 class Palettes:
-    """The colours of the indices that each mask uses, over all masks with a palette.
+    """Collects the colours of used indices over all masks with a palette.
 
-    Masks whose palette is a grey ramp (index i is [i, i, i]) say nothing about colours, unless the other palettes have
-    these greys too.
+    Grey ramps (index i is [i, i, i]) are ignored, unless other palettes contain the same greys.
     """
 
     def __init__(self) -> None:
@@ -37,7 +36,7 @@ class Palettes:
             self.colors.setdefault(index, {}).setdefault(color, where)
 
     def conflict(self) -> str | None:
-        """An index with two colours, in words; None if every index has one."""
+        """Describe an index with two colours; None if there is none."""
         shown = {color for found in self.colors.values() for color in found}
         everything = {index: dict(found) for index, found in self.colors.items()}
         for indices, where in self._ramps.items():
