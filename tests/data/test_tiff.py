@@ -123,9 +123,9 @@ def test_pixels_without_data_are_ignored():
     for nothing, dtype in ((-9999, np.int16), (np.nan, np.float32)):
         stored = np.where(INDICES == 3, nothing, INDICES).astype(dtype)
         read = images.read_values(tiff(stored, photometric="minisblack"), color=False)
-        mask, unlisted = table.index(read.values)
+        mask, *unmatched = table.index(read.values)
         np.testing.assert_array_equal(mask, np.where(INDICES == 3, IGNORE, INDICES))
-        assert not unlisted
+        assert unmatched == [{}, 0, 0], "no unlisted, no nearest, no far values"
 
 
 @pytest.mark.parametrize(
