@@ -16,7 +16,7 @@ engines.check()  # before Snakemake reads params.yaml: its messages are longer a
 configfile: "params.yaml"
 
 
-report: "workflow/report/workflow.rst"
+report: "workflow/captions/workflow.rst"
 
 
 # Only used with `--sdm apptainer`: pins the system libraries too. Build it with

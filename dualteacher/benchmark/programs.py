@@ -20,7 +20,7 @@ from dualteacher.methods.base import Clock, Method
 from dualteacher.models import segmenter
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
-from dualteacher.training import graph, loop
+from dualteacher.training import cuda_graphs, loop
 from dualteacher.training.optimizer import make_optimizer
 
 Program = Callable[[int], Any]  # called with the number of the step
@@ -96,9 +96,9 @@ class Bare:
         self.slope = torch.full_like(logits, 1 / logits.numel())
         self.run: Callable[[], Any] = self.passes
         if device.type == "cuda":
-            for _ in range(graph.EAGER):
+            for _ in range(cuda_graphs.EAGER):
                 self.passes()
-            _, self.run = graph.recorder()(self.passes)
+            _, self.run = cuda_graphs.recorder()(self.passes)
 
     def __call__(self, step: int) -> None:
         self.student.zero_grad(set_to_none=self.device.type != "cuda")

@@ -8,7 +8,7 @@ from typing import Any
 
 from dualteacher import settings
 from dualteacher.cli.options import check_defined
-from dualteacher.machine import launcher, slots
+from dualteacher.machine import gpu_slots, launcher
 from dualteacher.system import console, heartbeat, paths
 
 
@@ -33,7 +33,7 @@ def run_logged(
             console.start(log)
             with heartbeat.during(log):
                 if on_gpus:
-                    gpus.enter_context(slots.taken(loaded.runtime))
+                    gpus.enter_context(gpu_slots.taken(loaded.runtime))
                 if not (on_gpus and launcher.needed(loaded.runtime.processes)):
                     return importlib.import_module(module).run(loaded, *arguments)
         from dualteacher import cli  # cli imports this module

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from dualteacher.machine.slots import LAUNCHED
+from dualteacher.machine.gpu_slots import LAUNCHED
 
 LINGER = 1.0  # seconds that a failed rank waits for rank 0
 

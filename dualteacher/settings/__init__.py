@@ -30,6 +30,7 @@ from dualteacher.settings.datasets import (
     FolderValidation,
     Textures,
 )
+from dualteacher.settings.evaluation import Evaluate, Inference, Report
 from dualteacher.settings.grid import Also, Extra, Grid, Partition
 from dualteacher.settings.methods import (
     CPS,
@@ -44,7 +45,7 @@ from dualteacher.settings.methods import (
     UniMatch,
 )
 from dualteacher.settings.reader import Settings, load, parse
-from dualteacher.settings.results import Evaluate, Inference, Report, Runtime
+from dualteacher.settings.runtime import Runtime
 from dualteacher.settings.training import (
     Augment,
     Batch,

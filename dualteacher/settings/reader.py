@@ -14,9 +14,10 @@ from pydantic_core import ErrorDetails
 from dualteacher.settings import batch_norm, strict_yaml
 from dualteacher.settings.base import Name, Place, Section
 from dualteacher.settings.datasets import SOURCES, AnyDataset
+from dualteacher.settings.evaluation import Evaluate, Inference, Report
 from dualteacher.settings.grid import Grid, Partition
 from dualteacher.settings.methods import KINDS, AnyMethod
-from dualteacher.settings.results import Evaluate, Inference, Report, Runtime
+from dualteacher.settings.runtime import Runtime
 from dualteacher.settings.training import Augment, Batch, Loss, Mixing, Model, Optimizer, Sampling, Train, Warmup
 from dualteacher.system import os_errors
 from dualteacher.system.errors import UserError

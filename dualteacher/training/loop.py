@@ -23,10 +23,10 @@ from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
 from dualteacher.system.console import logger
 from dualteacher.system.errors import Interrupted, UserError
-from dualteacher.training import alarms, graph, history
+from dualteacher.training import alarms, cuda_graphs, history
 from dualteacher.training.checkpoint import Store
+from dualteacher.training.cuda_graphs import Parts, Passes
 from dualteacher.training.feed import feed
-from dualteacher.training.graph import Parts, Passes
 from dualteacher.training.history import Row
 from dualteacher.training.optimizer import make_optimizer, rate_factor
 from dualteacher.training.waiting import Watchdog
@@ -180,7 +180,7 @@ def step(
     accumulate = settings.batch.accumulate
     parts: dict[str, Tensor] = {}
     if job.passes is None:
-        job.passes = graph.choose(job, forward_and_backward)
+        job.passes = cuda_graphs.choose(job, forward_and_backward)
     optimizer.zero_grad(set_to_none=job.passes is forward_and_backward)  # a graph writes where its gradients were
     for number, part in enumerate(batch.shards(accumulate)):
         place = world.rank * accumulate + number  # index of this shard over all processes

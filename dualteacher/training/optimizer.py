@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from dualteacher.core import schedule
+from dualteacher.core import learning_rate
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Optimizer
 
@@ -24,4 +24,4 @@ def make_optimizer(networks: Sequence[Segmenter], optimizer: Optimizer, learning
 def rate_factor(optimizer: Optimizer, step: int, steps: int) -> float:
     """Factor on every group's base learning rate at `step` of a run of `steps`."""
     horizon = optimizer.horizon or steps
-    return schedule.poly_warmup(step, 1.0, optimizer.ramp_steps, optimizer.ramp_ratio, horizon, optimizer.power)
+    return learning_rate.poly_warmup(step, 1.0, optimizer.ramp_steps, optimizer.ramp_ratio, horizon, optimizer.power)

@@ -118,7 +118,7 @@ CONTRACTS = (
             *(CELL.per_image, CELL.alarms, CELL.calibration, CELL.snapshots, CELL.confusion, CELL.gallery),
             CELL.pictures,
         ),
-        outputs=(  # plus the figures listed in reporting/kinds.py
+        outputs=(  # plus the figures listed in reporting/figure_names.py
             *(paths.REPORT / f"table.{suffix}" for suffix in ("csv", "md", "tex", "parquet")),
             paths.REPORT / "table_seeds.parquet",
             *(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dualteacher import settings
-from dualteacher.machine import slots
+from dualteacher.machine import gpu_slots as slots
 from dualteacher.settings import strict_yaml
 from dualteacher.system import files, paths
 from dualteacher.system.errors import UserError
@@ -106,7 +106,7 @@ def gpus(device: str) -> int:
 def gpu_slots(params: Path = Path("params.yaml")) -> int:
     """Number of jobs that this machine's GPUs can run at once, the limit in profiles/default.
 
-    At least 1, for devices that only torch knows. An invalid params.yaml is reported by `check`. machine/slots.py
+    At least 1, for devices that only torch knows. An invalid params.yaml is reported by `check`. machine/gpu_slots.py
     assigns GPUs to jobs.
     """
     try:

@@ -14,7 +14,7 @@ PACKAGE = "dualteacher"
 
 # Start, place, report or log jobs: cannot affect results.
 PLUMBING = {f"{PACKAGE}/{name}.py" for name in ("__init__", "__main__", "training/watch",
-            *(f"machine/{name}" for name in ("launcher", "mps", "slots")), *(f"system/{name}" for name in (
+            *(f"machine/{name}" for name in ("gpu_slots", "launcher", "mps")), *(f"system/{name}" for name in (
             "console", "errors", "files", "heartbeat", "os_errors", "paths")))}  # fmt: skip
 PLUMBING_FOLDERS = (f"{PACKAGE}/cli/", f"{PACKAGE}/settings/", f"{PACKAGE}/workflow/")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dualteacher.core import ema, losses, mixing, schedule
+from dualteacher.core import ema, learning_rate, losses, mixing
 from dualteacher.evaluation.confusion import ConfusionMatrix
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "losses.npz")
@@ -69,7 +69,7 @@ def test_class_mask_pastes_the_chosen_classes():
 
 
 def test_schedule():
-    rates = [schedule.poly_warmup(int(s), 6e-5, 1500, 1e-6, 50_000, 1.0) for s in GOLDEN["lr_steps"]]
+    rates = [learning_rate.poly_warmup(int(s), 6e-5, 1500, 1e-6, 50_000, 1.0) for s in GOLDEN["lr_steps"]]
     np.testing.assert_allclose(rates, GOLDEN["lr"], rtol=1e-9)
 
 

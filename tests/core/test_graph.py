@@ -16,7 +16,7 @@ from dualteacher.core import mixing, triton_views, views
 from dualteacher.machine.distributed import World
 from dualteacher.methods.base import Clock
 from dualteacher.models import segmenter
-from dualteacher.training import graph, loop
+from dualteacher.training import cuda_graphs, loop
 from dualteacher.training.optimizer import make_optimizer
 
 from .conftest import toy_settings
@@ -76,7 +76,7 @@ def with_graphs(job: loop.Job) -> Recorder:
     recorder = Recorder(job)
     balance = [] if job.method.balance is None else [job.method.balance]
     modules = [job.student, *job.method.teachers, *job.method.partners, *balance]
-    job.passes = graph.Graphs(loop.forward_and_backward, modules, recorder)
+    job.passes = cuda_graphs.Graphs(loop.forward_and_backward, modules, recorder)
     return recorder
 
 
@@ -109,7 +109,7 @@ def test_a_step_as_a_graph_is_the_step(name, order_in_a_tensor):
     assert graphed.passes.failure is None
     keys = 2 if "teacher" in name else 1  # their mixes alternate
     assert recorder.captures == keys
-    assert recorder.replays == 2 * STEPS - keys * (graph.EAGER + 1)
+    assert recorder.replays == 2 * STEPS - keys * (cuda_graphs.EAGER + 1)
     draws = [leaf for key in graphed.passes.captured for leaf in key[2] if not isinstance(leaf, tuple)]
     assert draws in ([], [None]), "nothing of the draws is baked into a graph"
 
@@ -144,14 +144,14 @@ def test_a_capture_that_fails_is_said_once_and_costs_nothing(caplog):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     modules = [job.student, *job.method.teachers]
-    job.passes = graph.Graphs(loop.forward_and_backward, modules, record)
+    job.passes = cuda_graphs.Graphs(loop.forward_and_backward, modules, record)
     assert trained(job) == trained(plain)
     assert caplog.text.count("without CUDA graphs: operation not permitted when stream is capturing") == 1
 
 
 def test_a_cpu_has_no_graphs():
     job = job_of("supervised")
-    assert graph.choose(job, loop.forward_and_backward) is loop.forward_and_backward
+    assert cuda_graphs.choose(job, loop.forward_and_backward) is loop.forward_and_backward
 
 
 def test_the_rest_of_a_step_is_a_few_launches():
@@ -210,10 +210,10 @@ def test_order_as_a_tensor_on_the_host():
 
 def test_trees_are_cloned_and_filled():
     draws = mixing.draw(toy_settings().mixing, 0, 0, 2, 3, (8, 8))
-    copies = graph.clone(([draws], None))
+    copies = cuda_graphs.clone(([draws], None))
     assert type(copies[0][0]) is mixing.Draws and copies[0][0].rank is not draws.rank
     other = mixing.draw(toy_settings().mixing, 0, 1, 2, 3, (8, 8))
-    graph.fill(copies[0][0], other)
+    cuda_graphs.fill(copies[0][0], other)
     assert torch.equal(copies[0][0].rank, other.rank) and not torch.equal(draws.rank, other.rank)
     assert copy.copy(draws) == draws
 
@@ -231,7 +231,11 @@ def test_on_a_gpu_steps_are_graphs_and_a_run_resumes():
     """Graphs are captured and pass their test; a run from a checkpoint of half of it ends the same, up to rounding."""
     whole, half = gpu_job(), gpu_job()
     expected = trained(whole)
-    assert isinstance(whole.passes, graph.Graphs) and whole.passes.failure is None and len(whole.passes.captured) == 2
+    assert (
+        isinstance(whole.passes, cuda_graphs.Graphs)
+        and whole.passes.failure is None
+        and len(whole.passes.captured) == 2
+    )
     optimizer = make_optimizer([half.student], half.settings.optimizer, half.learning_rate)
     for number in range(STEPS // 2):
         loop.step(half, [half.student], optimizer, batch_of(half.settings, seed=number), Clock(number, EPOCH))

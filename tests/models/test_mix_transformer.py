@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dualteacher.models import backbones, conversion
-from dualteacher.models.checkpoints import find
+from dualteacher.models.foreign_checkpoints import find
 from dualteacher.models.mix_transformer import VARIANTS, MixTransformer
 from dualteacher.system.errors import UserError
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from results_tree import make_tree, parameters
 
-from dualteacher.reporting import figures, insight, reading, results, tables
+from dualteacher.reporting import figures, insight, results, sentences, tables
 from dualteacher.reporting.figures import insight as insight_figures
 from dualteacher.reporting.page import build
 from dualteacher.reporting.results import Results
@@ -110,10 +110,10 @@ def test_alarms_reach_the_table_the_csv_and_the_words(loaded: Results) -> None:
     seeds = tables.per_seed(warned)
     table = tables.aggregate(seeds).set_index(["partition", "method"])
     assert table.loc[("eighth", "dual_teacher"), "alarms"] == "one_class"
-    remarks = reading.read(seeds[seeds["partition"] == "eighth"], "supervised").remarks
+    remarks = sentences.read(seeds[seeds["partition"] == "eighth"], "supervised").remarks
     assert remarks[0].startswith("Alarm: training showed signs of collapse in Dual Teacher seed 1 (one_class)")
     assert not any(
-        "Alarm" in text for text in reading.read(seeds[seeds["partition"] == "quarter"], "supervised").remarks
+        "Alarm" in text for text in sentences.read(seeds[seeds["partition"] == "quarter"], "supervised").remarks
     )
 
 
@@ -138,7 +138,7 @@ def test_held_out_selection_is_said_and_never_averaged_with_the_last_epoch(loade
     seeds = tables.per_seed(picked)
     row = dict(zip(tables.HEADER, tables.for_people(tables.aggregate(seeds))[0], strict=True))
     assert row["epoch"] == "held-out best" and row["labelled"] == "96–100 (12 held out)"
-    remarks = " ".join(reading.read(seeds[seeds["partition"] == "eighth"], "supervised").remarks)
+    remarks = " ".join(sentences.read(seeds[seeds["partition"] == "eighth"], "supervised").remarks)
     assert "picked on labelled images held out" in remarks and "the last epoch" not in remarks
 
     settings = make_tree(tmp_path, parameters(method=["supervised", "dual_teacher"]))

@@ -14,7 +14,7 @@ from results_tree import CLASSES  # type: ignore[import-not-found]
 
 from dualteacher import settings
 from dualteacher.evaluation import gallery
-from dualteacher.reporting import kinds, results
+from dualteacher.reporting import figure_names, results
 from dualteacher.reporting.page import build, runs
 from dualteacher.reporting.page import gallery as page_gallery
 from dualteacher.system import paths
@@ -108,5 +108,5 @@ def test_stored_masks_are_coloured_small_and_exact(tmp_path: Path) -> None:
 
 def test_sections_follow_the_figures(loaded: results.Results) -> None:
 
-    assert {section.kind for section in build.SECTIONS} == set(kinds.KINDS)
+    assert {section.kind for section in build.SECTIONS} == set(figure_names.KINDS)
     assert paths.Cell("d", "p", "m", 0).pictures.name == "gallery.parquet"

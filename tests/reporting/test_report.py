@@ -16,7 +16,7 @@ from PIL import Image
 from results_tree import make_tree, parameters  # type: ignore[import-not-found]
 
 from dualteacher import settings
-from dualteacher.reporting import kinds, results
+from dualteacher.reporting import figure_names, results
 from dualteacher.stages import report
 from dualteacher.system import paths
 from dualteacher.system.errors import UserError
@@ -35,7 +35,7 @@ def outputs(root: Path) -> dict[str, bytes]:
 
 def test_writes_exactly_the_files_that_the_engines_declare(made: Path) -> None:
     grid = settings.load(made / "params.yaml").grid
-    declared = {*OUTPUTS, *(path.as_posix() for path in kinds.files_of(grid))}
+    declared = {*OUTPUTS, *(path.as_posix() for path in figure_names.files_of(grid))}
     assert set(outputs(made)) == declared
 
 
@@ -238,7 +238,7 @@ def test_works_with_one_method_without_teachers_validation_or_spread(
         metrics = json.loads(cell.metrics.read_text()) | {"best_miou": None, "best_epoch": None}
         cell.metrics.write_text(json.dumps(metrics))
     report.run(loaded)
-    assert set(outputs(tmp_path)) == {*OUTPUTS, *(path.as_posix() for path in kinds.files_of(loaded.grid))}
+    assert set(outputs(tmp_path)) == {*OUTPUTS, *(path.as_posix() for path in figure_names.files_of(loaded.grid))}
     text = Path("results/report/index.html").read_text(encoding="utf-8")
     assert "Only Supervised was run" in text and "No data: no method of this grid has a teacher" in text
     printed = capsys.readouterr().out

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dualteacher.reporting import figures, reading, tables
+from dualteacher.reporting import figures, sentences, tables
 
 
 def seeds(**scores: list[float]) -> pd.DataFrame:
@@ -98,27 +98,27 @@ def test_numbers_as_people_read_them(shown: str, text: str) -> None:
 
 
 def test_reading_of_a_clear_gain() -> None:
-    read = reading.read(seeds(supervised=[0.30, 0.31, 0.32], dual_teacher=[0.33, 0.345, 0.35]), "supervised")
+    read = sentences.read(seeds(supervised=[0.30, 0.31, 0.32], dual_teacher=[0.33, 0.345, 0.35]), "supervised")
     assert read.lead.startswith("Dual Teacher is ahead with 34.2 % mIoU, 3.2 points above Supervised (31.0 %).")
     assert "interval over three seeds (± 0.3 [+3.0 … +3.5]) excludes zero" in read.lead
     assert not any("does not beat" in text for text in read.remarks)
 
 
 def test_reading_of_a_gain_within_the_spread() -> None:
-    read = reading.read(seeds(supervised=[0.30, 0.31, 0.32], dual_teacher=[0.34, 0.30, 0.33]), "supervised")
+    read = sentences.read(seeds(supervised=[0.30, 0.31, 0.32], dual_teacher=[0.34, 0.30, 0.33]), "supervised")
     assert "cannot tell the two apart" in read.lead
 
 
 def test_reading_says_when_unlabelled_images_do_not_help() -> None:
     scores = seeds(supervised=[0.34, 0.35], mean_teacher=[0.32, 0.33], dual_teacher=[0.335, 0.352])
-    read = reading.read(scores, "supervised")
+    read = sentences.read(scores, "supervised")
     assert read.lead.startswith("Supervised is ahead")
     told = [text for text in read.remarks if "does not beat Supervised" in text]
     assert len(told) == 2 and "−2.0 points" in " ".join(told) and "within the spread" in told[0]
 
 
 def test_reading_of_one_seed_claims_nothing() -> None:
-    read = reading.read(seeds(supervised=[0.30], dual_teacher=[0.40]), "supervised")
+    read = sentences.read(seeds(supervised=[0.30], dual_teacher=[0.40]), "supervised")
     assert "chance" in read.lead and "exceeds" not in read.lead
 
 
@@ -126,7 +126,7 @@ def test_reading_names_unequal_compute_and_the_optimism_of_the_best_epoch() -> N
     table = seeds(supervised=[0.30, 0.31], dual_teacher=[0.33, 0.34])
     table.loc[table["method"] == "dual_teacher", ["student_images", "teacher_images"]] = 300.0, 100.0
     table.loc[table["method"] == "supervised", "best_miou"] += 0.05
-    remarks = " ".join(reading.read(table, "supervised").remarks)
+    remarks = " ".join(sentences.read(table, "supervised").remarks)
     assert "Dual Teacher trained on 3.0 × the images and ran its teacher on 1.0 ×" in remarks
     assert "up to 5.0 points (Supervised)" in remarks and "By best epoch, Supervised would be ahead." in remarks
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from dualteacher import settings
-from dualteacher.reporting import kinds
+from dualteacher.reporting import figure_names
 from dualteacher.system import paths
 from dualteacher.workflow import contracts
 
@@ -79,7 +79,7 @@ def files(stage: str, args: argparse.Namespace, params: dict) -> tuple[list[Path
     grid = settings.Grid(**params["grid"])
     places = [dict(zip(CELL, (*row, seed), strict=True)) for row in grid.rows for seed in grid.seed]
     inputs = dict.fromkeys(fill(path, place, params) for place in places for path in contract.inputs)
-    return list(inputs), [*contract.outputs, *kinds.files_of(grid)]
+    return list(inputs), [*contract.outputs, *figure_names.files_of(grid)]
 
 
 def fill(pattern: Path, place: dict, params: dict) -> Path:

@@ -8,7 +8,7 @@ import pytest
 from conftest import Project
 from test_rerun import AFTER_TRAINING
 
-from dualteacher.reporting import kinds
+from dualteacher.reporting import figure_names
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +27,9 @@ def test_dvc_takes_over_what_snakemake_made_and_experiments_go_on_from_there(pro
     made.ran()
     make(made, "report")
     carried = (made.root / "results/snakemake.html").read_text()
-    for kind in kinds.KINDS:  # each figure of the page, with its own caption
+    for kind in figure_names.KINDS:  # each figure of the page, with its own caption
         assert f"bluemarble-eighth-{kind}.svg" in carried
-        assert (made.root / f"workflow/report/figures/{kind}.rst").read_text().split(":")[0].split("\n")[0] in carried
+        assert (made.root / f"workflow/captions/figures/{kind}.rst").read_text().split(":")[0].split("\n")[0] in carried
     assert "up to date" in make(made, "adopt-dvc")
     made("git", "add", "--all")
     made("git", "commit", "--quiet", "--message", "start")

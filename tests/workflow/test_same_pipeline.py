@@ -108,7 +108,7 @@ def test_files_and_parameters_are_those_of_the_contracts(jobs, params):
 
 
 def test_the_reports_figures_are_those_it_draws(jobs, params):
-    from dualteacher.reporting.kinds import files_of
+    from dualteacher.reporting.figure_names import files_of
     from dualteacher.settings import Grid
 
     declared = {path for path in jobs["snakemake"]["python -m dualteacher report"]["outputs"] if "/figures/" in path}

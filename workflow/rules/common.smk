@@ -5,7 +5,7 @@ import yaml
 from snakemake.utils import validate
 
 from dualteacher import settings
-from dualteacher.reporting import kinds
+from dualteacher.reporting import figure_names
 
 engines.check(config)
 if workflow.exec_mode.name == "DEFAULT":  # not in cluster jobs
@@ -50,7 +50,7 @@ def method_file(wildcards) -> str:
 
 def figures(suffix: str) -> list[str]:
     """Files of the report's figures with this suffix."""
-    return [str(path) for path in kinds.files_of(GRID, (suffix,))]
+    return [str(path) for path in figure_names.files_of(GRID, (suffix,))]
 
 
 def captioned(paths: list[str]) -> list[str]:
@@ -59,6 +59,6 @@ def captioned(paths: list[str]) -> list[str]:
     for path in paths:
         *place, kind = Path(path).stem.split("-")  # dataset and partition names contain no dash
         labels, place = {"figure": kind.replace("_", " ")}, ", ".join(place)
-        caption = f"../report/figures/{kind}.rst"
+        caption = f"../captions/figures/{kind}.rst"
         marked += [report(path, caption=caption, category="Figures", subcategory=place, labels=labels)]
     return marked

@@ -46,7 +46,7 @@ rule prepare:
         findings="data/{dataset}/findings.json",
         contact_sheet=report(
             "data/{dataset}/contact_sheet.png",
-            caption="../report/contact_sheet.rst",
+            caption="../captions/contact_sheet.rst",
             category="Data",
             labels={"dataset": "{dataset}", "what": "contact sheet"},
         ),

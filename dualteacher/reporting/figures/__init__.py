@@ -1,4 +1,4 @@
-"""The report's figures. kinds.py lists their names, drawing.py renders them.
+"""The report's figures. figure_names.py (in reporting/) lists their names, drawing.py renders them.
 
 Lines are means over seeds. Bands span the lowest to the highest seed: with two or three seeds, any other band would
 rest on assumptions.

@@ -8,7 +8,7 @@ To add to the page:
   SECTIONS with its intro and, if wanted, a sentence for each method (`words`) and a table of its numbers (`table`);
 - a table over all results: write a function in html_tables.py that returns a Table, call it in `_content`, and put
   `{{ table(name) }}` into templates/page.html.j2;
-- a remark on a dataset and partition, such as a warning: add a line in reading.read.
+- a remark on a dataset and partition, such as a warning: add a line in sentences.read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import yaml
 from markupsafe import Markup
 
 from dualteacher import __version__
-from dualteacher.reporting import reading, tables
+from dualteacher.reporting import sentences, tables
 from dualteacher.reporting.figures import classes, drawing, insight
 from dualteacher.reporting.figures.drawing import Figure
 from dualteacher.reporting.page import gallery, html_tables, runs
@@ -86,7 +86,7 @@ SECTIONS = (
         "How far each teacher is from its student: relative L2 distance between their parameters, and share of pixels"
         " they label differently. Temporary teachers take turns: the active one tracks the student while the waiting"
         " one falls behind, so the two lines alternate. Shaded: epochs in which teacher B is active.",
-        words=reading.teachers,
+        words=sentences.teachers,
     ),
     Section(
         "pseudo_labels",
@@ -94,7 +94,7 @@ SECTIONS = (
         "Share of pseudo-labels that pass the confidence threshold, and the accuracy of those kept, measured on probe"
         " images whose masks training never uses. Dashed: accuracy of all pseudo-labels, kept or not. Many kept but few"
         " correct is how self-training fails.",
-        words=reading.pseudo_labels,
+        words=sentences.pseudo_labels,
     ),
     Section(
         "calibration",
@@ -224,7 +224,7 @@ def _findings(results: Results, seeds: pd.DataFrame) -> dict[str, Any]:
     for dataset, partition in results.fields:
         of_field = seeds[(seeds["dataset"] == dataset) & (seeds["partition"] == partition)]
         bounds = seeds[seeds["bound"] & (seeds["dataset"] == dataset)]
-        read = reading.read(of_field, results.settings.report.baseline, bounds)
+        read = sentences.read(of_field, results.settings.report.baseline, bounds)
         labelled = tables.between(of_field["labelled"].min(), of_field["labelled"].max())
         total = (of_field["labelled"] + of_field["unlabelled"]).max()
         place = f"{dataset}, {partition}: {labelled} of {tables.whole(total)} training images labelled"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dualteacher.evaluation import card
-from dualteacher.models import checkpoints, conversion, saved, tensors, weights
+from dualteacher.models import conversion, foreign_checkpoints, saved, tensors, weights
 from dualteacher.models.mix_transformer import MixTransformer
 from dualteacher.models.segmenter import Segmenter, build
 from dualteacher.stages import weights as stage
@@ -195,7 +195,7 @@ def test_what_gives_fewer_tensors_is_refused(kind: str, net: State) -> None:
 def test_a_deeper_network_of_the_same_kind_is_refused() -> None:
     deep = timm.create_model("resnet34").state_dict()
     with pytest.raises(UserError, match=r"layer1\.2\.conv1\.weight is unknown"):
-        checkpoints.find("resnet18", deep, "deep.pth")
+        foreign_checkpoints.find("resnet18", deep, "deep.pth")
 
 
 class Colour(enum.Enum):

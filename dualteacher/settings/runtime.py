@@ -1,4 +1,4 @@
-"""Inference, evaluation, report and machine."""
+"""The machine."""
 
 from __future__ import annotations
 
@@ -6,34 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dualteacher.settings.base import AtLeastOne, Count, Name, NotNegative, Positive, Section
-
-
-class Inference(Section):
-    """How images are predicted, for validation and evaluation."""
-
-    mode: Literal["whole", "slide"]  # the whole image at once, or a sliding window
-    batch: AtLeastOne  # images of equal size to predict together
-    resize: Annotated[list[AtLeastOne], Field(min_length=2, max_length=2)] | None  # [long, short]; null: unchanged
-    multiple: AtLeastOne  # round both sides to a multiple of this
-    window: AtLeastOne  # slide: side of the window, pixels
-    stride: AtLeastOne  # slide: step between windows, pixels
-
-
-class Evaluate(Section):
-    """Final evaluation."""
-
-    scales: Annotated[list[Positive], Field(min_length=1)]  # average predictions at these scales
-    flip: bool  # also average with the mirrored image
-    weights: Literal["student", "average"]  # the student's, or their moving average over training
-    gallery: AtLeastOne  # number of images in the gallery
-
-
-class Report(Section):
-    """The report."""
-
-    title: str  # title of the page
-    baseline: Name  # method that the others are compared with
+from dualteacher.settings.base import AtLeastOne, Count, NotNegative, Section
 
 
 class Runtime(Section):

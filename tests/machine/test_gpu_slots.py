@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from dualteacher.machine import mps, slots
+from dualteacher.machine import gpu_slots, mps
 from dualteacher.settings import Runtime
 from dualteacher.system import heartbeat
 from dualteacher.system.errors import UserError
@@ -27,12 +27,12 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def machine(tmp_path, monkeypatch):
     """Two GPUs, no other job's locks, not in a job of Slurm or torchrun."""
-    for name in ("SLURM_JOB_ID", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", slots.LAUNCHED, mps.PIPES):
+    for name in ("SLURM_JOB_ID", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", gpu_slots.LAUNCHED, mps.PIPES):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(slots.FOLDER, str(tmp_path / "slots"))
-    monkeypatch.setenv(slots.VISIBLE, "0,1")
+    monkeypatch.setenv(gpu_slots.FOLDER, str(tmp_path / "slots"))
+    monkeypatch.setenv(gpu_slots.VISIBLE, "0,1")
     monkeypatch.setattr(mps, "DEFAULT", tmp_path / "none")
-    monkeypatch.setattr(slots, "time", SimpleNamespace(sleep=no_slot, monotonic=time.monotonic))
+    monkeypatch.setattr(gpu_slots, "time", SimpleNamespace(sleep=no_slot, monotonic=time.monotonic))
 
 
 class Full(Exception):
@@ -51,9 +51,9 @@ class Jobs(ExitStack):
     """Jobs that run until the end of the block; each sees what its caller saw, not what the others were given."""
 
     def start(self, **settings) -> str:
-        before = os.environ[slots.VISIBLE]
-        self.enter_context(slots.taken(runtime(**settings)))
-        given, os.environ[slots.VISIBLE] = os.environ[slots.VISIBLE], before
+        before = os.environ[gpu_slots.VISIBLE]
+        self.enter_context(gpu_slots.taken(runtime(**settings)))
+        given, os.environ[gpu_slots.VISIBLE] = os.environ[gpu_slots.VISIBLE], before
         return given
 
 
@@ -65,7 +65,7 @@ def test_jobs_get_a_gpu_each_and_give_it_back() -> None:
     with Jobs() as jobs:
         assert jobs.start() == "0"
         assert jobs.start(device="cuda") == "1"
-    assert os.environ[slots.VISIBLE] == "0,1"
+    assert os.environ[gpu_slots.VISIBLE] == "0,1"
 
 
 def test_a_cpu_job_takes_none() -> None:
@@ -82,10 +82,10 @@ def test_a_waiting_job_says_so_and_goes_on_when_a_gpu_is_free(tmp_path, monkeypa
         seen.append(json.loads(heartbeat.place(log).read_text())["waiting"])
         first.close()
 
-    monkeypatch.setattr(slots.time, "sleep", release)
-    monkeypatch.setattr(slots.console.logger, "propagate", True)
-    with caplog.at_level("INFO", "dualteacher"), heartbeat.during(log), slots.taken(runtime()):
-        assert os.environ[slots.VISIBLE] == "0"
+    monkeypatch.setattr(gpu_slots.time, "sleep", release)
+    monkeypatch.setattr(gpu_slots.console.logger, "propagate", True)
+    with caplog.at_level("INFO", "dualteacher"), heartbeat.during(log), gpu_slots.taken(runtime()):
+        assert os.environ[gpu_slots.VISIBLE] == "0"
         assert "waiting" not in json.loads(heartbeat.place(log).read_text())
     assert seen == ["a free GPU"]
     assert "waiting for a free GPU: all of 0,1 are in use" in caplog.text
@@ -93,9 +93,9 @@ def test_a_waiting_job_says_so_and_goes_on_when_a_gpu_is_free(tmp_path, monkeypa
 
 def test_the_slot_of_a_killed_job_comes_back() -> None:
     code = (
-        "import sys; from dualteacher.machine import slots\n"
+        "import sys; from dualteacher.machine import gpu_slots\n"
         "from tests.machine.test_slots import runtime\n"
-        "with slots.taken(runtime(processes=2)): print('held', flush=True); sys.stdin.read()"
+        "with gpu_slots.taken(runtime(processes=2)): print('held', flush=True); sys.stdin.read()"
     )
     job = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     assert job.stdout.readline() == b"held\n"
@@ -142,10 +142,10 @@ def test_a_named_device_is_the_one_that_is_held() -> None:
 
 
 def test_the_user_s_list_is_kept_to(monkeypatch) -> None:
-    monkeypatch.setenv(slots.VISIBLE, "5,3")
+    monkeypatch.setenv(gpu_slots.VISIBLE, "5,3")
     with Jobs() as jobs:
         assert [jobs.start(), jobs.start()] == ["5", "3"]
-        monkeypatch.setenv(slots.VISIBLE, "3,4")
+        monkeypatch.setenv(gpu_slots.VISIBLE, "3,4")
         assert jobs.start() == "4"
 
 
@@ -154,8 +154,8 @@ def test_the_user_s_list_is_kept_to(monkeypatch) -> None:
     [("", []), ("-1", []), ("NoDevFiles", []), ("2", ["2"]), (" 0, 1,-1,2", ["0", "1"]), ("GPU-ab12", ["GPU-ab12"])],
 )
 def test_what_cuda_visible_devices_means(monkeypatch, listed: str, names: list[str]) -> None:
-    monkeypatch.setenv(slots.VISIBLE, listed)
-    assert slots.devices() == names
+    monkeypatch.setenv(gpu_slots.VISIBLE, listed)
+    assert gpu_slots.devices() == names
     assert engines.gpus("auto") == bool(names)
 
 
@@ -163,11 +163,11 @@ def test_a_gpu_s_number_and_uuid_are_one_slot(tmp_path, monkeypatch) -> None:
     for bus, uuid in (("0000:3b:00.0", "GPU-aaaa-1"), ("0000:86:00.0", "GPU-bbbb-2")):
         (tmp_path / bus).mkdir()
         (tmp_path / bus / "information").write_text(f"Model: \t\t NVIDIA X\nGPU UUID: \t {uuid}\n")
-    monkeypatch.setattr(slots, "NVIDIA", tmp_path)
+    monkeypatch.setattr(gpu_slots, "NVIDIA", tmp_path)
     with Jobs() as jobs:
-        monkeypatch.setenv(slots.VISIBLE, "GPU-bbbb")
+        monkeypatch.setenv(gpu_slots.VISIBLE, "GPU-bbbb")
         assert jobs.start() == "GPU-bbbb"
-        monkeypatch.setenv(slots.VISIBLE, "0,1")
+        monkeypatch.setenv(gpu_slots.VISIBLE, "0,1")
         assert jobs.start() == "0"
         with pytest.raises(Full):
             jobs.start()
@@ -175,7 +175,7 @@ def test_a_gpu_s_number_and_uuid_are_one_slot(tmp_path, monkeypatch) -> None:
 
 def test_what_slurm_gave_needs_no_lock(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv(slots.VISIBLE, "0")
+    monkeypatch.setenv(gpu_slots.VISIBLE, "0")
     with Jobs() as jobs:
         assert [jobs.start(), jobs.start()] == ["0", "0"], "two steps of one job: each step's GPUs count from 0"
     assert not (tmp_path / "slots").exists()
@@ -205,7 +205,7 @@ def test_torchrun_by_hand_takes_the_first_gpus_and_does_not_wait(monkeypatch) ->
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path, monkeypatch) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv(slots.FOLDER, str(tmp_path / "file"))
+    monkeypatch.setenv(gpu_slots.FOLDER, str(tmp_path / "file"))
     with pytest.raises(UserError, match="set DUALTEACHER_SLOTS to another folder on this machine"):
         Jobs().start()
 
@@ -222,7 +222,7 @@ def test_the_profile_counts_slots(tmp_path, monkeypatch) -> None:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
     assert engines.gpu_slots(tmp_path / "params.yaml") == 6
     assert engines.gpu_slots(tmp_path / "missing.yaml") == 2
-    monkeypatch.setenv(slots.VISIBLE, "")
+    monkeypatch.setenv(gpu_slots.VISIBLE, "")
     assert engines.gpu_slots(tmp_path / "params.yaml") == 1
 
 
