@@ -14,7 +14,7 @@ class BlueMarble(Section):
 
     source: Literal["bluemarble"]
     tile: Annotated[int, Field(ge=16, le=512, multiple_of=8)]  # side of a tile, pixels (15 per degree)
-    block: Annotated[int, Field(ge=16)]  # side of a block, pixels; blocks are never split
+    block: Annotated[int, Field(ge=16)]  # side of a block, pixels; training and validation share no block
     minimum_land: Share  # minimum share of land in a tile
     north: Annotated[float, Field(ge=-90, le=90)]  # degrees
     south: Annotated[float, Field(ge=-90, le=90)]  # degrees

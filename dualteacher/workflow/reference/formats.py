@@ -51,7 +51,7 @@ PACK = {
     "mask": "PNG of class indices, 255: ignored; null: no mask",
     "height": "pixels",
     "width": "pixels",
-    "block": "neighbouring images share a block, which is never split; null: no blocks",
+    "block": "neighbouring images share a block; training and validation share none; null: no blocks",
     "sha256": "hash of the other columns",
 }
 TYPES = {"float64": "double", "Int64": "int64", "string": "text"}  # pandas' names → ours
@@ -148,7 +148,7 @@ FORMATS = [
     Format("data/weights/BACKBONE.safetensors", "download --weights",
            "pretrained backbone, in this package's key names"),
     Format(_spelt(DATASET.folder / "{train,val}.arrow"), "prepare",
-           f"images and masks: an uncompressed, memory-mapped Arrow IPC file, format {pack.FORMAT}."
+           f"images and masks, as an uncompressed, memory-mapped Arrow IPC file, format {pack.FORMAT}."
            " Its metadata holds `dualteacher.format`, `.dataset`, `.classes` (JSON) and `.sha256`",
            {entry.name: (str(entry.type), PACK[entry.name]) for entry in pack.SCHEMA}),
     Format(_spelt(DATASET.classes), "prepare", "a list: index, name, color [r, g, b] of each class"),
