@@ -26,7 +26,7 @@ CANDIDATES = 8  # random candidates per class: orders differ by seed, but few im
 
 
 @dataclass(frozen=True)
-class Images:
+class ImagePool:
     """The training images: n ids, n block names (or None), pixels per class int64 (n, classes), has_mask bool (n,).
 
     Pixels of images without a mask are not used.
@@ -51,7 +51,7 @@ class Draw:
     cut_block: str | None
 
 
-def draw(images: Images, seed: int, fraction: float | None = None, count: int | None = None) -> Draw:
+def draw(images: ImagePool, seed: int, fraction: float | None = None, count: int | None = None) -> Draw:
     """Choose the labelled images: either a `fraction` of all training images or exactly `count`.
 
     A fraction is rounded to whole blocks, at least one. UserError if there are fewer masks than requested.
@@ -79,7 +79,7 @@ def draw(images: Images, seed: int, fraction: float | None = None, count: int | 
     return Draw(sorted(images.ids[i] for i in chosen), cut)
 
 
-def order(images: Images, seed: int) -> list[list[int]]:
+def order(images: ImagePool, seed: int) -> list[list[int]]:
     """Order all images with masks, grouped by unit (a block or a single image), for labelling.
 
     The first units together contain every class; the rest follow in random order. The result does not depend on the
@@ -105,7 +105,7 @@ def order(images: Images, seed: int) -> list[list[int]]:
     return ordered
 
 
-def hold_out(images: Images, labelled: Sequence[str], seed: int, share: float) -> list[str]:
+def hold_out(images: ImagePool, labelled: Sequence[str], seed: int, share: float) -> list[str]:
     """Choose the labelled ids to hold out for model selection: a `share` of them, in whole units, sorted.
 
     Units come from the end of `order`, so that the remaining ones still contain every class where possible. UserError
@@ -113,7 +113,7 @@ def hold_out(images: Images, labelled: Sequence[str], seed: int, share: float) -
     """
     chosen = set(labelled)
     has_mask = np.array([image_id in chosen for image_id in images.ids], bool)
-    units = order(Images(images.ids, images.blocks, images.pixels, has_mask & images.has_mask), seed)
+    units = order(ImagePool(images.ids, images.blocks, images.pixels, has_mask & images.has_mask), seed)
     ends = np.cumsum([len(unit) for unit in reversed(units)])[:-1]  # one unit stays
     if not len(ends):
         raise UserError(f"held_out {share}: the {len(labelled)} labelled images are a single {images.unit}; label more")

@@ -29,7 +29,7 @@ class Logits(nn.Module):
         return resize(self.segmenter(image), image.shape[-2:])
 
 
-class Classes(Logits):
+class ClassMap(Logits):
     """Image (B, 3, H, W) → class of each pixel, (B, H, W) uint8."""
 
     def forward(self, image: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class Classes(Logits):
 
 def program(segmenter: Segmenter, *, argmax: bool = False) -> torch.export.ExportedProgram:
     """Logits or Classes for any batch size, and any height and width ≥ 64 that are multiples of 32."""
-    module = (Classes if argmax else Logits)(ready(segmenter))
+    module = (ClassMap if argmax else Logits)(ready(segmenter))
     dimension = torch.export.Dim
     height, width = (MULTIPLE * dimension(name, min=SMALLEST // MULTIPLE, max=1024) for name in ("h", "w"))
     sizes = {0: dimension("batch", min=1, max=4096), 2: height, 3: width}

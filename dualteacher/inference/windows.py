@@ -28,7 +28,7 @@ class Grid:
         self.lefts = window_starts(width, window, stride)
 
 
-class Block(NamedTuple):
+class WindowBlock(NamedTuple):
     """Final scores of a rectangle with upper left corner (top, left)."""
 
     top: int
@@ -38,7 +38,7 @@ class Block(NamedTuple):
 
 def mean_scores(
     grid: Grid, rows: Callable[[int, int], Any], score: Callable[[Any, Sequence[int]], Iterable[Tensor]]
-) -> Iterator[Block]:
+) -> Iterator[WindowBlock]:
     """Mean of the windows' scores at every pixel, yielded as rectangles from left to right and top to bottom.
 
     rows(top, bottom): these rows of the image, in any form that `score` takes; called once per row of windows.
@@ -66,7 +66,7 @@ def mean_scores(
             sums += scores
             done, seen, before = stop - left, left + wide, left
             count = torch.outer(covered_y[top:end], covered_x[left:stop]).to(scores.device)
-            yield Block(top, left, sums[..., :final, :done] / count)
+            yield WindowBlock(top, left, sums[..., :final, :done] / count)
             carry[..., : tall - final, left:stop] = sums[..., final:, :done]
         carried = tall - final
 

@@ -13,7 +13,7 @@ from dualteacher.inference.predictor import Predictor, to_tensor, upsampled
 from dualteacher.inference.windows import Grid, mean_scores
 
 
-class Source(Protocol):
+class RowSource(Protocol):
     """An image that is read by rows."""
 
     height: int
@@ -41,7 +41,7 @@ class Sweep:
     """
 
     def __init__(
-        self, predictor: Predictor, source: Source, window: int, stride: int, batch: int,
+        self, predictor: Predictor, source: RowSource, window: int, stride: int, batch: int,
         confidence: bool, probabilities: bool = False,
     ) -> None:  # fmt: skip
         self.source, self.batch, self.confidence, self.all = source, batch, confidence, probabilities

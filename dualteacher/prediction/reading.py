@@ -11,7 +11,7 @@ import numpy as np
 
 from dualteacher.data.formats import images, tiff
 from dualteacher.prediction.inputs import Input
-from dualteacher.prediction.large import Source
+from dualteacher.prediction.large import RowSource
 from dualteacher.prediction.record import stamp
 from dualteacher.system import os_errors, parallel
 
@@ -54,7 +54,7 @@ class Opened:
     name: str
     file: Path
     stamp: list[int]
-    source: Source
+    source: RowSource
     page: tiff.Page | None  # of a TIFF whose mask is to be one too
 
     @property

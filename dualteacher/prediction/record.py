@@ -29,7 +29,7 @@ AREAS = pa.schema(
 
 
 @dataclass(frozen=True)
-class Entry:
+class FinishedImage:
     """A finished image."""
 
     name: str
@@ -55,15 +55,15 @@ class Record:
         self.entries = self._read()
         self._file = open(self.journal, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
 
-    def _read(self) -> dict[str, Entry]:
+    def _read(self) -> dict[str, FinishedImage]:
         """The last entry per name; removes outdated and incomplete lines from the file."""
         if not self.journal.exists():
             return {}
         text = self.journal.read_text(encoding="utf-8", errors="replace")
-        entries: dict[str, Entry] = {}
+        entries: dict[str, FinishedImage] = {}
         for line in text.splitlines():
             try:
-                entry = Entry(**json.loads(line))
+                entry = FinishedImage(**json.loads(line))
             except (ValueError, TypeError):
                 continue
             entries[entry.name] = entry
@@ -106,7 +106,7 @@ class Record:
         for old in before.outputs if before else ():
             if old not in sizes:
                 (self.folder / old).unlink(missing_ok=True)
-        entry = Entry(name, os.path.realpath(file), taken, self.key, sizes, [int(number) for number in pixels])
+        entry = FinishedImage(name, os.path.realpath(file), taken, self.key, sizes, [int(number) for number in pixels])
         self.entries[name] = entry
         self._file.write(_line(entry))
         self._file.flush()
@@ -131,11 +131,11 @@ class Record:
             csv.writer(file).writerows([("file", "reason"), *((printable(a), printable(b)) for a, b in errors)])
 
 
-def _line(entry: Entry) -> str:
+def _line(entry: FinishedImage) -> str:
     return json.dumps(asdict(entry)) + "\n"  # ASCII: names that are not valid Unicode survive as escapes
 
 
-def _areas(entries: Sequence[Entry], names: Sequence[str]) -> pa.Table:
+def _areas(entries: Sequence[FinishedImage], names: Sequence[str]) -> pa.Table:
     """One row per image and class, including classes with no pixels."""
     rows = [
         (printable(entry.name), index, names[index], pixels, pixels / max(sum(entry.pixels), 1))

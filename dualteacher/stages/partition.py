@@ -27,7 +27,7 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     wanted = settings.partition[partition]
     pack = Pack(place.train)
     pack.check()
-    images = rules.Images(
+    images = rules.ImagePool(
         ids=pack.ids,
         blocks=pack.blocks,
         pixels=pixels_of(place, pack),

@@ -164,12 +164,12 @@ def test_without_held_out_images_the_last_epoch_counts(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- which images are held out
 
 
-def images(count: int = 20, blocks: int | None = None) -> partition.Images:
+def images(count: int = 20, blocks: int | None = None) -> partition.ImagePool:
     names = [None] * count if blocks is None else [f"block{i % blocks}" for i in range(count)]
     pixels = np.zeros((count, 3), np.int64)
     pixels[:, 0] = 100
     pixels[3, 1] = pixels[7, 2] = 100  # two classes that one image each shows
-    return partition.Images([f"image{i:02d}" for i in range(count)], names, pixels, np.ones(count, bool))
+    return partition.ImagePool([f"image{i:02d}" for i in range(count)], names, pixels, np.ones(count, bool))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dualteacher.data import partition
-from dualteacher.data.partition import Images, draw
+from dualteacher.data.partition import ImagePool, draw
 from dualteacher.system.errors import UserError
 
 quick = hypothesis_settings(max_examples=60, deadline=None)
@@ -22,7 +22,7 @@ seeds = st.integers(0, 5)
 
 
 @st.composite
-def images(draw_: st.DrawFn, blocks: bool | None = None, masks: bool = False) -> Images:
+def images(draw_: st.DrawFn, blocks: bool | None = None, masks: bool = False) -> ImagePool:
     """Up to 60 images with up to 6 classes, some of them rare; in blocks or not, some without a mask."""
     rng = np.random.default_rng(draw_(st.integers(0, 2**32 - 1)))
     n, num_classes = draw_(st.integers(1, 60)), draw_(st.integers(1, 6))
@@ -33,17 +33,17 @@ def images(draw_: st.DrawFn, blocks: bool | None = None, masks: bool = False) ->
     number = draw_(st.integers(1, n))
     names = [f"block{rng.integers(number)}" if in_blocks else None for _ in range(n)]
     order = rng.permutation(n)
-    return Images([f"image{i:03d}" for i in order], names, pixels * has_mask[:, None], has_mask)
+    return ImagePool([f"image{i:03d}" for i in order], names, pixels * has_mask[:, None], has_mask)
 
 
-def available(of: Images) -> int:
+def available(of: ImagePool) -> int:
     assume(of.has_mask.any())
     return int(of.has_mask.sum())
 
 
 @quick
 @given(of=images(), seed=seeds, data=st.data())
-def test_counts_and_fractions_of_one_seed_are_nested(of: Images, seed: int, data: st.DataObject) -> None:
+def test_counts_and_fractions_of_one_seed_are_nested(of: ImagePool, seed: int, data: st.DataObject) -> None:
     most = available(of)
     sizes: list[dict] = [{"count": c} for c in data.draw(st.lists(st.integers(1, most), max_size=3))]
     share = st.floats(0.01, most / len(of.ids))
@@ -55,7 +55,7 @@ def test_counts_and_fractions_of_one_seed_are_nested(of: Images, seed: int, data
 
 @quick
 @given(of=images(), seed=seeds, data=st.data())
-def test_a_count_is_met_exactly_by_images_with_masks(of: Images, seed: int, data: st.DataObject) -> None:
+def test_a_count_is_met_exactly_by_images_with_masks(of: ImagePool, seed: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(1, available(of)))
     drawn = draw(of, seed, count=count)
     with_mask = {i for i, has in zip(of.ids, of.has_mask, strict=True) if has}
@@ -66,7 +66,7 @@ def test_a_count_is_met_exactly_by_images_with_masks(of: Images, seed: int, data
     assert parts == ({drawn.cut_block} if drawn.cut_block else set())
 
 
-def parted(of: Images, labelled: list[str]) -> set[str]:
+def parted(of: ImagePool, labelled: list[str]) -> set[str]:
     """Blocks whose images with masks are partly labelled."""
     roles: dict[str, set[bool]] = {}
     for image_id, block, has in zip(of.ids, of.blocks, of.has_mask, strict=True):
@@ -77,7 +77,7 @@ def parted(of: Images, labelled: list[str]) -> set[str]:
 
 @quick
 @given(of=images(), seed=seeds, data=st.data())
-def test_a_fraction_takes_whole_blocks_and_the_nearest_number(of: Images, seed: int, data: st.DataObject) -> None:
+def test_a_fraction_takes_whole_blocks_and_the_nearest_number(of: ImagePool, seed: int, data: st.DataObject) -> None:
     fraction = data.draw(st.floats(0.01, available(of) / len(of.ids)))
     drawn = draw(of, seed, fraction=fraction)
     assert parted(of, drawn.labelled) == set()
@@ -90,7 +90,7 @@ def test_a_fraction_takes_whole_blocks_and_the_nearest_number(of: Images, seed: 
 
 @quick
 @given(of=images(), seed=seeds)
-def test_as_many_units_as_classes_show_every_class(of: Images, seed: int) -> None:
+def test_as_many_units_as_classes_show_every_class(of: ImagePool, seed: int) -> None:
     available(of)
     units = partition.order(of, seed)
     first = [i for unit in units[: of.pixels.shape[1]] for i in unit]
@@ -104,7 +104,7 @@ def test_rare_classes_come_first_and_not_by_a_stray_pixel() -> None:
     pixels[:, 1] = 1  # strays everywhere …
     pixels[[30, 60], 1] = 400  # … and two images that show it
     pixels[77, 2] = 3  # small everywhere
-    of = Images([f"image{i:02d}" for i in range(100)], [None] * 100, pixels, np.ones(100, bool))
+    of = ImagePool([f"image{i:02d}" for i in range(100)], [None] * 100, pixels, np.ones(100, bool))
     for seed in range(10):
         labelled = draw(of, seed, count=2).labelled
         assert "image77" in labelled
@@ -114,21 +114,23 @@ def test_rare_classes_come_first_and_not_by_a_stray_pixel() -> None:
 def test_few_images_cover_many_classes() -> None:
     five = np.kron(np.eye(5, dtype=np.int64), np.ones((1, 8), np.int64))  # five images show all forty
     pixels = 100 * np.concatenate([np.eye(40, dtype=np.int64), five])
-    of = Images([f"image{i:02d}" for i in range(45)], [None] * 45, pixels, np.ones(45, bool))
+    of = ImagePool([f"image{i:02d}" for i in range(45)], [None] * 45, pixels, np.ones(45, bool))
     assert pixels[[of.ids.index(i) for i in draw(of, 0, count=5).labelled]].any(0).all()
 
 
 @quick
 @given(of=images(), seed=seeds, data=st.data())
-def test_neither_time_nor_the_order_of_the_pack_matters(of: Images, seed: int, data: st.DataObject) -> None:
+def test_neither_time_nor_the_order_of_the_pack_matters(of: ImagePool, seed: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(1, available(of)))
     order = data.draw(st.permutations(range(len(of.ids))))
-    shuffled = Images([of.ids[i] for i in order], [of.blocks[i] for i in order], of.pixels[order], of.has_mask[order])
+    shuffled = ImagePool(
+        [of.ids[i] for i in order], [of.blocks[i] for i in order], of.pixels[order], of.has_mask[order]
+    )
     assert draw(shuffled, seed, count=count) == draw(of, seed, count=count) == draw(of, seed, count=count)
 
 
 def test_seeds_differ() -> None:
-    of = Images([f"{i:03d}" for i in range(200)], [None] * 200, np.ones((200, 2), np.int64), np.ones(200, bool))
+    of = ImagePool([f"{i:03d}" for i in range(200)], [None] * 200, np.ones((200, 2), np.int64), np.ones(200, bool))
     found = {tuple(draw(of, seed, count=20).labelled) for seed in range(20)}
     assert len(found) == 20
     drawn = [image_id for labelled in found for image_id in labelled]
@@ -137,7 +139,7 @@ def test_seeds_differ() -> None:
 
 @quick
 @given(of=images())
-def test_more_than_there_are_masks_is_refused(of: Images) -> None:
+def test_more_than_there_are_masks_is_refused(of: ImagePool) -> None:
     count = available(of) + 1
     with pytest.raises(UserError, match=rf"count {count}: only {count - 1} of {len(of.ids)} training images"):
         draw(of, 0, count=count)
@@ -147,14 +149,14 @@ def test_more_than_there_are_masks_is_refused(of: Images) -> None:
 
 
 def test_without_masks_there_is_nothing_to_draw() -> None:
-    of = Images(["a"], [None], np.zeros((1, 2), np.int64), np.zeros(1, bool))
+    of = ImagePool(["a"], [None], np.zeros((1, 2), np.int64), np.zeros(1, bool))
     with pytest.raises(UserError, match="no training image has a mask"):
         draw(of, 0, count=1)
 
 
 @quick
 @given(of=images(masks=True), seed=seeds)
-def test_everything_can_be_labelled(of: Images, seed: int) -> None:
+def test_everything_can_be_labelled(of: ImagePool, seed: int) -> None:
     assert draw(of, seed, fraction=1.0).labelled == sorted(of.ids)
 
 

@@ -48,12 +48,12 @@ class Reader(Protocol):
 def open_reader(path: Path) -> Reader:
     """Open a folder, a zip or an uncompressed tar; UserError if it is none of these."""
     if path.is_dir():
-        return Folder(path)
+        return FolderReader(path)
     with _one_line_errors(path):
         if zipfile.is_zipfile(path):
-            return Zip(path)
+            return ZipReader(path)
         if _starts_with(path, b"ustar", 257):
-            return Tar(path)
+            return TarReader(path)
     raise UserError(f"{path}: not a folder, zip or tar archive, or truncated; {AGAIN}")
 
 
@@ -106,7 +106,7 @@ def read_member(path: Path, member: str, sha256: str | None = None) -> bytes:
     return data
 
 
-class Zip:
+class ZipReader:
     """Implements Reader."""
 
     def __init__(self, path: Path) -> None:
@@ -126,7 +126,7 @@ class Zip:
                 return file.read(member.file_size + 1)
 
 
-class Tar:
+class TarReader:
     """An uncompressed tar, whose members are read in place. Implements Reader."""
 
     def __init__(self, path: Path) -> None:
@@ -156,7 +156,7 @@ class Tar:
         return self._file.read(size)
 
 
-class Folder:
+class FolderReader:
     """Implements Reader. Links are followed: the folder belongs to the user."""
 
     def __init__(self, path: Path) -> None:

@@ -21,7 +21,7 @@ from dualteacher.system.errors import UserError
 
 
 @dataclass(frozen=True)
-class Classes:
+class GuessedClasses:
     """Classes and ignored values as in params.yaml, and the assumptions behind them."""
 
     classes: list[dict[str, Any]]
@@ -30,7 +30,7 @@ class Classes:
     tolerance: float = 0.0
 
 
-def guess(root: Path, masks: Sequence[str]) -> Classes:
+def guess(root: Path, masks: Sequence[str]) -> GuessedClasses:
     """The classes of the masks, named by classes.json or classes.txt in `root` if there is one."""
     if lossy := [name for name in masks if name.lower().endswith((".jpg", ".jpeg"))]:
         first = inspection.printable(lossy[0])
@@ -71,7 +71,9 @@ def guess(root: Path, masks: Sequence[str]) -> Classes:
     return made
 
 
-def _with_tolerance(made: Classes, found: Sequence[int], color: bool, between: tuple[int, float]) -> Classes:
+def _with_tolerance(
+    made: GuessedClasses, found: Sequence[int], color: bool, between: tuple[int, float]
+) -> GuessedClasses:
     """Set a tolerance for masks with interpolated values. between: (number of these values, their share of pixels)."""
     values = [entry["value"] for entry in made.classes]
     ignore = [v for v in made.ignore if (images.pack_color(v) if color else v) in found]
@@ -86,7 +88,7 @@ def _with_tolerance(made: Classes, found: Sequence[int], color: bool, between: t
     )
     if len(listed) > 2:
         text += ", farther ones are ignored; better save the masks again, without smoothing"
-    return Classes(made.classes, ignore, [text, *made.assumed], tolerance)
+    return GuessedClasses(made.classes, ignore, [text, *made.assumed], tolerance)
 
 
 def _distance(one: int | list[int], other: int | list[int]) -> float:
@@ -117,14 +119,14 @@ def _named(root: Path) -> tuple[list[dict[str, Any]], str]:
     return [], ""
 
 
-def _by_color(values: list[int], named: list[dict[str, Any]], origin: str, why: str) -> Classes:
+def _by_color(values: list[int], named: list[dict[str, Any]], origin: str, why: str) -> GuessedClasses:
     """why: the reason to take the colours of masks that hold indices."""
     reason = [f"masks: told apart by colour, not by index, since their palettes differ ({why})"] if why else []
     found = [[value >> 16, value >> 8 & 255, value & 255] for value in values]
     if not named:
         classes = [{"name": f"class_{i}", "color": color, "value": color} for i, color in enumerate(found)]
         assumed = [f"masks: {len(found)} colours, each taken as a class (docs/own-data.md, Masks: ignore)"]
-        return Classes(classes, [], reason + assumed)
+        return GuessedClasses(classes, [], reason + assumed)
     for entry in named:
         entry["value"] = next((v for v in (entry.get("value"), entry.get("color")) if isinstance(v, list)), None)
     if any(entry["value"] is None for entry in named):
@@ -136,10 +138,12 @@ def _by_color(values: list[int], named: list[dict[str, Any]], origin: str, why: 
     if extra:
         assumed.append(f"ignored: {len(extra)} other colours in the masks, {extra[0]} among them")
     classes = [{"name": e["name"], "color": e.get("color", e["value"]), "value": e["value"]} for e in named]
-    return Classes(classes, extra, assumed)
+    return GuessedClasses(classes, extra, assumed)
 
 
-def _by_index(values: list[int], named: list[dict[str, Any]], origin: str, palette: Mapping[int, Color]) -> Classes:
+def _by_index(
+    values: list[int], named: list[dict[str, Any]], origin: str, palette: Mapping[int, Color]
+) -> GuessedClasses:
     plain = [value for value in values if value != IGNORE]
     shown = f"masks: values {_ranges(values)}"
     assumed: list[str] = []
@@ -163,7 +167,7 @@ def _by_index(values: list[int], named: list[dict[str, Any]], origin: str, palet
         {"name": name, "color": color or other, "value": value}
         for name, color, other, value in zip(names, colors, fallback, listed, strict=True)
     ]
-    return Classes(classes, ignore, assumed)
+    return GuessedClasses(classes, ignore, assumed)
 
 
 def _match(plain: list[int], number: int, values: list[int], origin: str) -> tuple[list[int], list[int]]:

@@ -50,7 +50,7 @@ PACKAGES = [
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A section of the page: one figure of a kind for each dataset and partition."""
 
     kind: str  # one of kinds.KINDS
@@ -68,19 +68,19 @@ class Section:
 
 
 SECTIONS = (
-    Section(
+    PageSection(
         "curves",
         "Learning curves",
         "By optimiser step, after the warm-up. Lines are means over seeds; bands span the lowest to the highest seed."
         " Click a method to highlight it.",
     ),
-    Section(
+    PageSection(
         "methods",
         "Method by method",
         "Validation mIoU again, one panel per method. Thin lines are seeds, the thick line is their mean, grey lines"
         " are the other methods' means. All panels share the same scale.",
     ),
-    Section(
+    PageSection(
         "teachers",
         "Teachers",
         "How far each teacher is from its student: relative L2 distance between their parameters, and share of pixels"
@@ -88,7 +88,7 @@ SECTIONS = (
         " one falls behind, so the two lines alternate. Shaded: epochs in which teacher B is active.",
         words=sentences.teachers,
     ),
-    Section(
+    PageSection(
         "pseudo_labels",
         "Pseudo-labels",
         "Share of pseudo-labels that pass the confidence threshold, and the accuracy of those kept, measured on probe"
@@ -96,7 +96,7 @@ SECTIONS = (
         " correct is how self-training fails.",
         words=sentences.pseudo_labels,
     ),
-    Section(
+    PageSection(
         "calibration",
         "Calibration",
         "Reliability on the probe images of the last pseudo-labels each method trained on (for supervised training: of"
@@ -105,20 +105,20 @@ SECTIONS = (
         " over pixels.",
         words=insight.calibrated,
     ),
-    Section(
+    PageSection(
         "per_class",
         "Classes",
         "IoU by class, most frequent class first. Thin lines span the lowest to the highest seed.",
         layout="two",
         table=html_tables.class_table,
     ),
-    Section(
+    PageSection(
         "class_gains",
         "Gains by class",
         "Each class's IoU minus the baseline's with the same seed, averaged over seeds; with three or more seeds, a"
         " confidence interval too. A gain in mIoU can hide a loss in a rare class.",
     ),
-    Section(
+    PageSection(
         "confusion",
         "Confusion",
         "How the pixels of each true class (row) were classified, in % of the row, all seeds pooled. The shading"
@@ -126,13 +126,13 @@ SECTIONS = (
         layout="matrices",
         lines=classes.mistakes,
     ),
-    Section(
+    PageSection(
         "snapshots",
         "Predictions over epochs",
         "One fixed validation image, and the prediction of each method's student (first seed) at several validations.",
         layout="wide",
     ),
-    Section(
+    PageSection(
         "hardest",
         "Hardest images",
         "The validation images with the lowest mIoU, averaged over methods and seeds, beside their ground truth.",
@@ -141,7 +141,7 @@ SECTIONS = (
 
 
 @dataclass(frozen=True)
-class Block:
+class PageBlock:
     """A figure's panels for one dataset and partition, with their remarks and numbers."""
 
     heading: str
@@ -240,22 +240,22 @@ def _findings(results: Results, seeds: pd.DataFrame) -> dict[str, Any]:
 # ---------------------------------------------------------------- figures
 
 
-def _figure(figure: Figure, heading: str, results: Results) -> Block:
+def _figure(figure: Figure, heading: str, results: Results) -> PageBlock:
     make = partial(_drawn, figure, heading, results)
-    return drawing.attempt(figure.name, make, lambda left_out: Block(heading, empty=left_out.empty))
+    return drawing.attempt(figure.name, make, lambda left_out: PageBlock(heading, empty=left_out.empty))
 
 
-def _drawn(figure: Figure, heading: str, results: Results) -> Block:
+def _drawn(figure: Figure, heading: str, results: Results) -> PageBlock:
     methods = {spoken(method): method for method in results.settings.grid.methods}
     panels = [
         (panel.title, Markup(drawing.inline(panel, f"{figure.name}-{i}")), ())  # safe: labels are escaped there
         for i, panel in enumerate(figure.panels)
     ]
     legend = [(label, drawing.variable(color), methods[label]) for label, color, _ in figure.legend]
-    return Block(heading, panels, legend, empty="" if panels else figure.empty, columns=figure.columns)
+    return PageBlock(heading, panels, legend, empty="" if panels else figure.empty, columns=figure.columns)
 
 
-def _blocks(results: Results, drawn: dict[str, Figure], section: Section) -> list[Block]:
+def _blocks(results: Results, drawn: dict[str, Figure], section: PageSection) -> list[PageBlock]:
     """The figures of a section, each with its remarks and table."""
     blocks = []
     for dataset, partition in results.fields:

@@ -35,7 +35,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Picture:
+class GalleryPicture:
     """One validation image with all its overlays."""
 
     name: str
@@ -53,7 +53,7 @@ class Gallery:
 
     heading: str
     runs: Sequence[tuple[str, Sequence[tuple[str, str]]]]  # method, its runs as (key, label)
-    pictures: Sequence[Picture]
+    pictures: Sequence[GalleryPicture]
     legend: Sequence[tuple[str, str]]  # class, CSS colour
     left_out: Sequence[str] = ()  # gallery.png of the runs over BUDGET
 
@@ -109,7 +109,9 @@ def _gallery(heading: str, all_runs: Sequence[Run], room: Sequence[Run], classes
             )
         seen |= set(np.unique(truth).tolist())
         height, width = truth.shape
-        picture = Picture(str(row.image_id), width, height, _uri(row.image, "jpeg"), _uri(row.truth, "png"), "", layers)
+        picture = GalleryPicture(
+            str(row.image_id), width, height, _uri(row.image, "jpeg"), _uri(row.truth, "png"), "", layers
+        )
         pictures.append(_described(picture, truth, classes))
     legend = [(entry.name, f"rgb({' '.join(map(str, entry.color))})") for i, entry in enumerate(classes) if i in seen]
     left_out = [run.cell.gallery.as_posix() for run in all_runs if run not in room]
@@ -120,7 +122,7 @@ def _key(run: Run) -> str:
     return f"{run.cell.method}-{run.cell.seed}"
 
 
-def _described(picture: Picture, truth: np.ndarray, classes: Sequence[ClassInfo]) -> Picture:
+def _described(picture: GalleryPicture, truth: np.ndarray, classes: Sequence[ClassInfo]) -> GalleryPicture:
     """Describe the picture by the three largest classes of its ground truth."""
     counts = np.bincount(truth.ravel(), minlength=len(classes) + 1)[: len(classes)]
     largest = [int(i) for i in np.argsort(-counts, kind="stable")[:3] if counts[i]]

@@ -15,7 +15,7 @@ from dualteacher.reporting.results import Results, Run, spoken
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """A table cell: its text, sort key and marks."""
 
     text: str
@@ -33,17 +33,17 @@ class Table:
 
     caption: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[Entry]]
+    rows: Sequence[Sequence[TableEntry]]
     filtered: bool = False  # with a search field, for long tables
 
 
-def _names(results: Results, row: Any, colors: dict[str, str]) -> list[Entry]:
+def _names(results: Results, row: Any, colors: dict[str, str]) -> list[TableEntry]:
     """Leading cells of a row: dataset and partition where there are several, then the method."""
     grid = results.settings.grid
-    entries = [Entry(row.dataset)] if len(grid.dataset) > 1 else []
-    entries += [Entry(row.partition)] if len(grid.partitions) > 1 else []
+    entries = [TableEntry(row.dataset)] if len(grid.dataset) > 1 else []
+    entries += [TableEntry(row.partition)] if len(grid.partitions) > 1 else []
     bound = " (bound)" if getattr(row, "bound", False) else ""
-    return [*entries, Entry(spoken(row.method) + bound, color=colors[row.method], head=True)]
+    return [*entries, TableEntry(spoken(row.method) + bound, color=colors[row.method], head=True)]
 
 
 def _columns(results: Results, *more: str) -> list[str]:
@@ -53,9 +53,9 @@ def _columns(results: Results, *more: str) -> list[str]:
     return [*shown, "method", *more]
 
 
-def _score(row: Any, name: str, shown: Any = tables.percent) -> Entry:
+def _score(row: Any, name: str, shown: Any = tables.percent) -> TableEntry:
     mean, std = getattr(row, f"{name}_mean"), getattr(row, f"{name}_std")
-    return Entry(tables.score(mean, std, shown), mean)
+    return TableEntry(tables.score(mean, std, shown), mean)
 
 
 def result_table(results: Results, table: pd.DataFrame, seeds: pd.DataFrame, colors: dict[str, str]) -> Table:
@@ -70,16 +70,16 @@ def result_table(results: Results, table: pd.DataFrame, seeds: pd.DataFrame, col
             [
                 *_names(results, row, colors),
                 _score(row, "miou"),
-                Entry("", row.miou_mean, colors[str(row.method)], strip=strip),
+                TableEntry("", row.miou_mean, colors[str(row.method)], strip=strip),
                 _score(row, "difference", tables.points),
-                Entry(
+                TableEntry(
                     tables.span(row.difference_t_low, row.difference_t_high, row.difference_n, 2), row.difference_t_low
                 ),
-                Entry(tables.span(row.difference_low, row.difference_high, row.difference_n), row.difference_low),
+                TableEntry(tables.span(row.difference_low, row.difference_high, row.difference_n), row.difference_low),
                 _score(row, "best_miou"),
                 _score(row, "pixel_accuracy"),
                 _score(row, "mean_accuracy"),
-                Entry("", row.seeds, links=[_link(run, str(run.cell.seed)) for run in runs]),
+                TableEntry("", row.seeds, links=[_link(run, str(run.cell.seed)) for run in runs]),
             ]
         )
     ends = f"each seed, {tables.percent(low)} … {tables.percent(high)}"
@@ -105,14 +105,14 @@ def run_table(results: Results, colors: dict[str, str]) -> Table:
         rows.append(
             [
                 *_names(results, cell, colors),
-                Entry(str(cell.seed), cell.seed),
-                Entry(tables.percent(float(metrics["miou"])), float(metrics["miou"])),
-                Entry(tables.percent(best), best),
-                Entry(tables.percent(float(metrics["pixel_accuracy"])), float(metrics["pixel_accuracy"])),
-                Entry(tables.duration(float(run.cost["seconds"])), float(run.cost["seconds"])),
-                Entry(", ".join(dict.fromkeys(alarm["name"] for alarm in run.alarms)) or "none"),
-                Entry(str(metrics.get("weights_sha256") or tables.NONE)[:8], code=True),
-                Entry("", links=[_link(run, "details")]),
+                TableEntry(str(cell.seed), cell.seed),
+                TableEntry(tables.percent(float(metrics["miou"])), float(metrics["miou"])),
+                TableEntry(tables.percent(best), best),
+                TableEntry(tables.percent(float(metrics["pixel_accuracy"])), float(metrics["pixel_accuracy"])),
+                TableEntry(tables.duration(float(run.cost["seconds"])), float(run.cost["seconds"])),
+                TableEntry(", ".join(dict.fromkeys(alarm["name"] for alarm in run.alarms)) or "none"),
+                TableEntry(str(metrics.get("weights_sha256") or tables.NONE)[:8], code=True),
+                TableEntry("", links=[_link(run, "details")]),
             ]
         )
     more = ("seed", "mIoU", "best epoch", "pixel acc.", "time", "alarms", "weights", "")
@@ -123,13 +123,13 @@ def cost_table(results: Results, table: pd.DataFrame, colors: dict[str, str]) ->
     rows = [
         [
             *_names(results, row, colors),
-            Entry(tables.whole(row.student_images), row.student_images),
-            Entry(tables.whole(row.teacher_images), row.teacher_images),
-            Entry(tables.duration(row.seconds), row.seconds),
-            Entry(tables.rate(row.images_per_second), row.images_per_second),
-            Entry(tables.memory(row.peak_memory_bytes), row.peak_memory_bytes),
-            Entry(tables.millions(row.parameters), row.parameters),
-            Entry(row.device),
+            TableEntry(tables.whole(row.student_images), row.student_images),
+            TableEntry(tables.whole(row.teacher_images), row.teacher_images),
+            TableEntry(tables.duration(row.seconds), row.seconds),
+            TableEntry(tables.rate(row.images_per_second), row.images_per_second),
+            TableEntry(tables.memory(row.peak_memory_bytes), row.peak_memory_bytes),
+            TableEntry(tables.millions(row.parameters), row.parameters),
+            TableEntry(row.device),
         ]
         for row in table.itertuples()
     ]
@@ -149,13 +149,13 @@ def data_table(results: Results) -> Table:
         missing = split.get("classes_missing") or []
         rows.append(
             [
-                *(Entry(cell.dataset), Entry(cell.partition), Entry(str(cell.seed), cell.seed)),
-                Entry(tables.whole(split["labelled"]), split["labelled"]),
-                Entry(tables.whole(split["unlabelled"]), split["unlabelled"]),
-                Entry(tables.whole(run.metrics["images"]), run.metrics["images"]),
-                Entry(", ".join(missing) or "none"),
-                Entry(tables.named_split(str(split.get("list") or ""), str(split["list_sha256"])), code=True),
-                Entry(str(split["pack_sha256"])[:8], code=True),
+                *(TableEntry(cell.dataset), TableEntry(cell.partition), TableEntry(str(cell.seed), cell.seed)),
+                TableEntry(tables.whole(split["labelled"]), split["labelled"]),
+                TableEntry(tables.whole(split["unlabelled"]), split["unlabelled"]),
+                TableEntry(tables.whole(run.metrics["images"]), run.metrics["images"]),
+                TableEntry(", ".join(missing) or "none"),
+                TableEntry(tables.named_split(str(split.get("list") or ""), str(split["list_sha256"])), code=True),
+                TableEntry(str(split["pack_sha256"])[:8], code=True),
             ]
         )
     columns = ["dataset", "partition", "seed", "labelled", "unlabelled", "validation"]
@@ -175,10 +175,10 @@ def class_table(results: Results, dataset: str, partition: str) -> Table:
     for index, entry in enumerate(results.classes[dataset]):
         red, green, blue = entry.color
         cells = [
-            Entry(entry.name, color=f"rgb({red} {green} {blue})", head=True),
-            Entry(tables.percent(share[index]), share[index]),
+            TableEntry(entry.name, color=f"rgb({red} {green} {blue})", head=True),
+            TableEntry(tables.percent(share[index]), share[index]),
         ]
-        cells += [Entry(tables.percent(t["mean"][index]), t["mean"][index]) for t in of_method.values()]
+        cells += [TableEntry(tables.percent(t["mean"][index]), t["mean"][index]) for t in of_method.values()]
         rows.append(cells)
     rows.sort(key=lambda row: -float(row[1].sort or 0))
     return Table("IoU by class, mean over seeds, %", ["class", "% of pixels", *map(spoken, of_method)], rows)
