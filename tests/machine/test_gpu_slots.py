@@ -94,7 +94,7 @@ def test_a_waiting_job_says_so_and_goes_on_when_a_gpu_is_free(tmp_path, monkeypa
 def test_the_slot_of_a_killed_job_comes_back() -> None:
     code = (
         "import sys; from dualteacher.machine import gpu_slots\n"
-        "from tests.machine.test_slots import runtime\n"
+        "from tests.machine.test_gpu_slots import runtime\n"
         "with gpu_slots.taken(runtime(processes=2)): print('held', flush=True); sys.stdin.read()"
     )
     job = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
