@@ -40,12 +40,14 @@ def explain(error: OSError) -> str:
 def broken_link(path: Path) -> str | None:
     """A message if `path` or a folder above it is a broken link, else None."""
     for place in (*reversed(path.parents), path):
-        if os.path.islink(place) and not os.path.exists(place):  # noqa: PTH110, PTH114  # these never raise
+        if os.path.islink(place):  # noqa: PTH114  # Path.is_symlink may raise
             try:
                 place.stat()
             except OSError as error:
                 if error.errno == errno.ELOOP:
                     return f"{place}: a link to itself; remove it"
-            target = os.readlink(place)  # noqa: PTH115
-            return f"{place}: a link to {target}, which is not there; is that disk mounted?"
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # no permission, or a share that does not answer
+                    return None
+                target = os.readlink(place)  # noqa: PTH115
+                return f"{place}: a link to {target}, which is not there; is that disk mounted?"
     return None

@@ -16,8 +16,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.tokens import CommentToken
 
+from dualteacher.settings import strict_yaml
 from dualteacher.settings.reader import parse
 from dualteacher.system import files
 from dualteacher.system.errors import UserError
@@ -160,7 +162,11 @@ def _head(path: Path) -> Iterator[str]:
 
 
 def _read(path: Path) -> CommentedMap:
-    found = _yaml().load(path.read_text(encoding="utf-8"))
+    try:
+        found = _yaml().load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        strict_yaml.load(path)  # says it in one line
+        raise UserError(f"{path}: not valid YAML: {error}") from None
     return found if isinstance(found, CommentedMap) else CommentedMap()
 
 

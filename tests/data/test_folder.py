@@ -307,3 +307,16 @@ def test_the_division_is_a_function_of_names_and_settings(tmp_path: Path) -> Non
     wanted = described(fill(tmp_path))
     names = scan(wanted)
     assert arrange(names[::-1], wanted) == arrange(names, wanted)
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+    fill(tmp_path)
+    (tmp_path / "images/gone.png").symlink_to("/mnt/unplugged/x.png")
+    (tmp_path / "images/loop.png").symlink_to("loop.png")
+    found = loaded(tmp_path)
+    gone, loop = (complaint(found[f"images/{name}.png"]) for name in ("gone", "loop"))
+    assert "cannot be used: a link to /mnt/unplugged/x.png, which is not there; is that disk mounted?" in gone
+    assert "cannot be used: a link to itself; remove it" in loop
+    (tmp_path / "lost").symlink_to("/mnt/unplugged")
+    with pytest.raises(UserError, match=r"lost: a link to /mnt/unplugged, which is not there; is that disk mounted\?"):
+        opened(tmp_path, unlabelled="lost")

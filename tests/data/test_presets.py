@@ -166,3 +166,19 @@ def test_snakemake_plans_a_preset_before_there_is_any_data(name: str, tmp_path: 
     assert done.returncode == 0, text
     for rule in ("download", "prepare", "partition", "warmup", "train", "evaluate", "report"):
         assert rule in text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"model: {dropout: 0.1, dropout: 0.2}\n", "mine.yaml line 1: key 'dropout' is written twice"),
+        (b"a:\n  b: [1\n", "mine.yaml line"),
+        ("model: {dropout: 0.1}".encode("utf-16"), "mine.yaml: saved as UTF-16"),
+        (b"train: {learning_rate: .inf}\n", "train.learning_rate = inf: input should be a finite number"),
+    ],
+)
+def test_a_preset_that_cannot_be_read_is_one_line(folder: Path, content: bytes, words: str) -> None:
+    (folder / "mine.yaml").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        presets.text("mine", folder)
+    assert words in str(caught.value) and "\n" not in str(caught.value)

@@ -125,3 +125,22 @@ def test_what_a_killed_process_left_of_such_a_name_is_removed(tmp_path: Path, na
     left.write_text("half")
     files.write_text(tmp_path / name, "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "other.png"])
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.EACCES, "Permission denied"), (errno.ENOTCONN, "does not answer")]
+)
+def test_a_link_whose_target_is_there_but_cannot_be_reached_is_no_broken_link(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    (tmp_path / "results").symlink_to("/mnt/share")
+    refused = OSError(number, os.strerror(number), str(tmp_path / "results/x"))
+    stat = Path.stat
+
+    def refuse(path: Path, **options: bool) -> os.stat_result:
+        if path == tmp_path / "results" and options.get("follow_symlinks", True):
+            raise refused
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert words in (text := said(refused, capsys)) and "mounted" not in text

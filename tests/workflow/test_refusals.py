@@ -54,3 +54,10 @@ def test_snakemake_refuses_settings_from_elsewhere(project, how):
     value = {"--config": "train={learning_rate: 0.5}", "--configfile": "other.yaml"}[how]
     line = complaint(made("snakemake", "--dry-run", how, value, code=2))
     assert "params.yaml" in line and how in line
+
+
+def test_snakemake_plans_in_a_locale_without_unicode(project):
+    """Its own reader takes the profile in the locale's encoding."""
+    made = project()
+    made.environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert "report" in made("snakemake", "--dry-run").stdout

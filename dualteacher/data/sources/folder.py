@@ -22,6 +22,7 @@ from dualteacher.data.pack import ClassInfo, Sample
 from dualteacher.data.sources import Split
 from dualteacher.system import console, files, parallel
 from dualteacher.system.errors import UserError
+from dualteacher.system.os_errors import broken_link
 
 CHANGED = "run the download stage again"
 
@@ -155,7 +156,8 @@ class FolderContent:
         try:
             data = (self.root / name).read_bytes()
         except OSError as error:
-            raise images.Unreadable(f"{error.strerror}") from None
+            link = broken_link(self.root / name)
+            raise images.Unreadable(link.partition(": ")[2] if link else f"{error.strerror}") from None
         if self.hashes is not None and hashlib.sha256(data).hexdigest() != self.hashes.get(name):
             raise images.Unreadable(f"changed since the download stage; {CHANGED}")
         return data
