@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dualteacher.core import seeds, views
 from dualteacher.core.labels import IGNORE
+from dualteacher.core.transfer import send
 from dualteacher.settings import Mixing
 
 
@@ -51,8 +52,7 @@ class Draws:
             if field.name == "order" and device.type == "cuda":
                 value = torch.tensor(value, dtype=torch.int32)
             if isinstance(value, Tensor):
-                value = value.pin_memory() if device.type == "cuda" else value
-                value = value.to(device, non_blocking=True)
+                value = send(value, device)
             moved[field.name] = value
         return Draws(**moved)
 

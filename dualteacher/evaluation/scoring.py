@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dualteacher.core.labels import IGNORE
+from dualteacher.core.transfer import send
 from dualteacher.data.pack import Pack
 from dualteacher.evaluation.confusion import ConfusionMatrix
 from dualteacher.inference.predictor import Predictor, same_size_runs, to_tensor
@@ -36,7 +37,7 @@ def score(
     decoded = (job() for job in jobs) if on_cpu else parallel.ordered(jobs, workers=1)
     batches = console.progress(decoded, "evaluate", total=len(runs), unit="batch") if show else decoded
     for run, (pixels, masks) in zip(runs, batches, strict=True):
-        prediction, target = predictor(to_tensor(pixels, device)), torch.from_numpy(masks).to(device)
+        prediction, target = predictor(to_tensor(pixels, device)), send(torch.from_numpy(masks), device)
         matrix.update(target, prediction)
         if per_image is not None:
             per_image.update(run, target, prediction)
@@ -70,7 +71,7 @@ class PerImage:
         """Add images `indices` of the pack: target and prediction (B, H, W)."""
         miou, accuracy, known = image_scores(target, prediction, self.num_classes).unbind(1)
         rows = torch.stack([miou, accuracy, torch.ones_like(miou)], 1) * known[:, None]
-        self.values[torch.tensor(indices, device=self.values.device)] = rows
+        self.values[send(torch.tensor(indices), self.values.device)] = rows
 
     def scores(self) -> np.ndarray:
         """(images, 2): mIoU and pixel accuracy; NaN for images without truth."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dualteacher.core import upsampling
+from dualteacher.core.transfer import send
 from dualteacher.data.augment import scaled_size
 from dualteacher.data.pack import Pack
 from dualteacher.inference.windows import Grid, mean_scores
@@ -35,7 +36,7 @@ def same_size_runs(pack: Pack, indices: Sequence[int], batch: int) -> Iterator[l
 
 def to_tensor(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
     """uint8 images (H, W, 3) of one size → (B, 3, H, W) float32 in [0, 1] on the device."""
-    stacked = torch.from_numpy(np.stack(images)).to(device, non_blocking=True)
+    stacked = send(torch.from_numpy(np.stack(images)), device)
     return stacked.permute(0, 3, 1, 2).float().div_(255)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dualteacher.core import losses, mixing, seeds
 from dualteacher.core.mixing import Draws
+from dualteacher.core.transfer import send
 from dualteacher.data.loader import Images, StepBatch
 from dualteacher.methods.base import ALL, Clock, Losses, Method, Pixels, Shard, by_group
 from dualteacher.methods.pseudo_labels import self_label
@@ -60,8 +61,7 @@ class CPS(Method):
         size = (height, width)
         draws = mixing.draw(self.settings.mixing, seed, clock.step, count, 0, size, **shard._asdict())
         weight = torch.tensor(self.weight(clock), dtype=torch.float32)
-        weight = weight.pin_memory() if device.type == "cuda" else weight
-        return Crossed(draws.to(device), weight.to(device, non_blocking=True))
+        return Crossed(draws.to(device), send(weight, device))
 
     def loss(self, student: Segmenter, images: Images, draws: Crossed, clock: Clock, shard: Shard = ALL) -> Losses:
         pair = (student, self.partners[0])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dualteacher.core.labels import IGNORE
+from dualteacher.core.transfer import send
 from dualteacher.data.pack import Pack
 from dualteacher.inference.predictor import Predictor, same_size_runs, to_tensor
 from dualteacher.models.segmenter import Segmenter
@@ -60,7 +61,7 @@ def measure(
         pixels = to_tensor([pack.image(i) for i in run], device)
         size = (pixels.shape[2], pixels.shape[3])
         label, confidence = predictor.one_scale(pixels)
-        bins.add(label, confidence, held_back_masks(pack, run, size).to(device))
+        bins.add(label, confidence, send(held_back_masks(pack, run, size), device))
     if training:
         network.train()
     return bins.table()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dualteacher.core import ema, seeds
 from dualteacher.core.labels import IGNORE
+from dualteacher.core.transfer import send
 from dualteacher.data.pack import Pack
 from dualteacher.evaluation.scoring import score
 from dualteacher.inference.predictor import Predictor, same_size_runs, to_tensor
@@ -114,7 +115,7 @@ def _add_probe(
         label, confidence = by_labeller.one_scale(pixels)
         own = label if labeller is student else by_student(pixels)
         other = None if by_waiting is None else by_waiting(pixels)
-        tally.add(label, confidence, own, other, held_back_masks(pack, run, size).to(device))
+        tally.add(label, confidence, own, other, send(held_back_masks(pack, run, size), device))
 
 
 def held_back_masks(pack: Pack, run: Sequence[int], size: tuple[int, int]) -> Tensor:
