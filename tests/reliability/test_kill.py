@@ -37,7 +37,7 @@ def test_killed_at_twenty_random_places_it_ends_in_the_same_bytes(
         said = spawn(folder, *TRAINING, code=-9, die=place)
         assert "Traceback" not in said, place
     said = spawn(folder, *TRAINING)
-    assert "made by exactly this run" in said  # the last place is in the evaluation: nothing is trained again
+    assert "made by this exact run" in said  # the last place is in the evaluation: nothing is trained again
 
     assert content(folder, "data", "results/runs") == content(finished, "data", "results/runs")
     assert not list(folder.rglob("*.pt")) and not list(folder.rglob("*.tmp*"))
