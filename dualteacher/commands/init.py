@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -223,15 +223,6 @@ def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[
         "runtime.threads": 1 if quick else max(1, min(8, parallel.cores() // len(methods))),
         "runtime.workers": scale.workers,
     }
-    made = presets.base()
-    for key, value in values.items():
-        section, _, last = key.partition(".")
-        presets.overlay(made, {section: {last: value}})
-    inside = Path(os.path.realpath(wanted.folder)).is_relative_to(os.path.realpath(OWN_DATA))
-    presets.overlay(made, {"watched": OWN_DATA.as_posix() if inside else wanted.folder})
-    presets.overlay(made, presets.commented(_dataset(name, wanted)))
-    presets.overlay(made, presets.commented(PARTITION))
-    text = presets.dump(made)
     heights, widths = zip(*found, strict=True)
     chosen = [
         f"sizes: height {min(heights)}…{max(heights)}, width {min(widths)}…{max(widths)} pixels; crops of {crop},"
@@ -243,7 +234,20 @@ def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[
     ]
     if not semi:
         chosen.append("no images without masks, so only `supervised`; add some for semi-supervised learning")
-    return text, chosen
+    return _text(name, wanted, values), chosen
+
+
+def _text(name: str, wanted: settings.Folder, values: Mapping[str, Any]) -> str:
+    """The base preset with this dataset and `values`, by «section.key», as YAML with comments."""
+    made = presets.base()
+    for key, value in values.items():
+        section, _, last = key.partition(".")
+        presets.overlay(made, {section: {last: value}})
+    inside = Path(os.path.realpath(wanted.folder)).is_relative_to(os.path.realpath(OWN_DATA))
+    presets.overlay(made, {"watched": OWN_DATA.as_posix() if inside else wanted.folder})
+    presets.overlay(made, presets.commented(_dataset(name, wanted)))
+    presets.overlay(made, presets.commented(PARTITION))
+    return presets.dump(made)
 
 
 def _sizes(wanted: settings.Folder, arranged: folder_layout.Layout) -> list[tuple[int, int]]:
