@@ -31,6 +31,7 @@ from dualteacher.prediction.outputs import Png
 from dualteacher.prediction.reading import Decoded, Failure, Opened
 from dualteacher.system import console, files, parallel, paths
 from dualteacher.system.errors import UserError
+from dualteacher.system.os_errors import broken_link
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 Picture = np.ndarray | Image.Image | str | os.PathLike[str]  # pixels (H, W, 3) or (H, W) uint8, or an image file
@@ -197,7 +198,11 @@ def _checked(options: PredictOptions) -> Options:
 def _job(name: str, picture: Picture, large: int) -> Callable[[], Opened | Failure]:
     """Opens a picture, in another thread if it is a file."""
     if isinstance(picture, str | os.PathLike):
-        return partial(reading.read, Input(Path(picture), name), large)
+        file = Path(picture)
+        if not file.is_file():
+            what = "a folder; give a list of its files" if file.is_dir() else "no such file"
+            raise UserError(broken_link(file) or f"{file}: {what}")
+        return partial(reading.read, Input(file, name), large)
     pixels = np.asarray(picture.convert("RGB") if isinstance(picture, Image.Image) else picture)
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
         raise UserError(

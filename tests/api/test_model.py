@@ -105,8 +105,10 @@ def test_mistakes_are_one_line() -> None:
     with pytest.raises(dualteacher.UserError) as error:
         model.predict(["good.png", "bad.png"])
     assert one_line(error).startswith("bad.png: cannot be predicted: not an image")
-    with pytest.raises(UserError, match=r"none\.png: cannot be predicted: .*[Nn]o such file"):
+    with pytest.raises(UserError, match=r"none\.png: no such file"):
         model.predict("none.png")
+    with pytest.raises(UserError, match="run: a folder; give a list of its files"):
+        model.predict("run")
     for wrong, told in (
         (np.zeros((4, 4, 3)), r"images\[0\]: an array of float64 \(4, 4, 3\); expected uint8"),
         (np.zeros((3, 4, 4), np.uint8), r"\(3, 4, 4\)"),
