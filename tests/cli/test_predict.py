@@ -128,6 +128,15 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_predicted() -> None:
     assert outputs("masks", ".png") == ["bad.png", "good.png"] and not Path("out/errors.csv").exists()
 
 
+def test_an_earlier_runs_masks_and_overlays_are_no_photos() -> None:
+    picture("photos/a.jpg", 20, 20)
+    for output in ("photos/first", "out"):
+        predict("photos", "--output", output, "--device", "cpu")
+    assert outputs("masks", ".png") == ["a.png"]
+    predict("photos/first/overlays", "--output", "again", "--device", "cpu")
+    assert Path("again/masks/a.png").exists(), "if asked for"
+
+
 def test_outputs_that_cannot_be_written_are_failures_of_that_image() -> None:
     picture("photos/a.jpg", 20, 20)
     picture("photos/a.png/b.jpg", 20, 20)  # wants a folder where the other's mask lies

@@ -257,3 +257,18 @@ def test_hostile_folder_names(tmp_path: Path) -> None:
     for i, name in enumerate(('it\'s "here": #1', "-rf", "{x}", "写真", "null")):
         dataset, _ = made(fill(tmp_path / name, labelled=2), "--force")
         assert dataset.folder == str(tmp_path / name), i
+
+
+def test_earlier_outputs_in_the_folder_are_neither_photos_nor_masks() -> None:
+    folder = fill(Path("own_data/outputs"))
+    expected = labelled(made(folder)[0])
+    for kind in ("masks", "overlays"):
+        put(folder / f"predictions/{kind}/photo09.png", mask(9))
+    put(folder / "predictions/done.jsonl", b"")
+    put(folder / "images/next/images/photo08.png", photo(8))
+    put(folder / "images/next/suggest.json", b"{}")
+    dataset, told = made(folder, "--force")
+    assert labelled(dataset) == expected and "not used" not in told
+    put(folder / "more/done.jsonl", b"")
+    done = CliRunner().invoke(cli.app, ["init", "--force", str(folder)])
+    assert "own_data/outputs/more: skipped, as `predict` or `suggest` wrote it" in done.output

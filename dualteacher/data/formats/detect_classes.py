@@ -47,7 +47,7 @@ def guess(root: Path, masks: Sequence[str]) -> GuessedClasses:
             " saved as JPEG once)"
         )
     named, origin = _named(root)
-    found = sorted(census.counts)
+    found = list(census.counts)
     if census.color:
         made = _by_color(found, named, origin, census.why)
     else:

@@ -7,6 +7,7 @@ transparency is dropped, and only the first picture of a file is read.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import warnings
@@ -22,8 +23,10 @@ from dualteacher.data.formats import tiff
 from dualteacher.data.formats.errors import Colored as Colored
 from dualteacher.data.formats.errors import Unreadable as Unreadable
 from dualteacher.data.pack import LARGEST
+from dualteacher.system.console import logger
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+OUTPUTS = {"done.jsonl", "suggest.json"}  # mark folders of outputs (prediction/record.py, labelling/suggestion.py)
 KEPT_FORMATS = ("JPEG", "MPO", "PNG")  # MPO: a JPEG with more pictures appended, from phones
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damage is reported as a finding instead
 ORIENTATION = 0x0112  # EXIF tag
@@ -53,11 +56,23 @@ def image_files(root: Path) -> list[str]:
 
 
 def files_below(folder: Path, root: Path) -> Iterator[str]:
-    """Paths, relative to `root`, of all image files below `folder`; skips hidden folders and links to folders."""
+    """Paths, relative to `root`, of all image files below `folder`.
+
+    Skips hidden folders, links to folders, and what `predict` and `suggest` wrote below `folder`.
+    """
     for parent, inner, names in os.walk(folder):
+        if OUTPUTS.intersection(names) and Path(parent) != folder:
+            inner.clear()
+            _say_skipped(parent)
+            continue
         inner[:] = [name for name in inner if not name.startswith(".")]
         below = Path(parent).relative_to(root)
         yield from ((below / name).as_posix() for name in names if is_image(name))
+
+
+@functools.cache  # once per folder, however often it is listed
+def _say_skipped(folder: str) -> None:
+    logger.warning("%s: skipped, as `predict` or `suggest` wrote it", folder)
 
 
 def size(data: bytes) -> tuple[int, int]:

@@ -39,7 +39,7 @@ class Census:
 
     color: bool  # whether colours, not indices, tell the classes apart
     why: str = ""  # the reason, if the files hold indices nevertheless
-    counts: Counter[int] = field(default_factory=Counter)  # pixels of each index, or of each colour (packed)
+    counts: Counter[int] = field(default_factory=Counter)  # pixels of each index, or of each colour (packed), in order
     colors: dict[int, Color] = field(default_factory=dict)  # of the indices, from the palettes
     unusable: list[str] = field(default_factory=list)  # «name (reason)»
     areas: list[int] | None = None  # the values that fill areas, if the others are interpolated
@@ -69,19 +69,27 @@ def take(root: Path, names: Sequence[str]) -> Census:
             " save all masks alike"
         )
     if conflict or len(colored) > len(strangers):
-        census = Census(True, conflict, unusable=unusable)
-        for mask in usable:
-            census.counts.update(_as_colors(root, mask))
-        census.areas = interpolation.areas(_together(colored), color=True)
-        return census
+        return _of_colors(root, usable, conflict, unusable)
     colors = {index: next(iter(found)) for index, found in palettes.colors.items()}
-    census = Census(False, colors=colors, unusable=unusable)
-    census.unusable += [f"{inspection.printable(mask.name)} (colours)" for mask in colored]
+    unusable += [f"{inspection.printable(mask.name)} (colours)" for mask in colored]
+    usable = [mask for mask in usable if mask.kind != "color"]
+    counts: Counter[int] = Counter()
     for mask in usable:
-        if mask.kind != "color":
-            census.counts.update(mask.counts)
-    census.areas = interpolation.areas(_together([mask for mask in usable if mask.kind != "color"]), color=False)
-    return census
+        counts.update(mask.counts)
+    areas = interpolation.areas(_together(usable), color=False)
+    return Census(False, "", Counter(dict(sorted(counts.items()))), colors, unusable, areas)
+
+
+def _of_colors(root: Path, masks: Sequence[Mask], why: str, unusable: list[str]) -> Census:
+    """In the order of the fullest palette if palettes differ, then by value."""
+    counts: Counter[int] = Counter()
+    for mask in masks:
+        counts.update(_as_colors(root, mask))
+    palette = max((mask.colors for mask in masks), key=len) if why else {}
+    places = {images.pack_color(list(color)): place for place, color in enumerate(palette.values())}
+    listed = sorted(counts.items(), key=lambda item: (places.get(item[0], len(places)), item[0]))
+    areas = interpolation.areas(_together([mask for mask in masks if mask.kind == "color"]), color=True)
+    return Census(True, why, Counter(dict(listed)), {}, unusable, areas)
 
 
 def _together(masks: Sequence[Mask]) -> Texture:
