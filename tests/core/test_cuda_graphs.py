@@ -10,9 +10,11 @@ import copy
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dualteacher import methods
 from dualteacher.core import mixing, triton_views, views
+from dualteacher.data.loader import finish
 from dualteacher.machine.distributed import World
 from dualteacher.methods.base import Clock
 from dualteacher.models import segmenter
@@ -253,3 +255,43 @@ def test_on_a_gpu_steps_are_graphs_and_a_run_resumes():
             resumed, [resumed.student], optimizer, batch_of(resumed.settings, seed=number), Clock(number, EPOCH)
         )
         assert float(parts["loss"]) == pytest.approx(expected[number]["loss"], rel=0.05)
+
+
+def on_a_fake_gpu(module: torch.nn.Module) -> torch.nn.Module:
+    """Replaces parameters and buffers by fake ones on a GPU; inside a FakeTensorMode."""
+    for part in module.modules():
+        for name, value in part._parameters.items():
+            if value is not None:
+                part._parameters[name] = torch.nn.Parameter(torch.empty_like(value, device="cuda"), value.requires_grad)
+        for name, value in part._buffers.items():
+            if value is not None:
+                part._buffers[name] = torch.empty_like(value, device="cuda")
+    return module
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv2_100", "mit_b0"])
+@pytest.mark.parametrize("name", NAMES)
+def test_no_pass_on_a_gpu_reads_a_value_or_sizes_by_data(name, backbone, monkeypatch):
+    """What a CUDA graph cannot hold raises on fake tensors: a host value, a copy from the host, a size from data.
+
+    Through the Triton kernels' doors. (Backward passes: test_methods, on the meta device.)
+    """
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # needs a GPU's driver
+    monkeypatch.setattr(views, "_constant", views._constant.__wrapped__)  # it would keep fake tensors
+    settings = toy_settings(model={"backbone": backbone})
+    student = segmenter.build(settings.model, 3, None, drop_path=0.1, seed=0).train()
+    method = methods.build(name, settings, student)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for network in (student, *method.teachers, *method.partners):
+            on_a_fake_gpu(network)
+        if method.balance is not None:
+            on_a_fake_gpu(method.balance)
+        gpu = torch.device("cuda")
+        batch = type(real := batch_of(settings))(*(torch.empty_like(tensor, device=gpu) for tensor in real))
+        for number in (0, EPOCH):  # both mixes
+            clock = Clock(number, EPOCH)
+            draws = method.draw(clock, batch, 0, gpu)
+            tensors = [leaf for leaf in cuda_graphs.leaves(draws) if leaf is not None]
+            assert all(isinstance(leaf, torch.Tensor) and leaf.device.type == "cuda" for leaf in tensors)
+            found = method.loss(student, finish(batch), draws, clock)
+            assert found.total.device.type == "cuda" and found.total.shape == ()
