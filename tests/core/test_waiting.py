@@ -125,6 +125,38 @@ def test_a_run_whose_loader_process_is_stuck_ends_by_a_signal(project, tmp_path)
     assert 1 < int(saved.stem.removeprefix("step")) < 20  # what the loader had prepared when it was suspended
 
 
+SMALL = """
+from dualteacher import cli
+from dualteacher.stages import warmup
+from dualteacher.system import console
+from tests.core.conftest import toy_settings
+
+# Batches of 2 × 160² × 4 bytes; with all that two loader processes prepare, ten of them.
+settings = toy_settings(runtime={"workers": 2}, warmup={"steps": 12, "epochs": None}, batch={"crop": 160})
+
+if __name__ == "__main__":
+    console.start()
+    cli.guarded(lambda: warmup.run(settings, "toy", "some", 0))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_ends_on_a_machine_with_little_shared_memory(project, tmp_path):  # noqa: F811
+    """Room for seven batches. Without the check it would fail or wait for ever."""
+    script = tmp_path / "script.py"
+    script.write_text(SMALL)
+    mount = f"mount -t tmpfs -o size={7 * 2 * 160**2 * 4 // 1024}k none /dev/shm"
+    inside = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    if subprocess.run([*inside, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small /dev/shm is not allowed here")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [*inside, sys.executable, str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "loading with 2 of them, 2 batches ahead" in done.stderr
+    assert paths.Cell("toy", "some", "warmup", 0).student.exists()
+
+
 def sleep() -> None:
     time.sleep(600)
 
