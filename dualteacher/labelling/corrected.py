@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dualteacher.core.labels import IGNORE
-from dualteacher.data.formats import images, palettes
+from dualteacher.data.formats import images, mask_files, palettes
 from dualteacher.labelling import coco
 from dualteacher.labelling.suggestion import Suggestion, read_json, suggested_palette
 from dualteacher.system.console import logger
@@ -38,12 +38,12 @@ def png_reader(folder: Path, suggestion: Suggestion) -> Reader:
         data = path.read_bytes()
         try:
             try:
-                stored = images.read_values(data, color=False)
+                stored = mask_files.read_values(data, color=False)
                 if stored.palette is None or _holds_indices(stored.values, stored.palette, palette):
                     return stored.values
-            except images.Colored:
+            except mask_files.Colored:
                 pass
-            return _by_color(images.read_values(data, color=True).values, suggestion.colors)
+            return _by_color(mask_files.read_values(data, color=True).values, suggestion.colors)
         except images.Unreadable as error:
             raise UserError(f"{path}: cannot be used: {error}") from None
 
@@ -60,8 +60,8 @@ def _holds_indices(values: np.ndarray, own: tuple[palettes.Color, ...], suggeste
 
 def _by_color(values: np.ndarray, colors: Sequence[Sequence[int]]) -> np.ndarray:
     """Packed colours (H, W) → class indices; Unreadable if one is of no class, or of several."""
-    packed = [images.pack_color(list(color)) for color in colors]
-    index_of = {images.pack_color([0, 0, 0]): IGNORE, images.pack_color([255, 255, 255]): IGNORE}
+    packed = [mask_files.pack_color(list(color)) for color in colors]
+    index_of = {mask_files.pack_color([0, 0, 0]): IGNORE, mask_files.pack_color([255, 255, 255]): IGNORE}
     index_of |= {color: index for index, color in enumerate(packed)}
     known, places = np.unique(values, return_inverse=True)
     strange = [value for value in known.tolist() if value not in index_of]

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from dualteacher.settings.base import AtLeastOne, Color, Inside, MaskValue, NotNegative, Place, Section, Share, by_tag
 
+MOST_CLASSES = 255  # 255 in a mask is no class
+
 
 class BlueMarble(Section):
     """NASA Blue Marble tiles with Köppen–Geiger climate classes, cut from the global images during `prepare`."""
@@ -104,7 +106,7 @@ class Folder(Section):
     unlabelled: Inside | None  # more images, without masks
     validation: FolderValidation  # images to validate on
     block: Literal["image", "folder", "stem"]  # never split between the sets; stem: Roboflow's copies (.rf.) of a photo
-    classes: Annotated[list[FolderClass], Field(min_length=2, max_length=255)]  # in index order
+    classes: Annotated[list[FolderClass], Field(min_length=2, max_length=MOST_CLASSES)]  # in index order
     ignore: list[MaskValue]  # mask values that belong to no class
     tolerance: NotNegative = 0.0  # other mask values take the nearest one within it, else they are ignored; 0: error
     on_error: Literal["stop", "skip"]  # for unusable files: stop and list them, or skip them

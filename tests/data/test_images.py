@@ -13,7 +13,7 @@ from pictures import encoded, mask, photo, png16
 from PIL import Image, ImageOps
 
 from dualteacher.data import pack
-from dualteacher.data.formats import images
+from dualteacher.data.formats import images, mask_files
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
@@ -97,7 +97,7 @@ def test_no_image(data):
     with pytest.raises(images.Unreadable):
         images.read_image(data)
     with pytest.raises(images.Unreadable):
-        images.read_values(data, color=False)
+        mask_files.read_values(data, color=False)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
@@ -116,7 +116,7 @@ def test_damage_never_ends_in_anything_else(data):
     content = bytearray(encoded(photo(1), kind, orientation=6 if kind != "BMP" else 1))
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    for read in (images.read_image, lambda content: images.read_values(content, color=True)):
+    for read in (images.read_image, lambda content: mask_files.read_values(content, color=True)):
         try:
             read(bytes(content))
         except images.Unreadable as error:
@@ -136,14 +136,14 @@ def test_an_index_is_what_the_file_stores():
         (encoded(Image.fromarray(values).convert("LA"), "PNG"), values),
         (encoded(values > 90, "PNG"), values > 90),
     ]:
-        read = images.read_values(data, color=False)
+        read = mask_files.read_values(data, color=False)
         np.testing.assert_array_equal(read.values, expected)
         assert not read.grey_as_color
-    grey = images.read_values(encoded(np.repeat(values[..., None], 3, axis=2), "PNG"), color=False)
+    grey = mask_files.read_values(encoded(np.repeat(values[..., None], 3, axis=2), "PNG"), color=False)
     np.testing.assert_array_equal(grey.values, values)
     assert grey.grey_as_color
-    with pytest.raises(images.Colored):
-        images.read_values(encoded(photo(1), "PNG"), color=False)
+    with pytest.raises(mask_files.Colored):
+        mask_files.read_values(encoded(photo(1), "PNG"), color=False)
 
 
 def test_a_colour_is_read_from_rgb_rgba_and_palettes():
@@ -151,6 +151,6 @@ def test_a_colour_is_read_from_rgb_rgba_and_palettes():
     palette = np.array([[0, 0, 0], [128, 0, 7], [1, 255, 3]], np.uint8)
     paletted = Image.fromarray(values)
     paletted.putpalette(palette.tobytes())
-    expected = np.array([images.pack_color(color.tolist()) for color in palette])[values]
+    expected = np.array([mask_files.pack_color(color.tolist()) for color in palette])[values]
     for image in (paletted, Image.fromarray(palette[values]), Image.fromarray(palette[values]).convert("RGBA")):
-        np.testing.assert_array_equal(images.read_values(encoded(image, "PNG"), color=True).values, expected)
+        np.testing.assert_array_equal(mask_files.read_values(encoded(image, "PNG"), color=True).values, expected)

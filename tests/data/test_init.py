@@ -223,7 +223,7 @@ def test_what_cannot_be_understood_is_refused() -> None:
     put(folder / "masks/0.png", photo(0))
     assert "0.png" in refused(folder) or "colours" in refused(folder)
     put(folder / "masks/0.png", np.arange(620, dtype=np.uint16).reshape(20, 31))
-    assert "more than 256 values" in refused(folder)
+    assert "more than 255 values" in refused(folder)
     put(folder / "masks/0.png", mask(0))
     put(folder / "classes.json", b"{")
     assert "classes.json cannot be read" in refused(folder)
@@ -272,3 +272,27 @@ def test_earlier_outputs_in_the_folder_are_neither_photos_nor_masks() -> None:
     put(folder / "more/done.jsonl", b"")
     done = CliRunner().invoke(cli.app, ["init", "--force", str(folder)])
     assert "own_data/outputs/more: skipped, as `predict` or `suggest` wrote it" in done.output
+
+
+def test_numbers_of_objects_and_one_class_too_many_are_said_in_words() -> None:
+    folder = Path("own_data/mine")
+    for i in range(4):
+        put(folder / f"images/{i}.png", photo(i))
+        put(folder / f"masks/{i}.png", np.array([0, 24001, 24002], np.uint16)[mask(i)])
+    dataset, told = made(folder)
+    assert [entry.value for entry in dataset.classes] == [0, 24001, 24002]
+    assert "masks: values up to 24002: if they number objects, save masks of classes instead" in told
+    put(folder / "masks/0.png", (np.arange(620) % 256 * 2).astype(np.uint16).reshape(20, 31))
+    assert "so they are not class masks: perhaps they number objects" in refused(
+        folder, "--force"
+    )
+
+
+def test_masks_in_the_transparency_are_said_in_words() -> None:
+    folder = Path("own_data/mine")
+    for i in range(4):
+        shown = np.full((20, 31, 4), 255, np.uint8)
+        shown[..., 3] = np.where(mask(i) > 0, 255, 0)
+        put(folder / f"images/{i}.png", photo(i))
+        put(folder / f"masks/{i}.png", shown)
+    assert "masks/0.png (shows its classes in the transparency (alpha) channel alone: save that ch" in refused(folder)

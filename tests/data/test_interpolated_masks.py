@@ -140,5 +140,5 @@ def test_class_masks_are_not_taken_for_interpolated() -> None:
 
 def test_colours_without_areas_are_refused() -> None:
     fill([encoded(photo(i, *SIZE), "PNG") for i in range(6)])
-    with pytest.raises(UserError, match="more than 256 colours, so they are not class masks"):
+    with pytest.raises(UserError, match="more than 255 colours, so they are not class masks"):
         init()

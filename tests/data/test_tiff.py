@@ -13,7 +13,7 @@ from pictures import described, encoded
 from PIL import Image
 
 from dualteacher.core.labels import IGNORE
-from dualteacher.data.formats import images
+from dualteacher.data.formats import images, mask_files
 from dualteacher.data.formats.label_map import LabelMap
 
 Y, X = np.mgrid[:40, :56]
@@ -101,20 +101,22 @@ INDICES = np.random.default_rng(0).integers(0, 4, (40, 56))
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"])
 def test_an_index_may_be_any_kind_of_number(dtype):
-    read = images.read_values(tiff(INDICES.astype(dtype), photometric="minisblack", compression="zlib"), color=False)
+    read = mask_files.read_values(
+        tiff(INDICES.astype(dtype), photometric="minisblack", compression="zlib"), color=False
+    )
     np.testing.assert_array_equal(read.values, INDICES)
 
 
 def test_a_bilevel_mask_and_a_palette():
-    read = images.read_values(tiff(INDICES > 1, photometric="minisblack"), color=False)
+    read = mask_files.read_values(tiff(INDICES > 1, photometric="minisblack"), color=False)
     np.testing.assert_array_equal(read.values, INDICES > 1)
     paletted = Image.fromarray(INDICES.astype(np.uint8))
     paletted.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
-    read = images.read_values(encoded(paletted, "TIFF"), color=False)
+    read = mask_files.read_values(encoded(paletted, "TIFF"), color=False)
     np.testing.assert_array_equal(read.values, INDICES)
     assert read.palette is not None and read.palette[1] == (40, 50, 60)
-    colored = images.read_values(encoded(paletted, "TIFF"), color=True)
-    assert set(np.unique(colored.values[INDICES == 1])) == {images.pack_color([40, 50, 60])}
+    colored = mask_files.read_values(encoded(paletted, "TIFF"), color=True)
+    assert set(np.unique(colored.values[INDICES == 1])) == {mask_files.pack_color([40, 50, 60])}
 
 
 def test_pixels_without_data_are_ignored():
@@ -122,7 +124,7 @@ def test_pixels_without_data_are_ignored():
     table = LabelMap(described(None, ignore=[-9999]))  # type: ignore[arg-type]
     for nothing, dtype in ((-9999, np.int16), (np.nan, np.float32)):
         stored = np.where(INDICES == 3, nothing, INDICES).astype(dtype)
-        read = images.read_values(tiff(stored, photometric="minisblack"), color=False)
+        read = mask_files.read_values(tiff(stored, photometric="minisblack"), color=False)
         mask, *unmatched = table.index(read.values)
         np.testing.assert_array_equal(mask, np.where(INDICES == 3, IGNORE, INDICES))
         assert unmatched == [{}, 0, 0], "no unlisted, no nearest, no far values"
@@ -139,4 +141,4 @@ def test_pixels_without_data_are_ignored():
 def test_what_is_no_index_is_refused(values, words):
     options = {"planarconfig": "contig"} if values.ndim == 3 else {}
     with pytest.raises(images.Unreadable, match=words):
-        images.read_values(tiff(values, photometric="minisblack", **options), color=False)
+        mask_files.read_values(tiff(values, photometric="minisblack", **options), color=False)

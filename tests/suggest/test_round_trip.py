@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from dualteacher import settings
-from dualteacher.data.formats import folder_layout, images
+from dualteacher.data.formats import folder_layout, mask_files
 from dualteacher.data.pack import Pack
 from dualteacher.labelling import acceptance, coco, corrected
 from dualteacher.stages import download, partition, prepare
@@ -238,7 +238,7 @@ def test_masks_keep_their_unknown_pixels() -> None:
     put(Path("next/masks") / f"{row['image_id']}.png", corrected)
     command("accept", "next")
     (written,) = Path("photos/masks/day 1").iterdir()
-    assert set(np.unique(images.read_values(written.read_bytes(), color=False).values)) == {0, 1, 2, 77}
+    assert set(np.unique(mask_files.read_values(written.read_bytes(), color=False).values)) == {0, 1, 2, 77}
     with Image.open(written) as opened:
         assert opened.mode == "L"
     run(loaded)

@@ -13,10 +13,11 @@ import numpy as np
 
 from dualteacher.core.labels import IGNORE
 from dualteacher.data import inspection
-from dualteacher.data.formats import images, interpolation, mask_census
+from dualteacher.data.formats import interpolation, mask_census, mask_files
 from dualteacher.data.formats.mask_census import MOST_VALUES
 from dualteacher.data.formats.palettes import Color
 from dualteacher.data.sources.published import voc_color
+from dualteacher.settings.datasets import MOST_CLASSES
 from dualteacher.system.errors import UserError
 
 
@@ -36,16 +37,12 @@ def guess(root: Path, masks: Sequence[str]) -> GuessedClasses:
         first = inspection.printable(lossy[0])
         raise UserError(f"{root}: {first} is a JPEG, whose compression changes class values; save masks as PNG")
     census = mask_census.take(root, masks)
-    empty = census.counts.pop(images.NO_DATA, 0)
+    empty = census.counts.pop(mask_files.NO_DATA, 0)
     total, pixels = len(census.counts), census.counts.total()
     if census.areas is not None:
         census.counts = Counter({value: census.counts[value] for value in census.areas})
     if len(census.counts) > MOST_VALUES:
-        what = "colours" if census.color else "values"
-        raise UserError(
-            f"{root}: the masks hold more than {MOST_VALUES} {what}, so they are not class masks (perhaps they were"
-            " saved as JPEG once)"
-        )
+        raise _too_many(root, census)
     named, origin = _named(root)
     found = list(census.counts)
     if census.color:
@@ -55,6 +52,10 @@ def guess(root: Path, masks: Sequence[str]) -> GuessedClasses:
     if census.areas is not None:
         between = total - len(census.areas), 1 - census.counts.total() / pixels
         made = _with_tolerance(made, census.areas, census.color, between)
+    if len(made.classes) > MOST_CLASSES:
+        raise _too_many(root, census)
+    if not census.color and found[-1] > IGNORE:
+        made.assumed.append(f"masks: values up to {found[-1]}: if they number objects, save masks of classes instead")
     unusable = len(census.unusable)
     if len(made.classes) < 2:
         left_out = f"; {unusable} masks cannot be used, the first is {census.unusable[0]}" if unusable else ""
@@ -71,12 +72,20 @@ def guess(root: Path, masks: Sequence[str]) -> GuessedClasses:
     return made
 
 
+def _too_many(root: Path, census: mask_census.Census) -> UserError:
+    what = "colours" if census.color else "values"
+    return UserError(
+        f"{root}: the masks hold more than {MOST_CLASSES} {what}, so they are not class masks: perhaps they number"
+        " objects, or were saved as JPEG once"
+    )
+
+
 def _with_tolerance(
     made: GuessedClasses, found: Sequence[int], color: bool, between: tuple[int, float]
 ) -> GuessedClasses:
     """Set a tolerance for masks with interpolated values. between: (number of these values, their share of pixels)."""
     values = [entry["value"] for entry in made.classes]
-    ignore = [v for v in made.ignore if (images.pack_color(v) if color else v) in found]
+    ignore = [v for v in made.ignore if (mask_files.pack_color(v) if color else v) in found]
     ignore = [v for v in ignore if min(_distance(v, value) for value in values) > interpolation.NOISE]
     listed = [*values, *ignore]
     least = min(_distance(a, b) for i, a in enumerate(listed) for b in listed[:i])

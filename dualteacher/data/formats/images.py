@@ -1,4 +1,4 @@
-"""Read image and mask files of any kind as upright 8-bit RGB images and integer masks.
+"""Read image files of any kind as upright 8-bit RGB images; mask_files.py reads masks.
 
 An image file that a pack can hold unchanged (JPEG or PNG, 8 bits, RGB or grey, upright) keeps its bytes; any other is
 turned upright by its EXIF orientation and re-encoded losslessly as PNG. 16-bit values keep their upper 8 bits,
@@ -20,7 +20,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dualteacher.data.formats import tiff
-from dualteacher.data.formats.errors import Colored as Colored
 from dualteacher.data.formats.errors import Unreadable as Unreadable
 from dualteacher.data.pack import LARGEST
 from dualteacher.system.console import logger
@@ -30,9 +29,6 @@ OUTPUTS = {"done.jsonl", "suggest.json"}  # mark folders of outputs (prediction/
 KEPT_FORMATS = ("JPEG", "MPO", "PNG")  # MPO: a JPEG with more pictures appended, from phones
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damage is reported as a finding instead
 ORIENTATION = 0x0112  # EXIF tag
-
-
-NO_DATA = int(np.iinfo(np.int32).min)  # stands for NaN in `read_values`
 
 
 class Picture(NamedTuple):
@@ -80,38 +76,38 @@ def size(data: bytes) -> tuple[int, int]:
     page = tiff.open_page(data)
     if page is not None:
         return page.height, page.width
-    with _opened(data) as opened:
+    with open_image(data) as opened:
         return opened.height, opened.width
 
 
 def read_image(data: bytes) -> Picture:
     """Decode an image file; `Unreadable` if any of it is damaged."""
     pixels, unchanged, orientation, notes = _decoded(data)
-    return Picture(_rgb(pixels), data if unchanged else png(pixels), orientation, notes)
+    return Picture(rgb(pixels), data if unchanged else png(pixels), orientation, notes)
 
 
 def read_pixels(data: bytes) -> np.ndarray:
     """The pixels (H, W, 3) of `read_image`, without encoding anything."""
-    return _rgb(_decoded(data)[0])
+    return rgb(_decoded(data)[0])
 
 
 def _decoded(data: bytes) -> tuple[np.ndarray, bool, int, tuple[str, ...]]:
     """(upright pixels (H, W) or (H, W, 3) uint8, whether a pack can hold the file unchanged, orientation, notes)."""
     page = tiff.open_page(data)
     if page is not None:
-        values = _tiff_values(page)
+        values = stored_values(page)
         return upright(page.eight_bits(values), page.orientation), False, page.orientation, _tiff_notes(page, values)
-    with _opened(data) as opened:
+    with open_image(data) as opened:
         deep = "16" in str([tile[3] for tile in getattr(opened, "tile", [])]) or opened.mode.startswith("I")
         keepable = opened.format in KEPT_FORMATS and opened.mode in ("RGB", "L") and not deep
         notes = _notes(opened, deep)
-        orientation, remaining = _load(opened)
+        orientation, remaining = decode(opened)
         if keepable and remaining == 1:
             return np.asarray(opened.convert("RGB")), True, 1, notes
         return upright(_eight_bits(opened), remaining), False, orientation, notes
 
 
-def _rgb(pixels: np.ndarray) -> np.ndarray:
+def rgb(pixels: np.ndarray) -> np.ndarray:
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
@@ -140,83 +136,7 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-class Values(NamedTuple):
-    """The content of a mask file, turned upright by its own EXIF orientation."""
-
-    values: np.ndarray  # (H, W) integers: indices, or colours as r << 16 | g << 8 | b
-    grey_as_color: bool  # an index stored as three equal channels
-    palette: tuple[tuple[int, int, int], ...] | None  # the file's colours for its indices
-
-
-def read_values(data: bytes, color: bool) -> Values:
-    """Decode a mask file to indices or, with `color`, to packed colours.
-
-    An index is the stored value: a palette index, an 8- or 16-bit grey value, or 0 and 1 of a 1-bit file.
-    `Colored` if the file holds colours instead, `Unreadable` if it is damaged.
-    """
-    page = tiff.open_page(data)
-    if page is not None:
-        return _mask_of_tiff(page, color)
-    with _opened(data) as opened:
-        _, remaining = _load(opened)
-        grey_as_color, palette = False, None
-        if color:
-            values = _packed(np.asarray(opened.convert("RGB")))
-        elif opened.mode in ("1", "L", "P", "I") or opened.mode.startswith("I;16"):
-            values = np.asarray(opened).astype(np.int32)
-            palette = _palette(opened)
-        elif opened.mode in ("LA", "PA"):
-            values = np.asarray(opened)[..., 0].astype(np.int32)
-        elif opened.mode in ("RGB", "RGBA"):
-            grey_as_color, values = True, _grey(np.asarray(opened)[..., :3]).astype(np.int32)
-        else:
-            raise Unreadable(f"holds pixels of mode {opened.mode} where one index per pixel is expected")
-    return Values(upright(values, remaining), grey_as_color, palette)
-
-
-def _mask_of_tiff(page: tiff.Page, color: bool) -> Values:
-    """`read_values` for a TIFF, whose indices may have any number of bits, a sign, or be whole floats."""
-    stored = _tiff_values(page)
-    if color:
-        pixels = page.eight_bits(stored)
-        return Values(upright(_packed(_rgb(pixels)), page.orientation), False, None)
-    bands = page.samples - page.alpha
-    if bands not in (1, 3):
-        raise Unreadable(f"holds {bands} bands where one index per pixel is expected")
-    values = _grey(stored[..., :3]) if bands == 3 else stored[..., 0]
-    if page.photometric == tiff.WHITE_IS_ZERO and values.dtype.kind in "bu":
-        values = ((1 << page.bits) - 1) - values.astype(np.int64)
-    palette = None if page.colors is None else tuple((int(r), int(g), int(b)) for r, g, b in page.colors)
-    return Values(upright(_whole(values), page.orientation), bands == 3, palette)
-
-
-def _whole(values: np.ndarray) -> np.ndarray:
-    """Values as int32; Unreadable if they are not whole numbers of that size."""
-    if values.dtype.kind == "f":
-        values = np.where(np.isnan(values), NO_DATA, values.astype(np.float64))
-        if (values != np.floor(values)).any():
-            raise Unreadable("holds fractions where one whole number per pixel is expected: is it a probability map?")
-    if values.size and values.dtype.kind != "b":
-        low, high = values.min(), values.max()
-        if low < np.iinfo(np.int32).min or high > np.iinfo(np.int32).max:
-            raise Unreadable(f"holds values from {low} to {high}, which are no class indices")
-    return values.astype(np.int32)
-
-
-def _grey(channels: np.ndarray) -> np.ndarray:
-    """The first of three equal channels; `Colored` if they differ."""
-    if (channels != channels[..., :1]).any():
-        raise Colored("holds colours (RGB) where one index per pixel is expected: are the classes' values [r, g, b]?")
-    return channels[..., 0]
-
-
-def _packed(pixels: np.ndarray) -> np.ndarray:
-    """Colours (H, W, 3) uint8 as integers; see `pack_color`."""
-    channels = pixels.astype(np.int32)
-    return channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
-
-
-def _tiff_values(page: tiff.Page) -> np.ndarray:
+def stored_values(page: tiff.Page) -> np.ndarray:
     """All stored values, (H, W, samples)."""
     _check_size(page.height, page.width)
     return page.values(0, page.height)
@@ -239,13 +159,8 @@ def _too_dark(low: float, high: float) -> tuple[str, ...]:
     return (f"16-bit values reach only {high:.0f} of 65535: almost black in 8 bits, rescale them first",)
 
 
-def pack_color(color: list[int]) -> int:
-    """[r, g, b] as the integer that `read_values` returns."""
-    return color[0] << 16 | color[1] << 8 | color[2]
-
-
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def open_image(data: bytes) -> Iterator[Image.Image]:
     """Open an image; any error inside the context becomes `Unreadable`."""
     try:
         with Image.open(io.BytesIO(data)) as opened:
@@ -259,7 +174,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise Unreadable(f"damaged ({' '.join(str(error).split()) or type(error).__name__})") from error
 
 
-def _load(opened: Image.Image) -> tuple[int, int]:
+def decode(opened: Image.Image) -> tuple[int, int]:
     """Decode; (EXIF orientation of the file, the part of it that Pillow has not applied)."""
     stored = _orientation(opened)
     opened.load()
@@ -295,10 +210,3 @@ def _notes(opened: Image.Image, deep: bool) -> tuple[str, ...]:
     if opened.format in ("TIFF", "WEBP", "PNG") and getattr(opened, "n_frames", 1) > 1:
         notes.append(f"holds {opened.n_frames} pictures: only the first is read")  # type: ignore[attr-defined]
     return tuple(notes)
-
-
-def _palette(opened: Image.Image) -> tuple[tuple[int, int, int], ...] | None:
-    flat = opened.getpalette("RGB") if opened.mode == "P" else None
-    if not flat:
-        return None
-    return tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3))

@@ -9,7 +9,7 @@ import numpy as np
 
 from dualteacher import settings
 from dualteacher.core.labels import IGNORE
-from dualteacher.data.formats import images, interpolation
+from dualteacher.data.formats import interpolation, mask_files
 
 
 class Indexed(NamedTuple):
@@ -27,11 +27,11 @@ class LabelMap:
     def __init__(self, options: settings.Folder) -> None:
         listed = [entry.value for entry in options.classes]
         self.color = not isinstance(listed[0], int)
-        values = [v if isinstance(v, int) else images.pack_color(v) for v in [*listed, *options.ignore]]
+        values = [v if isinstance(v, int) else mask_files.pack_color(v) for v in [*listed, *options.ignore]]
         indices = [*range(len(listed)), *[IGNORE] * len(options.ignore)]
         shown = [self._format(value) for value in sorted(values)]
-        if images.NO_DATA not in values:
-            values, indices = [*values, images.NO_DATA], [*indices, IGNORE]
+        if mask_files.NO_DATA not in values:
+            values, indices = [*values, mask_files.NO_DATA], [*indices, IGNORE]
         self.tolerance = options.tolerance
         order = np.argsort(values)
         self._values = np.array(values, np.int32)[order]
@@ -58,7 +58,7 @@ class LabelMap:
         points = interpolation.channels(found) if self.color else found[:, None].astype(np.int64)
         best, nearest = np.full(len(found), np.inf), np.full(len(found), IGNORE, np.uint8)
         for value, index in zip(self._values, self._indices, strict=True):
-            if value == images.NO_DATA:
+            if value == mask_files.NO_DATA:
                 continue
             point = interpolation.channels(value) if self.color else np.int64(value)
             distance = np.linalg.norm(points - point, axis=1)

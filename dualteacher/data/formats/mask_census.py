@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dualteacher.data import inspection
-from dualteacher.data.formats import images, interpolation
+from dualteacher.data.formats import images, interpolation, mask_files
 from dualteacher.data.formats.interpolation import Texture
 from dualteacher.data.formats.palettes import Color, Palettes, used
 from dualteacher.system import console, parallel
@@ -86,7 +86,7 @@ def _of_colors(root: Path, masks: Sequence[Mask], why: str, unusable: list[str])
     for mask in masks:
         counts.update(_as_colors(root, mask))
     palette = max((mask.colors for mask in masks), key=len) if why else {}
-    places = {images.pack_color(list(color)): place for place, color in enumerate(palette.values())}
+    places = {mask_files.pack_color(list(color)): place for place, color in enumerate(palette.values())}
     listed = sorted(counts.items(), key=lambda item: (places.get(item[0], len(places)), item[0]))
     areas = interpolation.areas(_together([mask for mask in masks if mask.kind == "color"]), color=True)
     return Census(True, why, Counter(dict(listed)), {}, unusable, areas)
@@ -100,9 +100,9 @@ def _mask(root: Path, name: str) -> Mask:
     try:
         data = (root / name).read_bytes()
         try:
-            read = images.read_values(data, color=False)
-        except images.Colored:
-            values = images.read_values(data, color=True).values
+            read = mask_files.read_values(data, color=False)
+        except mask_files.Colored:
+            values = mask_files.read_values(data, color=True).values
             return Mask(name, "color", inspection.counted(values), {}, interpolation.texture(values, color=True))
     except OSError as error:
         return Mask(name, "unusable", {}, {}, problem=f"{error.strerror}")
@@ -119,7 +119,7 @@ def _sides(masks: Sequence[Mask]) -> tuple[list[Mask], list[Mask]]:
     """(masks with colours, masks without whose values are no greys of the former, so that they must be indices)."""
     colored = [mask for mask in masks if mask.kind == "color"]
     shown = {color for mask in colored for color in mask.counts}
-    shown |= {images.pack_color(list(color)) for mask in masks for color in mask.colors.values()}
+    shown |= {mask_files.pack_color(list(color)) for mask in masks for color in mask.colors.values()}
     grey = [mask for mask in masks if mask.kind in ("grey", "plain")]
     return colored, [mask for mask in grey if any(value * 0x010101 not in shown for value in mask.counts)]
 
@@ -129,14 +129,8 @@ def _as_colors(root: Path, mask: Mask) -> dict[int, int]:
     if mask.kind == "color":
         return mask.counts
     if mask.kind == "palette":
-        return dict(
-            _sum((images.pack_color(list(mask.colors.get(index, (0, 0, 0)))), n) for index, n in mask.counts.items())
-        )
-    return inspection.counted(images.read_values((root / mask.name).read_bytes(), color=True).values)
-
-
-def _sum(pairs: Iterator[tuple[int, int]]) -> Counter[int]:
-    total: Counter[int] = Counter()
-    for key, number in pairs:
-        total[key] += number
-    return total
+        total: Counter[int] = Counter()
+        for index, number in mask.counts.items():
+            total[mask_files.pack_color(list(mask.colors.get(index, (0, 0, 0))))] += number
+        return total
+    return inspection.counted(mask_files.read_values((root / mask.name).read_bytes(), color=True).values)

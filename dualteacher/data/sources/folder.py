@@ -14,7 +14,7 @@ import numpy as np
 from dualteacher import settings
 from dualteacher.data import inspection, likeness
 from dualteacher.data.fetch import Archive
-from dualteacher.data.formats import images, palettes
+from dualteacher.data.formats import images, mask_files, palettes
 from dualteacher.data.formats.folder_layout import Entry, Layout, arrange, scan
 from dualteacher.data.formats.label_map import LabelMap
 from dualteacher.data.inspection import Checked, Finding
@@ -127,7 +127,7 @@ class FolderContent:
         if entry.mask is None:
             return shown(sample(mask=None), tuple(found))
         data = self._read(entry.mask)
-        read = images.read_values(data, self.table.color)
+        read = mask_files.read_values(data, self.table.color)
         values, orientation = read.values, picture.orientation
         if orientation >= 5 and height != width and values.shape == (width, height):
             values = images.upright(values, orientation)  # the mask was drawn on the picture as stored
@@ -144,7 +144,11 @@ class FolderContent:
             found.append(Finding("warning", entry.mask, text, "tolerance"))
         found += inspection.check_mask(entry.mask, mask, picture.pixels, unlisted, self.table.allowed)
         if unlisted and data.startswith(b"\xff\xd8"):
-            found.append(Finding("error", entry.mask, "a JPEG: its compression changes values; save masks as PNG"))
+            found.append(
+                Finding(
+                    "error", entry.mask, "a JPEG: its compression changes values; save masks as PNG, or set `tolerance`"
+                )
+            )
         counts = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
         suspects = self.table.off_by_one_candidates(unlisted)
         colors = None
