@@ -283,9 +283,7 @@ def test_numbers_of_objects_and_one_class_too_many_are_said_in_words() -> None:
     assert [entry.value for entry in dataset.classes] == [0, 24001, 24002]
     assert "masks: values up to 24002: if they number objects, save masks of classes instead" in told
     put(folder / "masks/0.png", (np.arange(620) % 256 * 2).astype(np.uint16).reshape(20, 31))
-    assert "so they are not class masks: perhaps they number objects" in refused(
-        folder, "--force"
-    )
+    assert "so they are not class masks: perhaps they number objects" in refused(folder, "--force")
 
 
 def test_masks_in_the_transparency_are_said_in_words() -> None:
