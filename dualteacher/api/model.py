@@ -33,6 +33,7 @@ from dualteacher.system import console, files, parallel, paths
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
 
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # of Pillow, 8 bits a channel
 PRECISIONS = ("float32", "bfloat16", "float16")
 Picture = np.ndarray | Image.Image | str | os.PathLike[str]  # pixels (H, W, 3) or (H, W) uint8, or an image file
 
@@ -203,7 +204,16 @@ def _job(name: str, picture: Picture, large: int) -> Callable[[], Opened | Failu
             what = "a folder; give a list of its files" if file.is_dir() else "no such file"
             raise UserError(broken_link(file) or f"{file}: {what}")
         return partial(reading.read, Input(file, name), large)
-    pixels = np.asarray(picture.convert("RGB") if isinstance(picture, Image.Image) else picture)
+    return partial(Opened, name, Path(name), [], Decoded(pixels_of(picture, name)), None)
+
+
+def pixels_of(picture: np.ndarray | Image.Image, name: str) -> np.ndarray:
+    """(H, W, 3) uint8 of an array or a Pillow image; UserError for other values. name: of the argument."""
+    if isinstance(picture, Image.Image):
+        if picture.mode not in MODES:
+            raise UserError(f"{name}: a Pillow image of mode {picture.mode}; give its file, or convert it to RGB")
+        picture = picture.convert("RGB")
+    pixels = np.asarray(picture)
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
         raise UserError(
             f"{name}: an array of {pixels.dtype} {pixels.shape}; expected uint8, (height, width, 3) RGB or"
@@ -211,8 +221,7 @@ def _job(name: str, picture: Picture, large: int) -> Callable[[], Opened | Failu
         )
     if pixels.size == 0:
         raise UserError(f"{name}: an array without pixels {pixels.shape}")
-    pixels = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
-    return partial(Opened, name, Path(name), [], Decoded(pixels), None)
+    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
 def _bands(bands: Bands, jobs: Iterable[Callable[[], Opened | Failure]]) -> Iterator[tuple[Opened, list[Band]]]:

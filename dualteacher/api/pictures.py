@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from dualteacher.api.model import Picture
+from dualteacher.api.model import Picture, pixels_of
 from dualteacher.data.formats import images as formats
 from dualteacher.system.errors import UserError
 
@@ -88,18 +88,21 @@ def _write(picture: Picture, stem: Path, name: str, is_mask: bool) -> None:
             raise UserError(f"{name} = {picture}: no such file")
         _link(file, stem.with_suffix(file.suffix))
         return
-    pixels = np.asarray(picture)
-    good = pixels.dtype == np.uint8 or (is_mask and pixels.ndim == 2 and pixels.dtype.kind in "bui")
-    if not good or pixels.size == 0 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        wanted = "(height, width) whole numbers" if is_mask else "(height, width, 3) RGB or (height, width) grey, uint8"
-        raise UserError(f"{name}: an array of {pixels.dtype} {pixels.shape}; expected {wanted}")
-    if pixels.dtype != np.uint8:
-        low, high = int(pixels.min()), int(pixels.max())
-        if low < 0 or high >= 1 << 16:
-            raise UserError(f"{name}: values from {low} to {high}; a mask holds class indices from 0 to 65535")
-        pixels = pixels.astype(np.uint8 if high < 256 else np.uint16)
+    pixels = _mask(picture, name) if is_mask else pixels_of(picture, name)
     stem.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(stem.with_suffix(".png"), compress_level=1)
+
+
+def _mask(mask: np.ndarray | Image.Image, name: str) -> np.ndarray:
+    """Class indices (H, W) uint8 or uint16, or colours (H, W, 3) uint8."""
+    values = np.asarray(mask)
+    colours = values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint8
+    if not (colours or (values.ndim == 2 and values.dtype.kind in "bui")) or values.size == 0:
+        raise UserError(f"{name}: an array of {values.dtype} {values.shape}; expected (height, width) whole numbers")
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= 1 << 16:
+        raise UserError(f"{name}: values from {low} to {high}; a mask holds class indices from 0 to 65535")
+    return values.astype(np.uint8 if high < 256 else np.uint16)
 
 
 def _link(file: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -76,10 +77,13 @@ class Request:
 def listening() -> Iterator[Request]:
     """Record SIGTERM and SIGINT instead of dying; a second signal ends the process at once.
 
-    Signals within SAME of the first are ignored: a scheduler signals every process of a job, and torch's launcher
-    forwards the signal as well.
+    Only the main thread receives signals; in another, no stop is ever requested. Signals within SAME of the first are
+    ignored: a scheduler signals every process of a job, and torch's launcher forwards the signal as well.
     """
     request = Request()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
 
     def note(number: int, _frame: FrameType | None) -> None:
         if request.signal is None:

@@ -58,6 +58,7 @@ def test_a_file_its_pixels_and_its_picture_are_the_same_image() -> None:
         assert (model.predict(other).mask == first.mask).all()
     assert first.mask.shape == first.confidence.shape == (37, 50) and first.probabilities is None
     assert (first.colours[first.mask == 1] == COLORS[1]).all() and first.colours.shape == (37, 50, 3)
+    assert (model.predict(Image.fromarray(made).convert("RGBA")).mask == first.mask).all()
     grey = made[..., 0]
     assert (model.predict(grey).mask == model.predict(np.stack([grey] * 3, axis=2)).mask).all()
 
@@ -113,6 +114,7 @@ def test_mistakes_are_one_line() -> None:
         (np.zeros((4, 4, 3)), r"images\[0\]: an array of float64 \(4, 4, 3\); expected uint8"),
         (np.zeros((3, 4, 4), np.uint8), r"\(3, 4, 4\)"),
         (np.zeros((0, 4, 3), np.uint8), "without pixels"),
+        (Image.new("I;16", (4, 4)), r"images\[0\]: a Pillow image of mode I;16"),
     ):
         with pytest.raises(UserError, match=told):
             model.predict(wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,23 @@ def test_files_in_a_list() -> None:
     listed = [sorted((photos / kind).iterdir()) for kind in ("images", "masks")]
     model = dualteacher.train(*listed, **SMALL)
     assert model.metrics is not None and model.metrics["method"] == "supervised", "nothing without a mask"
+
+
+def test_in_another_thread() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        model = pool.submit(dualteacher.train, *scenes(5), **SMALL).result()
+    assert model.metrics is not None and model.metrics["images"] == 1
+
+
+def test_palette_masks_and_pictures_with_transparency() -> None:
+    images, masks = scenes(5)
+    palettes = [Image.fromarray(mask, "L").convert("P") for mask in masks]
+    for picture, mask in zip(palettes, masks, strict=True):
+        picture.putdata(mask.ravel().tolist())
+    pictures = [Image.fromarray(image).convert("RGBA") for image in images]
+    model = dualteacher.train(pictures, palettes, folder="one", **SMALL)
+    plain = dualteacher.train(images, masks, folder="two", **SMALL)
+    assert model.path.read_bytes() == plain.path.read_bytes()
 
 
 def test_progress_bars_are_drawn_where_asked(capfd: pytest.CaptureFixture[str]) -> None:
