@@ -129,7 +129,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     found = next((line for line in lines if line.startswith("model name")), "")
     return found.partition(":")[2].strip() or platform.processor() or platform.machine()
 

@@ -51,7 +51,7 @@ def _installed() -> int:
     nvidia = sum(re.fullmatch(r"nvidia\d+", path.name) is not None for path in Path("/dev").glob("nvidia*"))
     nodes = Path("/sys/class/kfd/kfd/topology/nodes")
     with suppress(OSError):
-        return nvidia or sum(path.read_text().strip() != "0" for path in nodes.glob("*/gpu_id"))
+        return nvidia or sum(path.read_text(encoding="utf-8").strip() != "0" for path in nodes.glob("*/gpu_id"))
     return nvidia
 
 
@@ -179,7 +179,7 @@ def _index(name: str) -> str:
     if name.startswith("GPU-"):
         for index, folder in enumerate(sorted(NVIDIA.glob("*"))):  # sorted by PCI bus, like CUDA's indices
             with suppress(OSError):
-                if f" {name}" in re.sub(r"\s+", " ", (folder / "information").read_text()):
+                if f" {name}" in re.sub(r"\s+", " ", (folder / "information").read_text(encoding="utf-8")):
                     return str(index)
     return name
 

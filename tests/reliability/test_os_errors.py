@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,30 @@ def test_a_link_whose_target_is_there_but_cannot_be_reached_is_no_broken_link(
 
     monkeypatch.setattr(Path, "stat", refuse)
     assert words in (text := said(refused, capsys)) and "mounted" not in text
+
+
+def without_encoding(tree: ast.AST) -> Iterator[int]:
+    """Lines with a text file that is opened in the locale's encoding."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        called = ast.unparse(node.func)
+        modes = [argument.value for argument in node.args[1:2] if isinstance(argument, ast.Constant)]
+        modes += [keyword.value.value for keyword in node.keywords if keyword.arg == "mode"]  # type: ignore[attr-defined]
+        text = called == "open" and not any("b" in str(mode) for mode in modes)
+        if text or (called.endswith((".read_text", ".write_text")) and called != "files.write_text"):
+            yield node.lineno
+
+
+def test_every_text_file_is_opened_as_utf_8() -> None:
+    assert (
+        list(without_encoding(ast.parse("open(x); open(x, 'w'); open(x, 'rb'); p.read_text(); p.write_text(t)")))
+        == [1] * 4
+    )
+    assert not list(without_encoding(ast.parse("open(x, encoding='utf-8'); p.read_text('x', encoding='utf-8')")))
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in sorted((ROOT / "dualteacher").rglob("*.py"))
+        for line in without_encoding(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not found
