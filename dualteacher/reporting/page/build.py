@@ -4,7 +4,7 @@ The page depends only on the runs, their logs and params.yaml. It holds no date,
 results give the same bytes.
 
 To add to the page:
-- a figure for each dataset and partition: add its kind to kinds.KINDS, draw it in figures/, and add an entry to
+- a figure for each dataset and partition: add its kind to figure_names.KINDS, draw it in figures/, and add an entry to
   SECTIONS with its intro and, if wanted, a sentence for each method (`words`) and a table of its numbers (`table`);
 - a table over all results: write a function in html_tables.py that returns a Table, call it in `_content`, and put
   `{{ table(name) }}` into templates/page.html.j2;
@@ -53,7 +53,7 @@ PACKAGES = [
 class PageSection:
     """A section of the page: one figure of a kind for each dataset and partition."""
 
-    kind: str  # one of kinds.KINDS
+    kind: str  # one of figure_names.KINDS
     title: str
     intro: str
     layout: str = ""  # CSS class of its panels: "" (small), two (large, beside a table), wide, matrices
