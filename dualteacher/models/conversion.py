@@ -1,7 +1,7 @@
 """Checkpoints of other programs: rename their tensors to our names, and refuse what does not fit.
 
 Mix Transformers: the official `mit_b*.pth`, whose names mmsegmentation and SMP keep, or Hugging Face's
-`nvidia/mit-b*` and `nvidia/segformer-b*`. Other backbones: timm's names. foreign_checkpoints.py finds the networks in a file.
+`nvidia/mit-b*` and `nvidia/segformer-b*`. Other backbones: timm's names. foreign_checkpoints.py finds the network.
 """
 
 from __future__ import annotations
