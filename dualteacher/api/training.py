@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-import dualteacher
 from dualteacher import settings as all_settings
 from dualteacher.api.model import Model, load
 from dualteacher.api.pictures import Classes, Masks, Pictures, place
@@ -86,11 +85,8 @@ def _copy_base(project: Path) -> None:
     target = project / init.BASE
     if target.exists():
         return
-    source = Path(dualteacher.__file__).resolve().parents[1] / init.BASE
-    if not source.exists():
-        raise UserError(f"{source}: no such file; install the package from a clone: pip install --editable CLONE")
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    shutil.copyfile(presets.PACKAGED, target)
 
 
 def _configure(method: str | None, seed: int, quick: bool, changes: Mapping[str, Any]) -> paths.Cell:

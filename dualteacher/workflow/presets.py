@@ -26,6 +26,7 @@ from dualteacher.system.errors import UserError
 
 FOLDER = Path("presets")
 BASE = "base"
+PACKAGED = Path(__file__).with_name("base.yaml")  # a link to presets/base.yaml; in a wheel, its content
 DEFAULT = "bluemarble"
 WHOLE = ("datasets", "partition")  # sections that an overlay replaces
 PARAMS = Path("params.yaml")
