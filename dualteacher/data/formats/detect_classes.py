@@ -38,7 +38,6 @@ def guess(root: Path, masks: Sequence[str]) -> GuessedClasses:
         raise UserError(f"{root}: {first} is a JPEG, whose compression changes class values; save masks as PNG")
     census = mask_census.take(root, masks)
     empty = census.counts.pop(mask_files.NO_DATA, 0)
-    total, pixels = len(census.counts), census.counts.total()
     if census.areas is not None:
         census.counts = Counter({value: census.counts[value] for value in census.areas})
     if len(census.counts) > MOST_VALUES:
@@ -50,11 +49,11 @@ def guess(root: Path, masks: Sequence[str]) -> GuessedClasses:
     else:
         made = _by_index(found, named, origin, census.colors)
     if census.areas is not None:
-        between = total - len(census.areas), 1 - census.counts.total() / pixels
-        made = _with_tolerance(made, census.areas, census.color, between)
+        edges = 1 - census.counts.total() / census.pixels
+        made = _with_tolerance(made, census.areas, census.color, edges)
     if len(made.classes) > MOST_CLASSES:
         raise _too_many(root, census)
-    if not census.color and found[-1] > IGNORE:
+    if not census.color and found and found[-1] > IGNORE:
         made.assumed.append(f"masks: values up to {found[-1]}: if they number objects, save masks of classes instead")
     unusable = len(census.unusable)
     if len(made.classes) < 2:
@@ -80,10 +79,8 @@ def _too_many(root: Path, census: mask_census.Census) -> UserError:
     )
 
 
-def _with_tolerance(
-    made: GuessedClasses, found: Sequence[int], color: bool, between: tuple[int, float]
-) -> GuessedClasses:
-    """Set a tolerance for masks with interpolated values. between: (number of these values, their share of pixels)."""
+def _with_tolerance(made: GuessedClasses, found: Sequence[int], color: bool, edges: float) -> GuessedClasses:
+    """Set a tolerance for masks with interpolated values. found: the other values. edges: share of the pixels."""
     values = [entry["value"] for entry in made.classes]
     ignore = [v for v in made.ignore if (mask_files.pack_color(v) if color else v) in found]
     ignore = [v for v in ignore if min(_distance(v, value) for value in values) > interpolation.NOISE]
@@ -92,7 +89,7 @@ def _with_tolerance(
     tolerance = least / (2 if len(listed) == 2 else 4)
     what, shown = ("colours", f"{len(found)} colours") if color else ("values", _ranges(found))
     text = (
-        f"masks: only {shown} fill areas; {between[0]} other {what} ({between[1]:.1%} of the pixels) stand at edges, as"
+        f"masks: only {shown} fill areas; other {what} ({edges:.1%} of the pixels) stand at edges, as"
         f" after smooth resizing or lossy compression: they take the nearest within `tolerance: {tolerance:g}`"
     )
     if len(listed) > 2:

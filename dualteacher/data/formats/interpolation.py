@@ -33,6 +33,11 @@ class Texture(NamedTuple):
         np.add.at(pixels, place, np.concatenate([self.pixels, other.pixels]))
         return Texture(values, pixels)
 
+    def most(self, count: int) -> Texture:
+        """Only the most frequent values."""
+        kept = np.sort(np.argsort(-self.pixels[:, 0], kind="stable")[:count])
+        return Texture(self.values[kept], self.pixels[kept])
+
 
 NOTHING = Texture(np.zeros(0, np.int64), np.zeros((0, 3), np.int64))
 
@@ -57,6 +62,7 @@ def channels(packed: np.ndarray) -> np.ndarray:
 
 def areas(seen: Texture, color: bool) -> list[int] | None:
     """The values that fill areas, if the others are interpolated; None if the masks look like class masks."""
+    seen = Texture(seen.values[seen.values >= 0], seen.pixels[seen.values >= 0])  # negative: no data
     number, flat, between = seen.pixels.T
     edge = (flat < EDGE * number) & (between >= BETWEEN * number)
     filled = flat >= AREA * number

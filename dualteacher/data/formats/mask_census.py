@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from dualteacher.data import inspection
 from dualteacher.data.formats import images, interpolation, mask_files
 from dualteacher.data.formats.interpolation import Texture
@@ -18,6 +20,7 @@ from dualteacher.system import console, parallel
 from dualteacher.system.errors import UserError
 
 MOST_VALUES = 256
+KEPT = 1024  # most frequent values of a mask that are remembered; a photo has half a million
 
 Kind = Literal["color", "palette", "grey", "plain", "unusable"]
 
@@ -29,6 +32,7 @@ class Mask(NamedTuple):
     kind: Kind
     counts: dict[int, int]  # pixels of each index, or of each colour (packed) if kind is "color"
     colors: dict[int, Color]  # of the indices, if there is a palette
+    pixels: int = 0
     texture: Texture = interpolation.NOTHING
     problem: str = ""
 
@@ -42,6 +46,7 @@ class Census:
     counts: Counter[int] = field(default_factory=Counter)  # pixels of each index, or of each colour (packed), in order
     colors: dict[int, Color] = field(default_factory=dict)  # of the indices, from the palettes
     unusable: list[str] = field(default_factory=list)  # «name (reason)»
+    pixels: int = 0  # of all masks
     areas: list[int] | None = None  # the values that fill areas, if the others are interpolated
 
 
@@ -56,7 +61,7 @@ def take(root: Path, names: Sequence[str]) -> Census:
     photos = [mask for mask in usable if mask.kind == "color" and len(mask.counts) > MOST_VALUES]
     if any(mask.kind != "color" for mask in usable) and 2 * len(photos) <= len(usable):
         usable = [mask for mask in usable if mask not in photos]
-        unusable += [f"{inspection.printable(mask.name)} ({len(mask.counts)} colours)" for mask in photos]
+        unusable += [f"{inspection.printable(mask.name)} (more than {MOST_VALUES} colours)" for mask in photos]
     palettes = Palettes()
     for mask in usable:
         if mask.kind == "palette":
@@ -77,7 +82,8 @@ def take(root: Path, names: Sequence[str]) -> Census:
     for mask in usable:
         counts.update(mask.counts)
     areas = interpolation.areas(_together(usable), color=False)
-    return Census(False, "", Counter(dict(sorted(counts.items()))), colors, unusable, areas)
+    pixels = sum(mask.pixels for mask in usable)
+    return Census(False, "", Counter(dict(sorted(counts.items()))), colors, unusable, pixels, areas)
 
 
 def _of_colors(root: Path, masks: Sequence[Mask], why: str, unusable: list[str]) -> Census:
@@ -89,7 +95,7 @@ def _of_colors(root: Path, masks: Sequence[Mask], why: str, unusable: list[str])
     places = {mask_files.pack_color(list(color)): place for place, color in enumerate(palette.values())}
     listed = sorted(counts.items(), key=lambda item: (places.get(item[0], len(places)), item[0]))
     areas = interpolation.areas(_together([mask for mask in masks if mask.kind == "color"]), color=True)
-    return Census(True, why, Counter(dict(listed)), {}, unusable, areas)
+    return Census(True, why, Counter(dict(listed)), {}, unusable, sum(mask.pixels for mask in masks), areas)
 
 
 def _together(masks: Sequence[Mask]) -> Texture:
@@ -103,16 +109,23 @@ def _mask(root: Path, name: str) -> Mask:
             read = mask_files.read_values(data, color=False)
         except mask_files.Colored:
             values = mask_files.read_values(data, color=True).values
-            return Mask(name, "color", inspection.counted(values), {}, interpolation.texture(values, color=True))
+            texture = interpolation.texture(values, color=True).most(KEPT)
+            return Mask(name, "color", _most(values), {}, values.size, texture)
     except OSError as error:
         return Mask(name, "unusable", {}, {}, problem=f"{error.strerror}")
     except images.Unreadable as error:
         return Mask(name, "unusable", {}, {}, problem=str(error))
-    counts = inspection.counted(read.values)
+    counts = _most(read.values)
     if read.palette is not None:
-        return Mask(name, "palette", counts, used(read.values, read.palette))
+        return Mask(name, "palette", counts, used(read.values, read.palette), read.values.size)
     kind: Kind = "grey" if read.grey_as_color else "plain"
-    return Mask(name, kind, counts, {}, interpolation.texture(read.values, color=False))
+    texture = interpolation.texture(read.values, color=False).most(KEPT)
+    return Mask(name, kind, counts, {}, read.values.size, texture)
+
+
+def _most(values: np.ndarray) -> dict[int, int]:
+    """Pixels of each value, of the most frequent ones."""
+    return dict(Counter(inspection.counted(values)).most_common(KEPT))
 
 
 def _sides(masks: Sequence[Mask]) -> tuple[list[Mask], list[Mask]]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dualteacher.core.labels import IGNORE
+
 Color = tuple[int, int, int]
 
 
@@ -33,6 +35,8 @@ class Palettes:
             self._ramps.setdefault(frozenset(colors), where)
             return
         for index, color in colors.items():
+            if index == IGNORE:  # by convention of no class, in whatever colour
+                continue
             self.colors.setdefault(index, {}).setdefault(color, where)
 
     def conflict(self) -> str | None:
