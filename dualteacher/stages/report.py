@@ -21,6 +21,7 @@ def run(settings: Settings) -> None:
     table = tables.aggregate(seeds)
     tables.write(table, seeds, tables.curves(loaded), paths.REPORT, settings.report.baseline)
     insight.write(loaded, seeds, paths.REPORT)
+    print(tables.plain(table))  # before anything that may fail
     drawn = figures.build(loaded)
     folder = paths.REPORT / "figures"
     for old in folder.glob("*"):  # left from a larger grid; Snakemake removes only declared files
@@ -29,5 +30,4 @@ def run(settings: Settings) -> None:
         drawn[name] = drawing.write(figure, folder)
     path = build.write(loaded, table, seeds, drawn, Path("params.yaml").read_text(encoding="utf-8"))
     files.write_json(paths.SUMMARY, tables.summary(table))
-    print(tables.plain(table))
     print(f"\nreport: {path}")
