@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import yaml
 from pictures import encoded, fill, mask, photo, put
 from PIL import Image
@@ -294,3 +295,28 @@ def test_masks_in_the_transparency_are_said_in_words() -> None:
         put(folder / f"images/{i}.png", photo(i))
         put(folder / f"masks/{i}.png", shown)
     assert "masks/0.png (shows its classes in the transparency (alpha) channel alone: save that ch" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "expected", "ignore"),
+    [
+        ([-9999, 0, 1, 2], None, [0, 1, 2], [255, -9999]),
+        ([-1, 1, 2, 32767], None, [1, 2], [255, -1, 32767]),
+        ([-9999, 0, 1], '["off", "on"]', [0, 1], [255, -9999]),
+        ([-1, 0, 1], '{"water": -1, "land": 0}', [-1, 0], [1]),
+        ([0, 32767], None, [0, 32767], [255]),
+    ],
+)
+def test_no_data_of_gis_programs_is_no_class(
+    values: list[int], names: str | None, expected: list, ignore: list
+) -> None:
+    folder = Path("own_data/mine")
+    for i in range(4):
+        stored = np.array(values, np.int16)[mask(i, classes=len(values))]
+        put(folder / f"images/{i}.png", photo(i))
+        tifffile.imwrite(put(folder / f"masks/{i}.tif", b""), stored, photometric="minisblack")
+    if names:
+        put(folder / "classes.json", names.encode())
+    dataset, told = made(folder)
+    assert [entry.value for entry in dataset.classes] == expected and dataset.ignore == ignore
+    assert ("taken for no data" in told) == (names is None or names[0] == "[") * (len(values) > 2)

@@ -20,6 +20,8 @@ from dualteacher.data.sources.published import voc_color
 from dualteacher.settings.datasets import MOST_CLASSES
 from dualteacher.system.errors import UserError
 
+LARGEST = {2**15 - 1, 2**16 - 1, 2**31 - 1}  # often no data in masks of such integers, like negative numbers
+
 
 @dataclass(frozen=True)
 class GuessedClasses:
@@ -150,12 +152,16 @@ def _by_color(values: list[int], named: list[dict[str, Any]], origin: str, why: 
 def _by_index(
     values: list[int], named: list[dict[str, Any]], origin: str, palette: Mapping[int, Color]
 ) -> GuessedClasses:
-    plain = [value for value in values if value != IGNORE]
     shown = f"masks: values {_ranges(values)}"
+    rest = [value for value in values if value >= 0 and value not in LARGEST]
+    missing = [value for value in values if value not in rest] if len(rest) > 1 else []
+    values = rest if missing else values
+    plain = [value for value in values if value != IGNORE]
     assumed: list[str] = []
     if named and all("value" in entry for entry in named):
         listed = [entry["value"] for entry in named]
-        ignore = [value for value in values if value not in listed]
+        ignore = [value for value in [*missing, *values] if value not in listed]
+        missing = []
         assumed.append(f"{shown}, named by {origin}" + (f"; {_ranges(ignore)} ignored" if ignore else ""))
     elif named:
         listed, ignore = _match(plain, len(named), values, origin)
@@ -166,6 +172,9 @@ def _by_index(
     else:
         listed, ignore = plain, [IGNORE]
         assumed.append(f"{shown}: each a class except 255, which is ignored")
+    if missing:
+        ignore = [*ignore, *missing]
+        assumed.append(f"ignored: {_ranges(missing)}, taken for no data")
     names = [entry["name"] for entry in named] or [f"class_{value}" for value in listed]
     colors = [list(entry["color"]) if "color" in entry else None for entry in named] or [None] * len(listed)
     fallback = _colors(listed, palette)
