@@ -27,7 +27,7 @@ from dualteacher.system.console import logger
 
 if TYPE_CHECKING:
     from dualteacher.data.loader import StepBatch
-    from dualteacher.training.loop import Job
+    from dualteacher.training.job import Job
 
 EAGER = 2  # steps of a key before its graph is captured: libraries allocate and choose kernels in their first calls
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-2, 5e-2  # relative; a stale input is off by far more, atomics by far less

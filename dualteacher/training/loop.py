@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,78 +13,25 @@ from torch import Tensor
 
 from dualteacher.core import ema, seeds
 from dualteacher.data import loader
-from dualteacher.data.loader import Augmented, Stream, Take
+from dualteacher.data.loader import Take
 from dualteacher.machine import distributed, interrupt
-from dualteacher.machine.distributed import World
 from dualteacher.machine.precision import autocast
-from dualteacher.methods.base import Clock, Method, Shard
+from dualteacher.methods.base import Clock, Shard
 from dualteacher.models.segmenter import Segmenter
-from dualteacher.settings import Settings
 from dualteacher.system.console import logger
 from dualteacher.system.errors import Interrupted, UserError
 from dualteacher.training import alarms, cuda_graphs, history
-from dualteacher.training.checkpoint import Store
-from dualteacher.training.cuda_graphs import Parts, Passes
+from dualteacher.training.cuda_graphs import Parts
 from dualteacher.training.feed import feed
 from dualteacher.training.history import Row
+from dualteacher.training.job import Job as Job
+from dualteacher.training.job import Progress as Progress
+from dualteacher.training.job import steps_per_epoch as steps_per_epoch
 from dualteacher.training.optimizer import make_optimizer, rate_factor
 from dualteacher.training.waiting import Watchdog
 from dualteacher.training.watch import Watch
 
 AVERAGE_DECAY = 0.99  # per step, after the ramp
-
-
-@dataclass
-class Job:
-    """Everything a run needs. observe(clock, last): evaluates at an epoch's end and returns history columns."""
-
-    name: str
-    settings: Settings
-    student: Segmenter
-    method: Method
-    dataset: Augmented
-    labelled: Stream
-    unlabelled: Stream | None
-    steps: int
-    learning_rate: float
-    seed: int
-    device: torch.device
-    store: Store
-    world: World
-    observe: Callable[[Clock, bool], Row]
-    average: Segmenter | None = None  # EMA of the student, scored in its place (evaluate.weights: average)
-    passes: Passes | None = None  # forward and backward of a shard; None: as CUDA graphs where they can be
-
-    @property
-    def scored(self) -> Segmenter:
-        """The network that is evaluated and saved."""
-        return self.student if self.average is None else self.average
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in one pass over the labelled images; at least one."""
-        return steps_per_epoch(len(self.labelled.indices), self.settings.batch.labelled)
-
-
-def steps_per_epoch(labelled: int, batch: int) -> int:
-    """Full batches in a pass over `labelled` images; the remainder starts the next pass."""
-    return max(1, labelled // batch)
-
-
-@dataclass
-class Progress:
-    """The state of a run besides its networks and optimiser."""
-
-    step: int = 0
-    seconds: float = 0.0
-    history: list[Row] = field(default_factory=list)
-    sums: dict[str, Tensor] = field(default_factory=dict)  # of the running epoch's loss terms, on the device
-    counted: int = 0  # steps in `sums`
-    best: dict[str, Any] | None = None  # score, epoch, step, weights of the best epoch on the held-out images
-
-    def means(self) -> dict[str, float]:
-        """Mean loss terms of the running epoch so far. Waits for the device."""
-        return {name: float(value) / self.counted for name, value in self.sums.items()}
 
 
 def run(job: Job) -> Progress:
