@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dualteacher.api.model import Picture, pixels_of
-from dualteacher.data.formats import images as formats
+from dualteacher.data.formats import file_kinds, folder_files
 from dualteacher.system.errors import UserError
 
 Folder = str | os.PathLike[str]
@@ -60,13 +60,13 @@ def _is_folder(given: object) -> bool:
 
 
 def _link_folder(given: Folder, target: Path, what: str) -> None:
-    """Link each image file below a folder; links to folders and hidden files are left out."""
+    """Link each image file below a folder; links to folders are followed, hidden files left out."""
     folder = Path(given).absolute()
     if not folder.is_dir():
         raise UserError(f"{what} = {given}: no such folder")
-    names = formats.image_files(folder)
+    names = folder_files.image_files(folder)
     if not names:
-        raise UserError(f"{what} = {given}: holds no image file ({', '.join(sorted(formats.SUFFIXES))})")
+        raise UserError(f"{what} = {given}: holds no image file ({', '.join(sorted(file_kinds.SUFFIXES))})")
     for name in names:
         _link(folder / name, target / name)
 

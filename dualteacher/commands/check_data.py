@@ -16,8 +16,11 @@ def run(settings: Settings, dataset: str) -> bool:
     """
     options = settings.datasets[dataset]
     source = sources.choose(options)
+    unused: list[str] = []
     if isinstance(source, Folder):
-        content: sources.Content = source.look()
+        looked = source.look()
+        content: sources.Content = looked
+        unused = looked.unused()
     else:
         content = source.open(manifest.read(paths.Dataset(dataset).manifest, source.archives()))
     survey = inspection.survey_of(content, options)
@@ -28,6 +31,8 @@ def run(settings: Settings, dataset: str) -> bool:
     print(f"{dataset}: {survey.table()}")
     for line in survey.lines():
         print(line)
+    for line in unused:
+        print(f"not used: {line}")
     errors = len(survey.errors())
     warnings = len(survey.findings) - errors
     print(f"{dataset}: {_number(errors, 'error')}, {_number(warnings, 'warning')}")

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from dualteacher import settings
 from dualteacher.data import likeness
-from dualteacher.data.formats import detect_classes, detect_layout, folder_layout, images
+from dualteacher.data.formats import detect_classes, detect_layout, file_kinds, folder_files, folder_layout, images
 from dualteacher.settings import strict_yaml
 from dualteacher.system import console, files, parallel
 from dualteacher.system.errors import UserError
@@ -182,9 +182,7 @@ def _say_places(places: detect_layout.Places, arranged: folder_layout.Layout, ow
 
 
 def _say_unused(folder: Path, arranged: folder_layout.Layout) -> list[str]:
-    used = set(arranged.files())
-    left = [name for name in images.image_files(folder) if name not in used]
-    return [f"not used: {len(left)} other images, for example {left[0]}"] if left else []
+    return [f"not used: {line}" for line in file_kinds.described(folder_files.unused(folder, arranged.files()))]
 
 
 def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dualteacher.core.labels import IGNORE
-from dualteacher.data.formats import images, mask_files, palettes
+from dualteacher.data.formats import folder_files, images, mask_files, palettes
 from dualteacher.labelling import coco
 from dualteacher.labelling.suggestion import Suggestion, read_json, suggested_palette
 from dualteacher.system.console import logger
@@ -27,7 +27,7 @@ def png_reader(folder: Path, suggestion: Suggestion) -> Reader:
     """
     palette = suggested_palette(suggestion.colors)
     names = [f"{row['image_id']}.png" for row in suggestion.rows]
-    if lost := sorted({*images.files_below(folder, folder)} - {*names}):
+    if lost := sorted({*folder_files.files_below(folder, folder)} - {*names}):
         logger.warning("%s: %d masks ignored, as no suggested image has their name: %s%s",
                        folder, len(lost), ", ".join(lost[:3]), ", …" if len(lost) > 3 else "")  # fmt: skip
 

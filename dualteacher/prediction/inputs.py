@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from dualteacher.data.formats import images
+from dualteacher.data.formats import file_kinds, folder_files
+from dualteacher.data.formats.file_kinds import VIDEOS, is_image
+from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
-
-VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,12 @@ def _found(path: Path) -> Iterator[Input]:
 
 
 def _below(folder: Path, prefix: str) -> Iterator[Input]:
-    """All images below a folder, except hidden ones."""
-    for name in images.image_files(folder):
+    """All images below a folder, except hidden ones; names the kinds of files that are left out."""
+    names = folder_files.image_files(folder)
+    unused = folder_files.unused(folder, names)
+    for line in file_kinds.described({kind: unused[kind] for kind in file_kinds.ADVICE if kind in unused}):
+        logger.info("%s: not predicted: %s", folder, line)
+    for name in names:
         yield Input(folder / name, str(PurePosixPath(prefix) / name))
 
 
@@ -71,7 +75,7 @@ def _matching(pattern: Path) -> Iterator[Input]:
         name = os.path.relpath(match, base)
         if match.is_dir():
             yield from _below(match, name)
-        elif images.is_image(match) or match.suffix.lower() in VIDEOS:
+        elif is_image(match) or match.suffix.lower() in VIDEOS:
             yield Input(match, name)
 
 

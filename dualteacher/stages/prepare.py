@@ -11,6 +11,7 @@ import pyarrow as pa
 from dualteacher.data import contact_sheet, inspection, sources
 from dualteacher.data.fetch import manifest
 from dualteacher.data.pack import Pack, PackWriter, class_table
+from dualteacher.data.sources.folder import FolderContent
 from dualteacher.settings import Settings
 from dualteacher.system import files, paths, sealed
 from dualteacher.system.errors import UserError
@@ -60,6 +61,9 @@ def run(settings: Settings, dataset: str) -> None:
     sealed.write_table(place.stats, table)
     packs = {"train": Pack(place.train), "val": Pack(place.val)}
     contact_sheet.write(place.contact_sheet, packs, table)
+    if isinstance(content, FolderContent):
+        for line in content.unused():
+            logger.info("not used: %s", line)
     if skipped:
         logger.warning("%d images skipped, see %s", len(skipped), place.findings)
     for name, pack in packs.items():

@@ -16,6 +16,7 @@ from dualteacher.settings import strict_yaml
 from dualteacher.system import files, paths
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
+from dualteacher.system.walk import walk
 
 
 def check(config: dict[str, Any] | None = None) -> None:
@@ -65,17 +66,16 @@ def watch(folder: str) -> str:
     """Write a list of all files below `folder`, only if a name, size or time has changed; return its path.
 
     Snakemake does not detect changes inside a folder, and thousands of inputs would make it slow. DVC depends on the
-    folder itself.
+    folder itself. Links to folders are followed (system/walk.py).
     """
     if not Path(folder).exists():
         why = broken_link(Path(folder)) or "no such folder; see docs/own-data.md"
         print(f"error: watched = {folder}: {why}", file=sys.stderr)
         raise SystemExit(2)
     lines = []
-    for place, inner, names in os.walk(folder):
-        inner.sort()
-        for name in sorted(names):
-            path = Path(place, name)
+    for place, _, names in walk(folder):
+        for name in names:
+            path = place / name
             with contextlib.suppress(OSError):  # just deleted, or a broken link
                 status = path.stat()
                 lines.append(f"{status.st_size} {status.st_mtime_ns} {path}\0")

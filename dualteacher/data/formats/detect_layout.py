@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from dualteacher.data.formats import images
+from dualteacher.data.formats import file_kinds, folder_files
 from dualteacher.system.errors import UserError
 
 # Common folder names, in lower case.
@@ -43,10 +43,10 @@ class Places:
 
 def places(root: Path) -> Places:
     """Find the folders of images and masks below `root`; UserError without masks that are named like the images."""
-    groups = _groups(images.image_files(root))
+    groups = _groups(folder_files.image_files(root))
     found = groups.get((False, "train"), [])
     if not found:
-        raise UserError(f"{root}: no images found ({', '.join(sorted(images.SUFFIXES))}); {HELP}")
+        raise UserError(f"{root}: no images found ({', '.join(sorted(file_kinds.SUFFIXES))}); {HELP}")
     top = _top(found)
     masks = groups.get((True, "train"))
     if masks:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from dualteacher import settings
 from dualteacher.core import seeds
 from dualteacher.data import likeness
-from dualteacher.data.formats import images
+from dualteacher.data.formats import folder_files
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
 
@@ -57,7 +57,7 @@ def scan(options: settings.Folder) -> list[str]:
     for part in dict.fromkeys(folder for folder in used if folder is not None):
         if not (root / part).is_dir():
             raise UserError(broken_link(root / part) or f"{root / part}: no such folder, but params.yaml names it")
-        found.update(images.files_below(root / part, root))
+        found.update(folder_files.files_below(root / part, root))
     for name in found:
         if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
             raise UserError(f"{root}: a file's name has a line break or is not UTF-8: {name!a}; rename it")

@@ -7,25 +7,19 @@ transparency is dropped, and only the first picture of a file is read.
 
 from __future__ import annotations
 
-import functools
 import io
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from dualteacher.data.formats import tiff
+from dualteacher.data.formats import file_kinds, tiff
 from dualteacher.data.formats.errors import Unreadable as Unreadable
 from dualteacher.data.pack import LARGEST
-from dualteacher.system.console import logger
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-OUTPUTS = {"done.jsonl", "suggest.json"}  # mark folders of outputs (prediction/record.py, labelling/suggestion.py)
 KEPT_FORMATS = ("JPEG", "MPO", "PNG")  # MPO: a JPEG with more pictures appended, from phones
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damage is reported as a finding instead
 ORIENTATION = 0x0112  # EXIF tag
@@ -38,37 +32,6 @@ class Picture(NamedTuple):
     data: bytes
     orientation: int  # EXIF orientation that was applied; 1: none
     notes: tuple[str, ...]  # unexpected losses
-
-
-def is_image(path: Path | str) -> bool:
-    """Whether the name is that of an image; hidden files (macOS writes `._x.jpg`) are not."""
-    path = Path(path)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-
-
-def image_files(root: Path) -> list[str]:
-    """Sorted relative paths of all images and masks below `root`; skips hidden folders and links to folders."""
-    return sorted(files_below(root, root))
-
-
-def files_below(folder: Path, root: Path) -> Iterator[str]:
-    """Paths, relative to `root`, of all image files below `folder`.
-
-    Skips hidden folders, links to folders, and what `predict` and `suggest` wrote below `folder`.
-    """
-    for parent, inner, names in os.walk(folder):
-        if OUTPUTS.intersection(names) and Path(parent) != folder:
-            inner.clear()
-            _say_skipped(parent)
-            continue
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        below = Path(parent).relative_to(root)
-        yield from ((below / name).as_posix() for name in names if is_image(name))
-
-
-@functools.cache  # once per folder, however often it is listed
-def _say_skipped(folder: str) -> None:
-    logger.warning("%s: skipped, as `predict` or `suggest` wrote it", folder)
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -169,6 +132,8 @@ def open_image(data: bytes) -> Iterator[Image.Image]:
     except (Unreadable, MemoryError):
         raise
     except UnidentifiedImageError:
+        if (unsupported := file_kinds.unsupported(data)) is not None:
+            raise Unreadable(unsupported) from None
         raise Unreadable("not an image, or damaged" if data else "an empty file") from None
     except Exception as error:  # decoders raise anything on damaged files
         raise Unreadable(f"damaged ({' '.join(str(error).split()) or type(error).__name__})") from error
@@ -207,6 +172,6 @@ def _notes(opened: Image.Image, deep: bool) -> tuple[str, ...]:
     notes: list[str] = []
     if deep and opened.mode.startswith("I"):
         notes += _too_dark(*opened.getextrema())  # type: ignore[arg-type]
-    if opened.format in ("TIFF", "WEBP", "PNG") and getattr(opened, "n_frames", 1) > 1:
+    if opened.format in ("AVIF", "GIF", "HEIF", "PNG", "TIFF", "WEBP") and getattr(opened, "n_frames", 1) > 1:
         notes.append(f"holds {opened.n_frames} pictures: only the first is read")  # type: ignore[attr-defined]
     return tuple(notes)

@@ -14,7 +14,7 @@ import numpy as np
 from dualteacher import settings
 from dualteacher.data import inspection, likeness
 from dualteacher.data.fetch import Archive
-from dualteacher.data.formats import images, mask_files, palettes
+from dualteacher.data.formats import file_kinds, folder_files, images, mask_files, palettes
 from dualteacher.data.formats.folder_layout import Entry, Layout, arrange, scan
 from dualteacher.data.formats.label_map import LabelMap
 from dualteacher.data.inspection import Checked, Finding
@@ -100,6 +100,10 @@ class FolderContent:
     def findings(self) -> list[Finding]:
         """Problems visible from the file names."""
         return [Finding("warning", name, "a mask without an image", "orphan") for name in self.layout.orphans]
+
+    def unused(self) -> list[str]:
+        """What lies in the folder and is not used: one line per kind of file."""
+        return file_kinds.described(folder_files.unused(self.root, self.layout.files()))
 
     def load(self, entry: Entry) -> Checked:
         """Read, convert and check one image and its mask; never raises for a bad file."""

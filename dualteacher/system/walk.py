@@ -1,0 +1,34 @@
+"""Walk through a folder's files, links to folders included: one rule for everything that lists a user's files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def walk(folder: Path | str) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """`os.walk` in sorted order that follows links to folders, except one that leads back to a folder around it."""
+    yield from _below(Path(folder), frozenset())
+
+
+def _below(folder: Path, around: frozenset[tuple[int, int]]) -> Iterator[tuple[Path, list[str], list[str]]]:
+    try:
+        status = folder.stat()
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:  # gone, not readable, or a link that leads nowhere
+        return
+    here = (status.st_dev, status.st_ino)
+    if here in around:
+        return
+    inner = [entry.name for entry in entries if _is_folder(entry)]
+    yield folder, inner, [entry.name for entry in entries if not _is_folder(entry)]
+    for name in inner:  # the caller may have shortened it
+        yield from _below(folder / name, around | {here})
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
