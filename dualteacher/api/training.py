@@ -99,6 +99,8 @@ def _configure(method: str | None, seed: int, quick: bool, changes: Mapping[str,
     made = presets.commented(text)
     method = method or made["grid"]["method"][-1]
     made["grid"] |= {"method": [method], "seed": [seed]}
+    if torch.cuda.is_initialized():  # this process stays on the device it has; a fresh one takes a free GPU
+        made["runtime"]["device"] = f"cuda:{torch.cuda.current_device()}"
     for key, value in changes.items():
         _assign(made, key.split("."), value)
     origin = "dualteacher.train"
@@ -152,7 +154,7 @@ def _as_before() -> Iterator[None]:
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):  # naming GPUs would initialise CUDA before a free one is chosen
             yield
     finally:
         torch.set_num_threads(threads)

@@ -132,7 +132,7 @@ def _wait(names: Sequence[str], count: int, sharers: int) -> dict[str, Locks]:
         if time.monotonic() - reminded >= REMIND:
             what = "a free GPU" if count == 1 else f"{count} free GPUs"
             if reminded < 0:
-                console.logger.info("waiting for %s: all of %s are in use", what, ",".join(names))
+                console.logger.warning("waiting for %s: all of %s are in use", what, ",".join(names))
             heartbeat.beat(waiting=what)
             reminded = time.monotonic()
         time.sleep(POLL)

@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 import dualteacher
+from dualteacher import settings
+from dualteacher.api import training
 from dualteacher.system import console
 from dualteacher.system.errors import UserError
 from dualteacher.workflow import engines
@@ -167,6 +169,21 @@ def test_mistakes_are_one_line(changes: dict[str, Any], told: str) -> None:
         dualteacher.train(**{"images": images, "masks": masks} | SMALL | changes)
     assert told in str(error.value) and "\n" not in str(error.value)
     assert not console.logger.handlers
+
+
+def test_a_process_stays_on_the_gpu_that_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(cell: object) -> None:
+        raise UserError("far enough")
+
+    monkeypatch.setattr(training, "_run_stages", stop)
+    devices = []
+    for used in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda used=used: used)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+        with pytest.raises(UserError, match="far enough"):
+            dualteacher.train(*scenes(5), folder=f"used {used}")
+        devices.append(settings.load(f"used {used}/params.yaml").runtime.device)
+    assert devices == ["auto", "cuda:1"]
 
 
 def test_edited_settings_are_not_replaced() -> None:
