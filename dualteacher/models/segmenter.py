@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from dualteacher import settings
 from dualteacher.core import seeds
-from dualteacher.models import backbones, conversion, tensors
-from dualteacher.models.heads import HEADS
+from dualteacher.models import backbones, conversion, heads, tensors
+from dualteacher.models.heads.layers import resize
 
 
 class Segmenter(nn.Module):
-    """Image (B, 3, H, W) → logits at stride 4."""
+    """Image (B, 3, H, W) → logits at the stride of its head: 4 for SegFormer and DeepLabV3+ on a pyramid."""
 
-    stride = 4  # of the logits
+    stride: float  # of the logits, pixels; need not be whole
     mean: Tensor
     std: Tensor
 
@@ -29,8 +29,12 @@ class Segmenter(nn.Module):
         self.num_classes = num_classes
         self.pretrained: dict[str, Any] = {}  # where the backbone's start came from; see weights.py
         self.levels = backbone.levels
+        self.multiple = backbone.multiple
+        self.channels_last = backbone.channels_last
         self.backbone = backbone.network
-        self.head = HEADS[model.architecture](backbone.channels, model.head_width, num_classes, model.dropout)
+        self.head, self.stride = heads.create(
+            model.architecture, backbone.channels, backbone.strides, model.head_width, num_classes, model.dropout
+        )
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1))
         # Channels-last weights make the convolutions run channels-last: a step takes 0.55 of the time on a CPU.
@@ -38,11 +42,17 @@ class Segmenter(nn.Module):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Image (B, 3, H, W), RGB in [0, 1] → the feature maps that the head takes, finest first."""
-        maps = self.backbone((image - self.mean) / self.std)
-        return [maps[level] for level in self.levels]
+        maps = self.backbone((self.fitted(image) - self.mean) / self.std)
+        chosen = [maps[level] for level in self.levels]
+        return [level.permute(0, 3, 1, 2) for level in chosen] if self.channels_last else chosen
+
+    def fitted(self, image: Tensor) -> Tensor:
+        """The image, enlarged to whole patches if the backbone needs them; the logits still cover all of it."""
+        sides = [-(-side // self.multiple) * self.multiple for side in image.shape[-2:]]
+        return image if sides == [*image.shape[-2:]] else resize(image, sides)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W), RGB in [0, 1], any H and W ≥ 32 → logits (B, num_classes, ~H/4, ~W/4)."""
+        """Image (B, 3, H, W), RGB in [0, 1], any H and W ≥ 32 → logits (B, num_classes, ~H/stride, ~W/stride)."""
         return self.head(self.features(image))
 
     def parameter_groups(self, learning_rate: float, head_multiplier: float, weight_decay: float) -> list[dict]:

@@ -13,7 +13,7 @@ import timm
 from dualteacher import settings
 from dualteacher.data.fetch import archives
 from dualteacher.data.fetch.wheel import Wheel
-from dualteacher.models import backbones, conversion, foreign_checkpoints, tensors
+from dualteacher.models import backbones, conversion, foreign_checkpoints, tensors, timm_backbones
 from dualteacher.models.conversion import State, convert
 from dualteacher.models.mix_transformer import VARIANTS
 from dualteacher.system import files, paths
@@ -118,7 +118,7 @@ def _from_timm(name: str, cache: Path) -> State:
     if config is None or not config.has_weights:
         raise UserError(f"model.weights = timm: timm has no weights for {name}; set it to a file's path or to none")
     try:
-        network = timm.create_model(name, pretrained=True, features_only=True, cache_dir=cache)
+        network = timm_backbones.create(name, pretrained=True, cache_dir=cache)
     except Exception as error:  # urllib, requests and the hub's client each raise their own for "no network"
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(

@@ -14,7 +14,7 @@ from dualteacher.system import files, paths
 class Model(Section):
     """The network; see models/segmenter.py."""
 
-    architecture: Literal["segformer", "deeplabv3plus"]  # type of head
+    architecture: Literal["segformer", "deeplabv3plus", "dpt"]  # type of head
     backbone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]  # mit_b0 … mit_b5, or a name in timm
     weights: Annotated[str, Field(min_length=1)]  # wheel, timm, none, a file's path, or path#network
     head_width: AtLeastOne  # channels of the head

@@ -1,13 +1,25 @@
 """Segmentation heads, one file each.
 
-A head maps the backbone's feature maps, finest first, to logits at the finest map's resolution (stride 4). Its control
-flow does not depend on tensor values, so it can be traced.
+A head maps the backbone's feature maps, finest first, to logits. Its control flow does not depend on tensor values, so
+it can be traced.
 """
 
+from collections.abc import Sequence
+
 from dualteacher.models.heads.deeplabv3plus import DeepLabV3PlusHead
+from dualteacher.models.heads.dpt import DPTHead
 from dualteacher.models.heads.segformer import SegFormerHead
 
-HEADS: dict[str, type[SegFormerHead] | type[DeepLabV3PlusHead]] = {
-    "segformer": SegFormerHead,
-    "deeplabv3plus": DeepLabV3PlusHead,
-}
+Head = SegFormerHead | DeepLabV3PlusHead | DPTHead
+
+
+def create(
+    architecture: str, channels: Sequence[int], strides: Sequence[int], width: int, num_classes: int, dropout: float
+) -> tuple[Head, float]:
+    """(a randomly initialised head, stride of its logits) for feature maps of these channels and strides."""
+    if architecture == "dpt":
+        dpt = DPTHead(channels, width, num_classes, dropout, plain=len(set(strides)) == 1)
+        stride = strides[0] / dpt.finer
+        return dpt, int(stride) if stride.is_integer() else stride
+    kind = {"segformer": SegFormerHead, "deeplabv3plus": DeepLabV3PlusHead}[architecture]
+    return kind(channels, width, num_classes, dropout), strides[0]

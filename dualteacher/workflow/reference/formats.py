@@ -67,7 +67,7 @@ format | text | format version
 kind | text | segmenter (whole network) or backbone
 model | mapping | section `model` of the settings
 num_classes | int |
-stride | int | of the logits, pixels
+stride | number | of the logits, pixels; 1.75 for DPT on patches of 14
 normalisation | mapping | mean and std, RGB in [0, 1]; applied inside the network
 pretrained | mapping | the backbone's start: kind, file, sha256, network in it, number of tensors
 classes | list | index, name, color of each class

@@ -1,0 +1,137 @@
+"""timm's networks as feature extractors: pyramids and plain Vision Transformers, of any image size.
+
+A plain ViT gives four evenly spaced blocks, each after the final normalisation, as DINOv2's own evaluation takes them.
+A network that timm marks as of one fixed size is tried without that limit on the meta device, at two other sizes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+from timm.models._features import FeatureGetterNet
+from torch import nn
+
+from dualteacher.models.mix_transformer import VARIANTS
+from dualteacher.system.errors import UserError
+
+BLOCKS = 4  # feature maps of a plain ViT
+FREE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})  # timm's ways to say so
+FAILURES = (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError, AttributeError, IndexError)
+
+
+def create(name: str, drop_path: float = 0.0, output_stride: int = 32, **loading: Any) -> nn.Module:
+    """timm's feature extractor, without the classifier. loading: timm's `pretrained` and `cache_dir`.
+
+    UserError if timm does not know the name, cannot extract features, or fixes the image size.
+    """
+    check(name)
+    if not _is_fixed(name):
+        return _features(name, drop_path, output_stride, loading)
+    options, depth, _ = _free(name)
+    if not depth:
+        return _features(name, drop_path, output_stride, options | loading)
+    if output_stride != 32:
+        raise UserError(
+            f"model.backbone = {name}: its feature maps all have one stride, deeplabv3plus needs two;"
+            " set model.architecture to dpt"
+        )
+    return _blocks(name, depth, {"drop_path_rate": drop_path} | options | loading)
+
+
+def multiple(name: str) -> int:
+    """The sides of images must be multiples of this: the patch size, 4 for Swin; 1 if any size will do."""
+    return _free(name)[2] if _is_fixed(name) else 1
+
+
+def is_channels_last(network: nn.Module) -> bool:
+    """Whether its maps are (B, h, w, C)."""
+    return str(getattr(network, "output_fmt", "NCHW")).rpartition(".")[2] == "NHWC"
+
+
+def _is_fixed(name: str) -> bool:
+    config = timm.models.get_pretrained_cfg(name)
+    return config is not None and bool(config.fixed_input_size)
+
+
+def _features(name: str, drop_path: float, output_stride: int, options: dict[str, Any]) -> nn.Module:
+    options = {"features_only": True} | options
+    if output_stride != 32:
+        options["output_stride"] = output_stride
+    try:
+        try:
+            return timm.create_model(name, drop_path_rate=drop_path, **options)
+        except TypeError as error:
+            if "drop_path_rate" not in str(error):
+                raise
+            return timm.create_model(name, **options)
+    except (TypeError, AssertionError, NotImplementedError, RuntimeError) as error:
+        without = f" at output stride {output_stride}" if output_stride != 32 else ""
+        raise UserError(
+            f"model.backbone = {name}: timm cannot extract feature maps{without} ({_reason(error)});"
+            " choose another backbone"
+        ) from None
+
+
+def _blocks(name: str, depth: int, options: dict[str, Any]) -> nn.Module:
+    """A plain ViT that returns the maps of evenly spaced blocks: 2, 5, 8 and 11 of 12, counted from 0."""
+    network = timm.create_model(name, num_classes=0, **options)
+    return FeatureGetterNet(network, [depth * (k + 1) // BLOCKS - 1 for k in range(BLOCKS)], norm=True)
+
+
+@cache
+def _free(name: str) -> tuple[dict[str, Any], int, int]:
+    """(timm's options that free the image size, blocks of a plain ViT or 0, `multiple`). UserError if none."""
+    reasons = []
+    for options in FREE:
+        try:
+            with torch.device("meta"):
+                network = timm.create_model(name, features_only=True, **options).eval()
+            reductions = network.feature_info.reduction()
+            if isinstance(network, FeatureGetterNet) and len(reductions) > 1 and len(set(reductions)) == 1:
+                depth = len(network.model.feature_info)
+                with torch.device("meta"):
+                    network = _blocks(name, depth, options).eval()
+                _try(network, reductions[0])
+                return options, depth, reductions[0]
+            return options, 0, _try(network, reductions[0], reductions[-1])
+        except FAILURES as error:
+            reasons.append(_reason(error))
+    raise UserError(
+        f"model.backbone = {name}: accepts images of one fixed size only ({reasons[-1]}); choose another backbone"
+    )
+
+
+def _try(network: nn.Module, *multiples: int) -> int:
+    """The first of these of which a meta network takes any multiples as sides. Raises what the network raises."""
+    for choice in multiples:
+        try:
+            for height, width in ((97, 161), (131, 70)):
+                network(torch.empty(1, 3, *(-(-side // choice) * choice for side in (height, width)), device="meta"))
+            return choice
+        except FAILURES:
+            if choice == multiples[-1]:
+                raise
+    raise AssertionError("no multiples")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def check(name: str) -> None:
+    """UserError unless timm knows the name, with or without a pretrained tag (resnet50.a1_in1k)."""
+    if not timm.is_model(name):
+        base = name.partition(".")[0]
+        near = difflib.get_close_matches(base, [*VARIANTS, *timm.list_models()], n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "use mit_b0 … mit_b5 or a backbone that timm lists"
+        raise UserError(f"model.backbone = {name}: unknown; {hint}")
+    try:
+        timm.models.get_pretrained_cfg(name)
+    except RuntimeError:
+        base = name.partition(".")[0]
+        known = ", ".join(timm.list_pretrained(f"{base}.*")) or "none"
+        raise UserError(f"model.backbone = {name}: {base} has no such pretrained tag; known: {known}") from None
