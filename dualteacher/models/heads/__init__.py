@@ -21,6 +21,5 @@ def create(
         dpt = DPTHead(channels, width, num_classes, dropout, plain=len(set(strides)) == 1)
         stride = strides[0] / dpt.finer
         return dpt, int(stride) if stride.is_integer() else stride
-    kind: type[SegFormerHead] | type[DeepLabV3PlusHead]
-    kind = {"segformer": SegFormerHead, "deeplabv3plus": DeepLabV3PlusHead}[architecture]
-    return kind(channels, width, num_classes, dropout), strides[0]
+    head = SegFormerHead if architecture == "segformer" else DeepLabV3PlusHead
+    return head(channels, width, num_classes, dropout), strides[0]
