@@ -21,6 +21,7 @@ class Runtime(Section):
     processes: AtLeastOne  # processes per warm-up, training or evaluation job, each on its own GPU
     checkpoint_minutes: NotNegative  # minutes between checkpoints; 0: after every step
     checkpoint_steps: AtLeastOne | None  # also save a checkpoint every this many steps; null: no
+    loggers: list[Literal["tensorboard", "wandb", "mlflow", "dvclive"]]  # see docs/loggers.md
 
     @model_validator(mode="after")
     def _one_device_each(self) -> Runtime:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from dualteacher.training.job import Progress as Progress
 from dualteacher.training.job import steps_per_epoch as steps_per_epoch
 from dualteacher.training.optimizer import make_optimizer, rate_factor
 from dualteacher.training.waiting import Watchdog
-from dualteacher.training.watch import Watch
+from dualteacher.training.watch import Loggers, Watch
 
 AVERAGE_DECAY = 0.99  # per step, after the ramp
 
@@ -48,12 +48,16 @@ def run(job: Job) -> Progress:
     job.student.train()
 
     images = sum(job.method.images_seen())
-    watch = Watch(job.name, progress.step, job.steps, images, job.device)
+    loggers = Loggers(job.settings.runtime.loggers, job.config, [info.color for info in job.dataset.pack.classes])
+    watch = Watch(job.name, progress.step, job.steps, images, job.device, loggers)
     watch.warned = raised(job, progress)  # logged before the interruption
     workers = job.settings.runtime.workers
     batches = feed(job.dataset, takes(job), progress.step, job.steps, workers, job.device)
-    with interrupt.listening() as request, Watchdog(request, job.name), saving(job, optimizer, progress):
-        for batch in request.over(watch.over(batches), job.world):
+    with (
+        interrupt.listening() as request, Watchdog(request, job.name), saving(job, optimizer, progress),
+        closing(watch.over(batches)) as watched,
+    ):  # fmt: skip
+        for batch in request.over(watched, job.world):
             clock = Clock(progress.step, job.steps_per_epoch)
             factor = rate_factor(job.settings.optimizer, clock.step, job.steps)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):

@@ -33,7 +33,7 @@ from dualteacher.settings import Length, Settings
 from dualteacher.system import files, paths, sealed
 from dualteacher.system.console import logger
 from dualteacher.system.errors import Interrupted, UserError
-from dualteacher.training import committee, history, loop
+from dualteacher.training import committee, history, loop, watch
 from dualteacher.training.checkpoint import Store, mark_of
 from dualteacher.workflow.contracts import BY_STAGE
 
@@ -94,6 +94,7 @@ def train_cell(
     average: moving average of the student, scored in its place. tables: further outputs, built at the end of the run.
     """
     _check(cell, settings, data, method, world)
+    watch.check_installed(settings.runtime.loggers)
     per_epoch = loop.steps_per_epoch(len(data.labelled), settings.batch.labelled)
     steps = length.steps if length.steps is not None else per_epoch * (length.epochs or 0)
     stage = "warmup" if cell.method == "warmup" else "train"
@@ -125,6 +126,7 @@ def train_cell(
         world=world,
         observe=observe,
         average=average,
+        config=parameters,
     )
     logger.info(
         "%s: %d labelled and %d unlabelled images, %d steps (%d per epoch), on %s in %s",

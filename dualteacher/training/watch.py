@@ -1,20 +1,22 @@
-"""Progress of a run: a log line every ten seconds and at each validation; values for `status`, DVCLive, TensorBoard.
+"""Progress of a run: a log line every ten seconds and at each validation; values for `status` and the loggers.
 
-Reporting never changes results or ends a run: a writer that fails is logged once and dropped. The losses stay on
-the device and are read only when a line is due, so steps do not wait for the device.
+Reporting never changes results or ends a run: a logger that fails is dropped with one warning. The losses stay on the
+device and are read only when a line is due, so steps do not wait for the device.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -22,36 +24,108 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dualteacher.machine.device import peak_memory
 from dualteacher.system import console, heartbeat
 from dualteacher.system.console import logger
+from dualteacher.system.errors import UserError
 from dualteacher.training.alarms import Alarm
+from dualteacher.training.loggers import BY_NAME, TENSORBOARD, Logger, Run, TensorBoard
+from dualteacher.training.snapshots import KEY
 
 EVERY = 10.0  # seconds between lines
 LIVE = Path("dvclive")
 LIVE_COLUMNS = ("loss", "kept", "val_miou", "minutes_left")  # more would make `dvc exp show` wide
-TENSORBOARD = "DUALTEACHER_TENSORBOARD"  # environment variable: folder for the event files
 Numbers = Mapping[str, Any]
 Item = TypeVar("Item")
 
 
-class Rows(Protocol):
-    """A writer of scalars by step."""
+class LiveRows(Logger):
+    """DVCLive metrics, shown by `dvc exp show` while an experiment runs.
 
-    def row(self, step: int, numbers: Mapping[str, float]) -> None: ...
-    def close(self) -> None: ...
+    Removed at its end: the history has the same values, and the files would add empty columns to later experiments.
+    DVC finds them through the dvc.yaml in their folder, so .gitignore must not list that file.
+    """
+
+    def start(self, run: Run) -> None:
+        from dvclive import Live
+
+        self.live = Live(str(LIVE), dvcyaml=None, save_dvc_exp=False, report=None)
+        (LIVE / "dvc.yaml").write_text("metrics:\n- metrics.json\n", encoding="utf-8")
+
+    def row(self, step: int, values: Mapping[str, float]) -> None:
+        self.live.step = step
+        for key in LIVE_COLUMNS:
+            if key in values:
+                self.live.log_metric(key, round(values[key], 4))
+        self.live.next_step()
+
+    def end(self, finished: bool) -> None:
+        shutil.rmtree(LIVE)
+
+
+def check_installed(names: Iterable[str]) -> None:
+    """UserError if a logger's package is not installed. The packages are called like the loggers."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"runtime.loggers: {name} is not installed; run `pip install 'dualteacher[{name}]'`,"
+                " or take it out of the list"
+            )
+
+
+class Loggers:
+    """The loggers of a run: those of `runtime.loggers`, and those that DVC or the environment ask for."""
+
+    def __init__(
+        self, names: Sequence[str] = (), config: Mapping[str, Any] | None = None, colours: Any = ()
+    ) -> None:  # colours: (classes, 3) of the predictions
+        self.config, self.colours = config or {}, np.asarray(colours, dtype=np.uint8)
+        kinds = dict.fromkeys(BY_NAME[name] for name in names)
+        if os.environ.get(TENSORBOARD):
+            kinds[TensorBoard] = None
+        if "DVC_STAGE" in os.environ:  # DVC started this process
+            kinds[LiveRows] = None
+        self.running = [kind() for kind in kinds] if console.is_rank_zero() else []
+
+    def start(self, name: str, first: int) -> None:
+        self._each("start", Run(name, first, self.config))
+
+    def row(self, step: int, values: Mapping[str, float]) -> None:
+        self._each("row", step, values)
+
+    def predictions(self, step: int, maps: Iterable[np.ndarray]) -> None:
+        """Log class maps (H, W) as pictures in the classes' colours."""
+        for number, labels in enumerate(maps if self.running else ()):
+            self._each("image", f"prediction_{number}", step, self.colours[labels])
+
+    def end(self, finished: bool) -> None:
+        self._each("end", finished)
+
+    def _each(self, method: str, *arguments: Any) -> None:
+        """Call a method of every logger. One that raises is dropped with a warning."""
+        for one in list(self.running):
+            try:
+                getattr(one, method)(*arguments)
+            except Exception as error:
+                self.running.remove(one)
+                what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                logger.warning("logger %s: %s; continuing without it", type(one).__name__, what)
+                with suppress(Exception):
+                    one.end(False)
 
 
 class Watch:
     """Reports a run from step `first` on. images: passes through any network per step, for the throughput."""
 
-    def __init__(self, name: str, first: int, steps: int, images: int, device: torch.device) -> None:
+    def __init__(
+        self, name: str, first: int, steps: int, images: int, device: torch.device, loggers: Loggers | None = None
+    ) -> None:
         self.name, self.first, self.steps, self.images, self.device = name, first, steps, images, device
-        self.rows: list[Rows] = []
+        self.loggers = Loggers() if loggers is None else loggers
         self.warned: list[Alarm] = []
         self._began = time.monotonic()
         self._reported = -math.inf
         self._bar: tqdm | None = None
 
-    def over(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """Yield the batches. Opens the writers and the progress bar, and closes them at the end or on an error."""
+    def over(self, batches: Iterable[Item]) -> Generator[Item]:
+        """Yield the batches. Starts the loggers and the progress bar, and ends them with the iterator."""
         with ExitStack() as stack:
             if console.interactive():
                 stack.enter_context(logging_redirect_tqdm([logger]))
@@ -59,12 +133,12 @@ class Watch:
                     desc=self.name, initial=self.first, total=self.steps, unit="step", dynamic_ncols=True, leave=False
                 )
                 self._bar = stack.enter_context(bar)
-            for make in (live_rows, tensorboard_rows) if console.is_rank_zero() else ():
-                if (rows := _guarded(make, self.name, self.first)) is not None:
-                    self.rows.append(rows)
-                    stack.callback(_guarded, rows.close)
+            self.loggers.start(self.name, self.first)
+            finished = False
+            stack.callback(lambda: self.loggers.end(finished))
             heartbeat.beat(step=self.first, steps=self.steps)
             yield from batches
+            finished = True
 
     def step(self, step: int, losses: Callable[[], Numbers], rate: float) -> None:
         """Call after every step. `losses` returns the running epoch's means; called only when a line is due."""
@@ -85,6 +159,7 @@ class Watch:
         if math.isnan(row["val_miou"]) and time.monotonic() - self._reported < EVERY:
             return
         numbers = self._report(row["step"], row)
+        self.loggers.predictions(row["step"], (labels.numpy() for labels in row.get(KEY, ())))
         logger.info(
             "%s: epoch %d, step %d/%d, %s", self.name, row["epoch"], row["step"], self.steps, progress_line(numbers)
         )  # fmt: skip
@@ -97,7 +172,7 @@ class Watch:
                 logger.warning("%s: alarm %s at epoch %d: %s", self.name, alarm.name, alarm.epoch, alarm.text)
 
     def _report(self, step: int, numbers: Numbers) -> dict[str, float]:
-        """Update the status file and the writers. Returns the values that are not NaN."""
+        """Update the status file and the loggers. Returns the values that are not NaN."""
         self._reported = time.monotonic()
         pace = (step - self.first) / max(self._reported - self._began, 1e-9)  # steps a second, validation included
         left = (self.steps - step) / pace if pace else math.nan
@@ -106,9 +181,7 @@ class Watch:
         known = {key: value for key, value in known.items() if not math.isnan(value)}
         alarms = {"alarms": [alarm.name for alarm in self.warned]} if self.warned else {}
         heartbeat.beat(**(known | {"step": step, "steps": self.steps} | alarms))
-        for rows in list(self.rows):
-            if _guarded(rows.row, step, known | {"minutes_left": left / 60}, otherwise=rows) is rows:
-                self.rows.remove(rows)
+        self.loggers.row(step, known if math.isnan(left) else known | {"minutes_left": left / 60})
         return known
 
 
@@ -125,65 +198,3 @@ def progress_line(numbers: Mapping[str, float]) -> str:
         parts.append(f"{console.duration(numbers['seconds_left'])} left")
     parts.append(f"{numbers['memory'] / 2**20:.0f} MB")
     return ", ".join(parts)
-
-
-def _guarded(call: Callable[..., Any], *arguments: Any, otherwise: Any = None) -> Any:
-    """The call's result; on any exception, log a warning and return `otherwise`."""
-    try:
-        return call(*arguments)
-    except Exception as error:
-        logger.warning("progress: %s: %s; continuing without", type(error).__name__, " ".join(str(error).split()))
-        return otherwise
-
-
-class LiveRows:
-    """DVCLive metrics, shown by `dvc exp show` while an experiment runs.
-
-    Removed at its end: the history has the same values, and the files would add empty columns to later experiments.
-    DVC finds them through the dvc.yaml in their folder, so .gitignore must not list that file.
-    """
-
-    def __init__(self) -> None:
-        from dvclive import Live
-
-        self.live = Live(str(LIVE), dvcyaml=None, save_dvc_exp=False, report=None)
-        (LIVE / "dvc.yaml").write_text("metrics:\n- metrics.json\n", encoding="utf-8")
-
-    def row(self, step: int, numbers: Mapping[str, float]) -> None:
-        self.live.step = step
-        for key in LIVE_COLUMNS:
-            if key in numbers:
-                self.live.log_metric(key, round(numbers[key], 4))
-        self.live.next_step()
-
-    def close(self) -> None:
-        # Not live.end(): in an experiment it runs `git add --force` on the folder.
-        shutil.rmtree(LIVE)
-
-
-def live_rows(name: str, first: int) -> Rows | None:
-    """A DVCLive writer if DVC started this process, else None."""
-    return LiveRows() if "DVC_STAGE" in os.environ else None
-
-
-class TensorBoardRows:
-    """TensorBoard scalars in `folder`."""
-
-    def __init__(self, folder: Path, first: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder), purge_step=first)
-
-    def row(self, step: int, numbers: Mapping[str, float]) -> None:
-        for key, value in numbers.items():
-            if key not in ("step", "epoch"):
-                self.writer.add_scalar(key, value, step)
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-def tensorboard_rows(name: str, first: int) -> Rows | None:
-    """A TensorBoard writer if DUALTEACHER_TENSORBOARD is set, else None. Needs the package tensorboard."""
-    folder = os.environ.get(TENSORBOARD)
-    return TensorBoardRows(Path(folder, *name.split()), first) if folder else None

@@ -39,10 +39,18 @@ class Writer:
 
     def __init__(self, folder, purge_step):
         self.folder, self.purge_step, self.scalars, self.closed = folder, purge_step, [], False
+        self.texts, self.images = {}, []
         Writer.made.append(self)
 
     def add_scalar(self, key, value, step):
         self.scalars.append((key, value, step))
+
+    def add_text(self, key, text, step):
+        self.texts[key] = text
+
+    def add_image(self, key, picture, step, dataformats):
+        assert picture.dtype.name == "uint8" and picture.shape[2] == 3 and dataformats == "HWC"
+        self.images.append((key, step))
 
     def close(self):
         self.closed = True
@@ -173,6 +181,8 @@ def test_tensorboard_gets_the_scalars_where_a_folder_is_named(project, told, ten
     }
     assert [step for key, _, step in second.scalars if key == "val_miou"] == [4, 6]
     assert first.closed and second.closed
+    assert "    train.learning_rate: 0.0" in second.texts["config"]
+    assert second.images == [(f"prediction_{image}", step) for step in (4, 6) for image in (0, 1)]
 
 
 def test_a_watcher_that_fails_is_left_out_and_the_run_goes_on(project, told, tensorboard, monkeypatch):
@@ -183,7 +193,8 @@ def test_a_watcher_that_fails_is_left_out_and_the_run_goes_on(project, told, ten
     run(project)
     warnings = [record.getMessage() for record in told.records if record.levelno == logging.WARNING]
     warnings = [text for text in warnings if "alarm" not in text]  # so short a run has learnt nothing
-    assert warnings == ["progress: OSError: no space left; continuing without"] * 2  # warm-up and training
+    warning = "logger TensorBoard: OSError: no space left; continuing without it"
+    assert warnings == [warning] * 2  # warm-up and training
     assert CELL.student.exists()
 
 
