@@ -138,6 +138,24 @@ def test_class_masks_are_not_taken_for_interpolated() -> None:
     assert areas([steep]) == [0, 60, 120]
 
 
+def test_grey_levels_are_no_classes() -> None:
+    steps = np.arange(SIZE[1], dtype=np.uint8) * 2
+    fill([encoded(np.roll(np.tile(steps, (SIZE[0], 1)), i), "PNG") for i in range(6)])
+    with pytest.raises(UserError, match="hold 128 values, few of which fill areas: are they photos, probability maps"):
+        init()
+    many = np.kron(np.arange(192, dtype=np.uint8).reshape(12, 16), np.ones((8, 8), np.uint8))
+    fill([encoded(many, "PNG") for i in range(6)])
+    assert len(init()[0].classes) == 192, "classes that fill areas may be many"
+
+
+def test_trimaps() -> None:
+    values = np.array([0, 128, 255], np.uint8)
+    fill([encoded(values[drawn(i)].repeat(2, 0).repeat(2, 1), "PNG") for i in range(6)])
+    dataset, told = init()
+    assert [entry.value for entry in dataset.classes] == [0, 255] and dataset.ignore == [128]
+    assert "a trimap, of which 0 and 255 are classes and 128 is unknown, so ignored" in told
+
+
 def test_colours_without_areas_are_refused() -> None:
     fill([encoded(photo(i, *SIZE), "PNG") for i in range(6)])
     with pytest.raises(UserError, match="more than 255 colours, so they are not class masks"):

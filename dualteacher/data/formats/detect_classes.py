@@ -45,6 +45,12 @@ def guess(root: Path, masks: Sequence[str]) -> GuessedClasses:
     if len(census.counts) > MOST_VALUES:
         raise _too_many(root, census)
     named, origin = _named(root)
+    listed = bool(named) and all("value" in entry for entry in named)
+    if census.levels and census.areas is None and not listed:
+        raise UserError(
+            f"{root}: the masks hold {len(census.counts)} {'colours' if census.color else 'values'}, few of which fill"
+            " areas: are they photos, probability maps or smoothed masks? Save one value per class, without smoothing"
+        )
     found = list(census.counts)
     if census.color:
         made = _by_color(found, named, origin, census.why)
@@ -169,6 +175,9 @@ def _by_index(
     elif values == [0, IGNORE]:
         listed, ignore = values, []
         assumed.append(f"{shown}: two classes, 255 is one of them (docs/own-data.md, Masks: ignore)")
+    elif len(values) == 3 and values in ([0, 127, IGNORE], [0, 128, IGNORE]):
+        listed, ignore = [0, IGNORE], [values[1]]
+        assumed.append(f"{shown}: a trimap, of which 0 and 255 are classes and {values[1]} is unknown, so ignored")
     else:
         listed, ignore = plain, [IGNORE]
         assumed.append(f"{shown}: each a class except 255, which is ignored")

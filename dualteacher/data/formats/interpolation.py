@@ -15,6 +15,7 @@ SIDE = 1024  # pixels of a mask that are looked at, from its middle
 AREA = 0.25  # least share of an area's pixels whose neighbours are all equal
 EDGE = 0.1  # largest such share of an interpolated value
 BETWEEN = 0.5  # least share of an interpolated value's pixels between a lower and a higher one
+MANY = 64  # values from which on few areas are suspicious; of fewer, all may be thin classes
 FEWEST = 3  # interpolated values
 SAME_VALUE, SAME_COLOR = 3, 12  # lossy compression turns a class's value into others this close,
 NOISE, RARER = 24, 20  # or this close and this many times rarer
@@ -58,6 +59,12 @@ def texture(values: np.ndarray, color: bool) -> Texture:
 def channels(packed: np.ndarray) -> np.ndarray:
     """Packed colours (…) as int64 (…, 3)."""
     return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], -1).astype(np.int64)
+
+
+def are_levels(seen: Texture) -> bool:
+    """Whether there are many values of which few fill areas: grey levels of photos or probability maps."""
+    number, flat, _ = seen.pixels.T
+    return len(number) >= MANY and 4 * int((flat >= AREA * number).sum()) <= len(number)
 
 
 def areas(seen: Texture, color: bool) -> list[int] | None:

@@ -48,6 +48,7 @@ class Census:
     unusable: list[str] = field(default_factory=list)  # «name (reason)»
     pixels: int = 0  # of all masks
     areas: list[int] | None = None  # the values that fill areas, if the others are interpolated
+    levels: bool = False  # whether the values look like grey levels, not like classes
 
 
 def take(root: Path, names: Sequence[str]) -> Census:
@@ -81,9 +82,10 @@ def take(root: Path, names: Sequence[str]) -> Census:
     counts: Counter[int] = Counter()
     for mask in usable:
         counts.update(mask.counts)
-    areas = interpolation.areas(_together(usable), color=False)
+    seen = _together(usable)
+    areas, levels = interpolation.areas(seen, color=False), interpolation.are_levels(seen)
     pixels = sum(mask.pixels for mask in usable)
-    return Census(False, "", Counter(dict(sorted(counts.items()))), colors, unusable, pixels, areas)
+    return Census(False, "", Counter(dict(sorted(counts.items()))), colors, unusable, pixels, areas, levels)
 
 
 def _of_colors(root: Path, masks: Sequence[Mask], why: str, unusable: list[str]) -> Census:
@@ -94,8 +96,10 @@ def _of_colors(root: Path, masks: Sequence[Mask], why: str, unusable: list[str])
     palette = max((mask.colors for mask in masks), key=len) if why else {}
     places = {mask_files.pack_color(list(color)): place for place, color in enumerate(palette.values())}
     listed = sorted(counts.items(), key=lambda item: (places.get(item[0], len(places)), item[0]))
-    areas = interpolation.areas(_together([mask for mask in masks if mask.kind == "color"]), color=True)
-    return Census(True, why, Counter(dict(listed)), {}, unusable, sum(mask.pixels for mask in masks), areas)
+    seen = _together([mask for mask in masks if mask.kind == "color"])
+    areas, levels = interpolation.areas(seen, color=True), interpolation.are_levels(seen)
+    pixels = sum(mask.pixels for mask in masks)
+    return Census(True, why, Counter(dict(listed)), {}, unusable, pixels, areas, levels)
 
 
 def _together(masks: Sequence[Mask]) -> Texture:
