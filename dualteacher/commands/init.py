@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from dualteacher import settings
 from dualteacher.data import likeness
 from dualteacher.data.formats import detect_classes, detect_layout, file_kinds, folder_files, folder_layout, images
+from dualteacher.data.formats.annotations import importer
 from dualteacher.settings import strict_yaml
 from dualteacher.system import console, files, parallel
 from dualteacher.system.errors import UserError
@@ -107,8 +108,15 @@ def _digest(content: bytes) -> str:
 
 
 def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return the dataset's settings and the assumptions behind them."""
-    places = detect_layout.places(folder)
+    """Return the dataset's settings and the assumptions behind them; annotations are rasterised first."""
+    imported = None
+    try:
+        places = detect_layout.places(folder)
+    except UserError:
+        imported = importer.take(folder)
+        if imported is None:
+            raise
+        places = imported.places
     own = places.validation_images is not None
     described: dict[str, Any] = {
         "source": "folder",
@@ -132,7 +140,7 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
     names = folder_layout.scan(wanted)
     arranged = folder_layout.arrange(names, wanted)
     masks = [item.mask for item in [*arranged.train, *arranged.val] if item.mask is not None]
-    found = detect_classes.guess(folder, _some(masks))
+    found = imported.classes if imported else detect_classes.guess(folder, _some(masks))
     entries = [*arranged.train, *arranged.val]
     photos, told = {likeness.original(entry.image_id) for entry in entries}, []
     if len(photos) < len(entries) and not own:
@@ -143,7 +151,8 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
         described["block"] = "stem"
         arranged = folder_layout.arrange(names, valid(folder, described))
     described |= {"classes": found.classes, "ignore": found.ignore, "tolerance": found.tolerance}
-    return described, [*_say_places(places, arranged, own), *_say_unused(folder, arranged), *told, *found.assumed]
+    told = [*_say_unused(folder, [*arranged.files(), *(imported.sources if imported else [])]), *told, *found.assumed]
+    return described, [*_say_places(places, arranged, own), *(imported.told if imported else []), *told]
 
 
 def valid(folder: Path, described: dict[str, Any]) -> settings.Folder:
@@ -181,8 +190,8 @@ def _say_places(places: detect_layout.Places, arranged: folder_layout.Layout, ow
     return [*lines, f"validation: {len(arranged.val)} image{'s' * (len(arranged.val) != 1)} ({where})"]
 
 
-def _say_unused(folder: Path, arranged: folder_layout.Layout) -> list[str]:
-    return [f"not used: {line}" for line in file_kinds.described(folder_files.unused(folder, arranged.files()))]
+def _say_unused(folder: Path, used: Sequence[str]) -> list[str]:
+    return [f"not used: {line}" for line in file_kinds.described(folder_files.unused(folder, used))]
 
 
 def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[str]]:

@@ -14,6 +14,8 @@ import numpy as np
 from skimage import measure
 
 from dualteacher.core.labels import IGNORE
+from dualteacher.data.formats.annotations import coco as formats_coco
+from dualteacher.data.formats.annotations import rasterise as painting
 from dualteacher.data.pack import ClassInfo
 
 # Contours stay at least 1/√8 ≈ 0.354 from pixel centres: simplified within less than that, they contain the same ones.
@@ -86,42 +88,11 @@ def document(classes: Sequence[ClassInfo], images: Sequence[tuple[str, np.ndarra
 def rasterise(drawn: Sequence[Mapping[str, Any]], size: tuple[int, int], index_of: Mapping[int, int]) -> np.ndarray:
     """Rasterise one image's annotations, later ones on top → (H, W) uint8; 255 where there is none.
 
-    index_of: category id → class index. Accepts polygons and uncompressed run lengths, else ValueError.
+    index_of: category id → class index. ValueError if a shape is damaged.
     """
     mask = np.full(size, IGNORE, np.uint8)
     for annotation in drawn:
-        shape = annotation["segmentation"]
-        if isinstance(shape, list):
-            inside = np.zeros(size, bool)
-            for polygon in shape:
-                corners = np.asarray(polygon, float)
-                if len(corners) % 2 or not np.isfinite(corners).all():
-                    raise ValueError("a polygon is not a list of x, y, x, y, …")
-                if len(corners) >= 6:  # a point or a line has no area
-                    inside |= _filled(corners, size)
-        elif isinstance(shape, dict) and isinstance(shape.get("counts"), list):
-            inside = _run_lengths(shape["counts"], size)
-        else:
-            raise ValueError("compressed run lengths are not supported; export polygons or PNG masks")
-        mask[inside] = index_of[annotation["category_id"]]
+        shape = formats_coco.shape_of(annotation["segmentation"], "")
+        if shape is not None:  # a point or a line has no area
+            mask[painting.paint([shape], size, {"": 1}, False) == 1] = index_of[annotation["category_id"]]
     return mask
-
-
-def _filled(polygon: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pixels whose centres are inside a polygon (x, y, …), (H, W) bool."""
-    out = np.zeros(size, bool)
-    corners = polygon.reshape(-1, 2)[:, ::-1] - 0.5  # row, column; pixel centres become integers
-    low = np.clip(np.floor(corners.min(0)).astype(int), 0, size)
-    high = np.clip(np.ceil(corners.max(0)).astype(int) + 1, 0, size)
-    if (high > low).all():
-        shape = (int(high[0] - low[0]), int(high[1] - low[1]))
-        out[low[0] : high[0], low[1] : high[1]] = measure.grid_points_in_poly(shape, corners - low)
-    return out
-
-
-def _run_lengths(counts: Sequence[int], size: tuple[int, int]) -> np.ndarray:
-    """COCO run lengths: column-major, starting outside."""
-    if sum(counts) != size[0] * size[1]:
-        raise ValueError("run lengths do not add up to the image's size")
-    values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    return values.reshape(size[1], size[0]).T

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dualteacher.core.labels import IGNORE
 from dualteacher.data.formats import folder_files, images, mask_files, palettes
+from dualteacher.data.formats.annotations.matching import match
 from dualteacher.labelling import coco
 from dualteacher.labelling.suggestion import Suggestion, read_json, suggested_palette
 from dualteacher.system.console import logger
@@ -113,26 +112,3 @@ def coco_reader(path: Path, suggestion: Suggestion) -> Reader:
             raise UserError(f"{path}: {entry['file_name']}: cannot be used: {error}") from None
 
     return read
-
-
-def match(names: Sequence[str], listed: Sequence[str]) -> dict[str, str]:
-    """Map suggested images to the file names in an export: tools drop, replace or prepend folders and prefixes.
-
-    Rules are tried from strict to loose; a rule counts only where it gives exactly one match. Ambiguous images are
-    left out.
-    """
-    found: dict[str, str] = {}
-    upload = re.compile(r"^[0-9a-f]{8}-(?=.)")  # Label Studio's prefix for uploaded files
-    rules: list[Callable[[str, str], bool]] = [
-        lambda name, other: other == name,
-        lambda name, other: other.endswith(f"/{name}"),
-        lambda name, other: PurePosixPath(other).name == PurePosixPath(name).name,
-        lambda name, other: upload.sub("", PurePosixPath(other).name) == PurePosixPath(name).name.replace(" ", "_"),
-    ]
-    for same in rules:
-        taken = set(found.values())
-        left = [other for other in listed if other not in taken]
-        fits = {name: [other for other in left if same(name, other)] for name in names if name not in found}
-        times = Counter(other for others in fits.values() for other in others)
-        found |= {name: others[0] for name, others in fits.items() if len(others) == 1 and times[others[0]] == 1}
-    return found

@@ -68,10 +68,11 @@ def test_a_whole_file_and_what_it_says_of_a_square() -> None:
     assert polygon.min(0).tolist() == [3.0, 2.0] and polygon.max(0).tolist() == [8.0, 6.0], "pixels' outer borders"
 
 
-def test_run_lengths_are_read_and_compressed_ones_refused() -> None:
+def test_run_lengths_are_read_and_damaged_ones_refused() -> None:
     counts = {"size": [2, 3], "counts": [1, 2, 3]}  # by columns
-    (mask,) = [coco.rasterise([{"segmentation": counts, "category_id": 2}], (2, 3), INDEX_OF)]
-    assert mask.tolist() == [[255, 1, 255], [1, 255, 255]]
+    for stored in (counts, counts | {"counts": "123"}):  # compressed: one character for each of these small counts
+        mask = coco.rasterise([{"segmentation": stored, "category_id": 2}], (2, 3), INDEX_OF)
+        assert mask.tolist() == [[255, 1, 255], [1, 255, 255]]
     for wrong in ({"counts": [1, 2]}, {"counts": "abc"}):
         with pytest.raises(ValueError, match="run lengths"):
             coco.rasterise([{"segmentation": wrong, "category_id": 2}], (2, 3), INDEX_OF)

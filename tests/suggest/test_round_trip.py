@@ -16,8 +16,9 @@ from PIL import Image
 
 from dualteacher import settings
 from dualteacher.data.formats import folder_layout, mask_files
+from dualteacher.data.formats.annotations import matching
 from dualteacher.data.pack import Pack
-from dualteacher.labelling import acceptance, coco, corrected
+from dualteacher.labelling import acceptance, coco
 from dualteacher.stages import download, partition, prepare
 from dualteacher.system import paths
 from dualteacher.system.errors import UserError
@@ -162,7 +163,7 @@ def test_coco_annotations_and_masks_of_colours_come_back_too() -> None:
 )
 def test_exported_names_are_matched_where_there_is_no_doubt(listed: list[str], found: dict[str, str]) -> None:
     names = ["more/a.jpg", "more/sub/a.jpg", "b 1.jpg"]
-    assert corrected.match(names, listed) == found
+    assert matching.match(names, listed) == found
 
 
 def test_rectangles_alone_are_no_masks_and_strange_images_are_named() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -66,6 +66,28 @@ def places(root: Path) -> Places:
         unlabelled=_top(groups[False, "unlabelled"]) if (False, "unlabelled") in groups else None,
         validation_images=_top(held_out) if held_out and held_out_masks else None,
         validation_masks=_top(held_out_masks) if held_out and held_out_masks else None,
+    )
+
+
+def beside(names: Sequence[str], masked: Set[str], masks: str) -> Places:
+    """Places of images whose masks are in the folder `masks`, at the images' own relative paths."""
+    groups: dict[str, list[str]] = {}
+    for (_, kind), found in _groups(names).items():  # a word for masks says nothing here: labelme writes beside images
+        groups.setdefault(kind, []).extend(found)
+    if not set(groups.get("unlabelled", [])).isdisjoint(masked):
+        groups.setdefault("train", []).extend(groups.pop("unlabelled"))
+    own = next((groups[kind] for kind in ("validation", "test") if not masked.isdisjoint(groups.get(kind, []))), None)
+    if set(groups.get("train", [])).isdisjoint(masked):
+        raise UserError(f"no training image is annotated; {HELP}")
+    top = _top(groups["train"])
+    held_out = _top(own) if own else None
+    return Places(
+        images=top,
+        masks=str(PurePosixPath(masks) / top),
+        mask_suffix="",
+        unlabelled=_top(groups["unlabelled"]) if "unlabelled" in groups else None,
+        validation_images=held_out,
+        validation_masks=str(PurePosixPath(masks) / held_out) if held_out else None,
     )
 
 

@@ -12,6 +12,7 @@ from dualteacher.system.console import logger
 from dualteacher.system.walk import walk
 
 OUTPUTS = {"done.jsonl", "suggest.json"}  # mark folders of outputs (prediction/record.py, labelling/suggestion.py)
+RASTERISED_FOLDER, RASTERISED = "masks-from-", "rasterised.json"  # folder and record of annotations/importer.py
 
 
 def image_files(root: Path) -> list[str]:
@@ -22,9 +23,14 @@ def image_files(root: Path) -> list[str]:
 def files_below(folder: Path, root: Path) -> Iterator[str]:
     """Paths, relative to `root`, of all image files below `folder`, links to folders included.
 
-    Skips hidden and system folders, and what `predict` and `suggest` wrote below `folder`.
+    Skips hidden and system folders, and what `predict`, `suggest` and `init` wrote below `folder`.
     """
     return (name for name in _all_files(folder, root) if is_image(name))
+
+
+def with_suffix(root: Path, suffix: str) -> list[str]:
+    """Sorted relative paths of the files of another kind below `root`; suffix: in lower case."""
+    return sorted(name for name in _all_files(root, root) if Path(name).suffix.lower() == suffix and name[-1] != "/")
 
 
 def unused(root: Path, used: Collection[str]) -> dict[str, list[str]]:
@@ -36,6 +42,9 @@ def unused(root: Path, used: Collection[str]) -> dict[str, list[str]]:
 def _all_files(folder: Path, root: Path) -> Iterator[str]:
     """All files but those in folders of outputs; a system folder as one name that ends in `/`."""
     for parent, inner, names in walk(folder):
+        if RASTERISED in names and parent != folder:
+            inner.clear()
+            continue
         if OUTPUTS.intersection(names) and parent != folder:
             inner.clear()
             _say_skipped(parent)

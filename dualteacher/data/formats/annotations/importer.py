@@ -1,0 +1,242 @@
+"""Turn annotation files into index masks inside the dataset's folder, for `init`.
+
+Masks go to masks-from-FORMAT/, at the images' own relative paths, with a record of where they come from. Masks edited
+since, or added by `accept`, are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from dualteacher.data.formats import detect_layout, folder_files, images
+from dualteacher.data.formats.annotations import rasterise, recognise
+from dualteacher.data.formats.annotations.matching import match
+from dualteacher.data.formats.annotations.shapes import Annotated, Annotations, Shape, Size, Wrong
+from dualteacher.data.formats.detect_classes import GuessedClasses
+from dualteacher.data.sources.published import voc_color
+from dualteacher.system import console, files, parallel
+from dualteacher.system.errors import UserError
+
+BACKGROUND = {"background", "_background_", "__background__"}
+IGNORED = "__ignore__"  # labelme's name for pixels without a class
+IGNORE_VALUE = 255
+FULL = 0.01  # with fewer pixels outside all shapes than this share, the classes cover everything: no background
+
+
+class Imported(NamedTuple):
+    """Where the masks are, their classes, and what was understood."""
+
+    places: detect_layout.Places
+    classes: GuessedClasses
+    told: list[str]
+    sources: list[str]  # the annotation files
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A rasterised image."""
+
+    image: str
+    png: bytes
+    counts: Counter[int]  # pixels by value
+    problem: str = ""
+
+
+def take(root: Path) -> Imported | None:
+    """Rasterise the annotations below `root`; None if there are none, UserError, with nothing written, if unusable."""
+    names = folder_files.image_files(root)
+    found = recognise.read(root, names)
+    if found is None:
+        return None
+    matched, told = _matched(root, found, names)
+    values = _values(root, found)
+    shaped = {name: entry for name, entry in matched.items() if entry.shapes}
+    drawn = _draw(root, shaped, values, found.smaller_on_top)
+    counts: Counter[int] = sum((item.counts for item in drawn), Counter())
+    outside = counts[0] / counts.total()
+    used = sorted({value for value in counts if 0 < value < IGNORE_VALUE})
+    covered = outside < FULL and len(used) > 1 and 0 not in values.values()
+    empty = [name for name, entry in matched.items() if not entry.shapes and entry.empty_is_background]
+    if empty and not covered and len(empty) <= len(shaped):
+        drawn += _draw(root, {name: matched[name] for name in empty}, values, found.smaller_on_top)
+        told.append(
+            f"images listed without shapes: {len(empty)}, taken as background only, for example {empty[0]}; if they are"
+            " not annotated yet, take them out of the file"
+        )
+    elif empty:
+        reason = "there is no background" if covered else "they outnumber those with shapes"
+        told.append(f"images listed without shapes: {len(empty)}, taken as not annotated, since {reason}")
+    masks = f"{folder_files.RASTERISED_FOLDER}{found.key}"
+    places = detect_layout.beside(names, {item.image for item in drawn}, masks)
+    classes = _classes(found, values, used, covered)
+    told = [_summary(found, shaped, masks), *_say_classes(found, values, used, covered, outside), *told]
+    kept = _write(root, masks, found, drawn, classes)
+    if kept:
+        told.append(f"edited masks in {masks}: {kept}, kept; delete a mask to have it made anew")
+    return Imported(places, classes, told, found.sources)
+
+
+def _matched(root: Path, found: Annotations, names: Sequence[str]) -> tuple[dict[str, Annotated], list[str]]:
+    """(annotations by image, remarks). A name is first looked for relative to the annotation file."""
+    matched: dict[str, Annotated] = {}
+    unknown: list[str] = []
+    known = set(names)
+    for source in dict.fromkeys(entry.source for entry in found.images):
+        entries = {entry.name: entry for entry in found.images if entry.source == source}
+        parent = PurePosixPath(source).parent
+        beside = {os.path.normpath(parent / name): name for name in entries}
+        pairs = {name: listed for name, listed in beside.items() if name in known}
+        left = [name for name in entries if name not in pairs.values()]
+        pairs |= match([name for name in names if name not in pairs], left)
+        for name, listed in pairs.items():
+            if name in matched:
+                raise UserError(f"{root}: {name} is annotated in {matched[name].source} and in {source}; leave one")
+            matched[name] = entries[listed]
+        unknown += [name for name, entry in entries.items() if entry.shapes and name not in pairs.values()]
+    if not any(entry.shapes for entry in matched.values()):
+        raise UserError(f"{root}: {_nothing(found, unknown)}")
+    told = [f"not taken: {what} ({number})" for what, number in found.left_out.items()]
+    if unknown:
+        told.append(f"annotated, but not in the folder: {len(unknown)} images, for example {unknown[0]}")
+    return matched, told
+
+
+def _nothing(found: Annotations, unknown: Sequence[str]) -> str:
+    where = f"{found.title} ({found.sources[0]})"
+    if unknown:
+        return f"{where}: none of the annotated images ({len(unknown)}, for example {unknown[0]}) is in the folder"
+    if found.left_out:
+        what, number = found.left_out.most_common(1)[0]
+        return f"{where} holds no areas, only {what} ({number}); export polygons or masks"
+    return f"{where} holds no shapes"
+
+
+def _values(root: Path, found: Annotations) -> dict[str, int]:
+    """Mask value of each label that a shape uses: from 1 in the file's order, 0 for a background."""
+    used = {shape.label for entry in found.images for shape in entry.shapes}
+    values = {label: 0 for label in used if label.lower() in BACKGROUND}
+    values |= {label: IGNORE_VALUE for label in used if label == IGNORED}
+    plain = [label for label in found.labels if label in used and label not in values]
+    if len(plain) >= IGNORE_VALUE:
+        raise UserError(f"{root}: {found.sources[0]} uses {len(plain)} classes; at most 254 are possible")
+    return values | {label: number for number, label in enumerate(plain, start=1)}
+
+
+def _draw(root: Path, entries: Mapping[str, Annotated], values: Mapping[str, int], smaller: bool) -> list[Drawn]:
+    jobs = (partial(_draw_one, root, name, entry, values, smaller) for name, entry in entries.items())
+    drawn = list(console.progress(parallel.ordered(jobs), "rasterise", len(entries), "image"))
+    if wrong := [item for item in drawn if item.problem]:
+        more = f" (and {len(wrong) - 1} more images)" if len(wrong) > 1 else ""
+        first = wrong[0]
+        raise UserError(f"{root / entries[first.image].source}: {first.image}: {first.problem}{more}")
+    return drawn
+
+
+def _draw_one(root: Path, name: str, entry: Annotated, values: Mapping[str, int], smaller: bool) -> Drawn:
+    try:
+        upright = _upright_size(root / name)
+        size = entry.size or upright
+        if size not in (upright, upright[::-1]):
+            raise Wrong(f"annotated at {size[0]}×{size[1]} pixels, but the image has {upright[0]}×{upright[1]}")
+        shapes = [_scaled(shape, size) for shape in entry.shapes] if entry.relative else entry.shapes
+        mask = rasterise.paint(shapes, size, values, smaller)
+    except (Wrong, images.Unreadable, OSError) as error:
+        return Drawn(name, b"", Counter(), str(error))
+    numbers = np.bincount(mask.ravel(), minlength=256)
+    return Drawn(name, images.png(mask), Counter({int(value): int(numbers[value]) for value in numbers.nonzero()[0]}))
+
+
+def _upright_size(path: Path) -> Size:
+    """(H, W) after the EXIF orientation, from the header."""
+    height, width = images.size(path.read_bytes())
+    try:
+        with Image.open(path) as opened:
+            turned = opened.getexif().get(images.ORIENTATION, 1) >= 5
+    except (OSError, ValueError, TypeError, SyntaxError):
+        turned = False
+    return (width, height) if turned else (height, width)
+
+
+def _scaled(shape: Shape, size: Size) -> Shape:
+    return replace(shape, polygons=[[ring * [size[1], size[0]] for ring in rings] for rings in shape.polygons])
+
+
+def _classes(found: Annotations, values: Mapping[str, int], used: Sequence[int], covered: bool) -> GuessedClasses:
+    names = {value: label for label, value in values.items()}
+    listed = [*([] if covered else [0]), *used]
+    classes = [
+        {
+            "name": names.get(value, "background"),
+            "color": found.colors.get(names.get(value, ""), list(voc_color(value))),
+            "value": value,
+        }
+        for value in listed
+    ]
+    return GuessedClasses(classes, [0, IGNORE_VALUE] if covered else [IGNORE_VALUE])
+
+
+def _summary(found: Annotations, shaped: Mapping[str, Annotated], masks: str) -> str:
+    number = sum(len(entry.shapes) for entry in shaped.values())
+    more = f" and {len(found.sources) - 1} more files" if len(found.sources) > 1 else ""
+    return (
+        f"annotations: {found.title} ({found.sources[0]}{more}), {number} shapes in {len(shaped)} images, rasterised"
+        f" into {masks}; overlaps: {rasterise.OVERLAPS[found.smaller_on_top]}"
+    )
+
+
+def _say_classes(
+    found: Annotations, values: Mapping[str, int], used: Sequence[int], covered: bool, outside: float
+) -> list[str]:
+    names = [label for label in found.labels if values.get(label) in used]
+    rest = f"{outside:.1%} of the pixels outside all shapes"
+    said = f"classes: {', '.join(names)}; {rest}: {'ignored' if covered else 'background'}"
+    unused = [label for label in found.labels if label not in names and values.get(label) not in (0, IGNORE_VALUE)]
+    return [said, *([f"categories without a pixel, left out: {', '.join(unused)}"] if unused else [])]
+
+
+def _write(root: Path, masks: str, found: Annotations, drawn: Sequence[Drawn], classes: GuessedClasses) -> int:
+    """Write masks and record, remove earlier ones that are no longer annotated; return how many edited ones were kept.
+
+    A file with the same content is not touched, so nothing reruns.
+    """
+    record = root / masks / folder_files.RASTERISED
+    before: dict[str, str] = {}
+    if record.is_file():
+        before = json.loads(record.read_text(encoding="utf-8"))["masks"]
+    kept, written = 0, {}
+    for item in drawn:
+        name = str(PurePosixPath(item.image).with_suffix(".png"))
+        path, digest = root / masks / name, hashlib.sha256(item.png).hexdigest()
+        there = files.sha256(path) if path.is_file() else None
+        written[name] = digest
+        if there not in (None, digest, before.get(name)):
+            kept += 1
+        elif there != digest:
+            files.write_bytes(path, item.png)
+    for name, digest in before.items():
+        path = root / masks / name
+        if name not in written and path.is_file() and files.sha256(path) == digest:
+            path.unlink()
+    content: dict[str, Any] = {
+        "format": found.title,
+        "rule": rasterise.RULE + rasterise.OVERLAPS[found.smaller_on_top],
+        "sources": {name: files.sha256(root / name) for name in found.sources},
+        "classes": {entry["name"]: entry["value"] for entry in classes.classes},
+        "images": len(drawn),
+        "shapes": sum(len(entry.shapes) for entry in found.images),
+        "left_out": dict(found.left_out),
+        "masks": written,
+    }
+    files.write_json(record, content)
+    return kept

@@ -1,0 +1,80 @@
+"""Find the annotation files in a folder and read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dualteacher.data.formats import folder_files
+from dualteacher.data.formats.annotations import coco, labelme, yolo
+from dualteacher.data.formats.annotations.shapes import Annotations
+from dualteacher.system.errors import UserError
+
+JSON: list[tuple[Callable[[Any], bool], Callable[[], Annotations], Callable[[Annotations, Any, str], None]]] = [
+    (coco.is_coco, coco.new, coco.add),
+    (labelme.is_labelme, labelme.new, labelme.add),
+]
+
+
+def read(root: Path, names: Sequence[str]) -> Annotations | None:
+    """The annotations of one format below `root`; UserError for damaged files, or for several formats at once."""
+    found: dict[str, Annotations] = {}
+    for source in folder_files.with_suffix(root, ".json"):
+        content = _json(root, source)
+        for fits, new, add in JSON:
+            if fits(content):
+                one = new()
+                one = found.setdefault(one.key, one)
+                _add(
+                    root,
+                    source,
+                    one,
+                    partial(add, one, content, source),
+                )
+                break
+    _add_yolo(root, names, found)
+    if len(found) > 1:
+        shown = " and ".join(f"{one.title} ({one.sources[0]})" for one in found.values())
+        raise UserError(f"{root}: annotations in several formats, {shown}: leave one of them in the folder")
+    return next(iter(found.values()), None)
+
+
+def _json(root: Path, source: str) -> Any:
+    try:
+        return json.loads((root / source).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{root / source}: cannot be read as JSON: {error}") from None
+
+
+def _add(root: Path, source: str, one: Annotations, read: Callable[[], None]) -> None:
+    """Read a file into `one`; UserError in one line if it is damaged."""
+    try:
+        read()
+    except KeyError as error:
+        raise UserError(f"{root / source}: not a complete {one.title} file: no {error}") from None
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise UserError(f"{root / source}: not a valid {one.title} file: {error}") from None
+    one.sources.append(source)
+
+
+def _add_yolo(root: Path, names: Sequence[str], found: dict[str, Annotations]) -> None:
+    pairs = yolo.label_files(names, folder_files.with_suffix(root, ".txt"))
+    try:
+        texts = {name: (root / source).read_text(encoding="utf-8-sig") for name, source in pairs.items()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{root}: a text file beside the images cannot be read: {error}") from None
+    if not any(yolo.is_yolo(text) for text in texts.values()):
+        return
+    one = found.setdefault("yolo", yolo.new())
+    listed, origin = yolo.class_names(root)
+    one.add_labels([listed[number] for number in sorted(listed)])
+    for name, text in texts.items():
+        _add(root, pairs[name], one, partial(yolo.add, one, text, pairs[name], name, listed))
+    if not listed:
+        used = {shape.label for image in one.images for shape in image.shapes}
+        one.add_labels(sorted(used, key=lambda label: int(label.removeprefix("class_"))))
+    if origin is not None:
+        one.sources.append(origin)
