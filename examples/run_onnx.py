@@ -9,13 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
+
+
+def read(name: str) -> Image.Image:
+    """Upright 8-bit RGB; of 16 bits the upper 8, as in training."""
+    image = ImageOps.exif_transpose(Image.open(name))
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
 
 session = onnxruntime.InferenceSession(sys.argv[1])
 about = json.loads(session.get_modelmeta().custom_metadata_map["dualteacher"])
 fit, classes = about["inference"]["resize"], about["classes"]
 for name in sys.argv[2:]:
-    image = Image.open(name).convert("RGB")
+    image = read(name)
     scale = min(max(fit) / max(image.size), min(fit) / min(image.size)) if fit else 1
     size = [max(64, round(side * scale / 32) * 32) for side in image.size]  # as in training, and a multiple of 32
     pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float32) / 255
