@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -75,7 +77,8 @@ def _train_in(
         place(project / init.OWN_DATA / NAME, *data)  # whose paths are relative to the caller's folder
         with contextlib.chdir(project):
             cell = _configure(*run, changes)
-            _run_stages(cell)
+            with _script_hidden():
+                _run_stages(cell)
             device = all_settings.load().runtime.device
     return load(project / cell.folder, device)
 
@@ -146,6 +149,17 @@ def _share_downloads(raw: Path) -> None:
         cache.mkdir(parents=True, exist_ok=True)
         raw.parent.mkdir(parents=True, exist_ok=True)
         raw.symlink_to(cache, target_is_directory=True)
+
+
+@contextlib.contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Keep loader processes from importing the caller's script, which would call `train` again."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 @contextlib.contextmanager

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +21,7 @@ from dualteacher.api import training
 from dualteacher.system import console
 from dualteacher.system.errors import UserError
 from dualteacher.workflow import engines
-from tests.core.conftest import scene
+from tests.core.conftest import ROOT, scene
 
 SMALL: dict[str, Any] = {
     "model": {"backbone": "mobilenetv2_100", "weights": "none", "head_width": 16},
@@ -135,6 +138,26 @@ def test_palette_masks_and_pictures_with_transparency() -> None:
     model = dualteacher.train(pictures, palettes, folder="one", **SMALL)
     plain = dualteacher.train(images, masks, folder="two", **SMALL)
     assert model.path.read_bytes() == plain.path.read_bytes()
+
+
+SCRIPT = """
+import sys
+print("once", flush=True)
+import numpy as np
+import dualteacher
+from tests.api.test_train import SMALL, scenes
+model = dualteacher.train(*scenes(5), **SMALL | {"runtime": {"device": "cpu", "workers": 1}, "seed": 1})
+print(model.metrics["seed"], sys.modules["__main__"].__file__ == __file__)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_needs_no_guard_for_loader_processes() -> None:
+    """They would import the script, and train in it again."""
+    Path("script.py").write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "script.py"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["once", "1", "True"]), done.stderr
 
 
 def test_progress_bars_are_drawn_where_asked(capfd: pytest.CaptureFixture[str]) -> None:
