@@ -1,4 +1,4 @@
-"""Weak augmentation of one training image in a loader worker: scale, crop, flip, colour factors.
+"""Weak augmentation of one training image in a loader worker: scale, crop, flip, turn, colour factors.
 
 Scaling and cropping are a single resampling: the crop is chosen in scaled coordinates, mapped back to the original,
 and resized by PIL's `resize(box=…)`. The worker only draws the colour factors; core/views.py applies them to the whole
@@ -126,7 +126,7 @@ def weak(
     rng: np.random.Generator,
     wanted: int | None = None,
 ) -> Example:
-    """Scale, crop and flip; draw colour factors.
+    """Scale, crop, flip and turn; draw colour factors.
 
     size: (H, W) of the image. read: read(least) decodes it, (h, w, 3) uint8, possibly at a reduced size not below
     `least` (H, W). mask: (H, W) uint8, or None. wanted: a class that should cover SHOWN of the crop; after TRIES
@@ -151,5 +151,8 @@ def weak(
     pixels = cut_image(read((crop.height, crop.width)), crop, pad, size)
     if rng.random() < augment.flip:
         pixels, cut = pixels[:, ::-1], cut[:, ::-1]
+    if augment.turns:
+        quarters = int(rng.integers(4))
+        pixels, cut = np.rot90(pixels, quarters), np.rot90(cut, quarters)
     factors = views.draw_photometric(rng) if augment.photometric else [1.0, 1.0, 1.0, 0.0]
     return Example(np.ascontiguousarray(pixels), np.ascontiguousarray(cut), np.array(factors, np.float32))

@@ -73,6 +73,7 @@ class Augment(Section):
     scale: Annotated[list[Positive], Field(min_length=2, max_length=2)]  # range of the random factor
     class_share: Annotated[float, Field(gt=0.0, le=1.0)]  # redraw crops with more than this share of one class
     flip: Share  # probability of a horizontal flip
+    turns: bool  # random turns by 90°, for pictures without an up, such as aerial ones
     photometric: bool  # random brightness, contrast, saturation and hue
 
     @model_validator(mode="after")

@@ -134,6 +134,25 @@ def test_scaled_size(size, resize, factor, expected):
     assert augment.scaled_size(size, resize, factor) == expected
 
 
+def test_turns_by_90_degrees_take_the_mask_along(pack):
+    """All four turns occur, and each image's own mask goes with it; off, not even the draws differ."""
+    settings = toy_settings().augment.model_copy(update={"scale": [1.0, 1.0], "flip": 0.0, "photometric": False})
+    turning = settings.model_copy(update={"turns": True})
+    image = np.repeat(np.arange(32 * 32, dtype=np.int64).reshape(32, 32, 1) % 251, 3, axis=2).astype(np.uint8)
+    mask = image[..., 0] % 3
+    seen = set()
+    for number in range(20):
+        plain, turned = (
+            augment.weak((32, 32), lambda least: image, mask, chosen, 32, PAD, np.random.default_rng(number))
+            for chosen in (settings, turning)
+        )
+        np.testing.assert_array_equal(plain.image, image)
+        (quarters,) = (k for k in range(4) if np.array_equal(turned.image, np.rot90(image, k)))
+        np.testing.assert_array_equal(turned.mask, np.rot90(mask, quarters))
+        seen.add(quarters)
+    assert seen == {0, 1, 2, 3}
+
+
 def test_a_crop_filled_by_one_class_is_drawn_again(pack):
     settings = toy_settings().augment.model_copy(update={"class_share": 0.75, "scale": [1.0, 1.0]})
     mask = np.zeros((200, 200), np.uint8)

@@ -46,7 +46,7 @@ def made(request, tmp_path_factory) -> Pack:
 
 
 def settings(scale: float, resize: list[int] | None = None) -> Augment:
-    return Augment(resize=resize, scale=[scale, scale], class_share=1.0, flip=0.5, photometric=True)
+    return Augment(resize=resize, scale=[scale, scale], class_share=1.0, flip=0.5, turns=False, photometric=True)
 
 
 @pytest.mark.parametrize(("share", "expected"), [(1.0, 1), (0.51, 1), (0.5, 2), (0.26, 2), (0.25, 4), (0.1, 8)])
