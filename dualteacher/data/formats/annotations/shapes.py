@@ -65,7 +65,7 @@ def ring(values: Any) -> np.ndarray | None:
     except (TypeError, ValueError):
         raise Wrong("a polygon is not a list of x, y, x, y, …") from None
     if not np.isfinite(corners).all():
-        raise Wrong("a polygon has a coordinate that is no number")
+        raise Wrong("a polygon is not a list of x, y, x, y, …")
     return corners if len(corners) >= 3 else None
 
 
