@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from dualteacher import cli, settings
 from dualteacher.data.formats.annotations import rasterise, run_lengths
-from dualteacher.data.formats.annotations.shapes import Shape, Wrong
+from dualteacher.data.formats.annotations.shapes import Shape, Wrong, rectangle, turned
 from dualteacher.system.errors import UserError
 from dualteacher.workflow import engines, presets
 
@@ -178,6 +178,129 @@ def test_labelme() -> None:
     assert "not taken: shapes of type point (4)" in told and "training: 3 images with masks, 1 without" in told
 
 
+def cvat(images: str) -> bytes:
+    labels = "".join(
+        f"<label><name>{name}</name><color>{color}</color></label>"
+        for name, color in (("stem", "#00ff10"), ("leaf", "#fa3253"))
+    )
+    return (
+        f'<?xml version="1.0" encoding="utf-8"?><annotations><version>1.1</version><meta><job><labels>{labels}</labels>'
+        f"</job></meta>{images}</annotations>"
+    ).encode()
+
+
+def pairs(corners: Sequence[float]) -> list[list[float]]:
+    return np.array(corners).reshape(-1, 2).tolist()
+
+
+def test_cvat() -> None:
+    folder = Path("own_data/mine")
+    photos(folder, "images", 5)
+    points = ";".join(f"{x},{y}" for x, y in pairs(LEAF))
+    shapes = (
+        '<box label="stem" xtl="8.0" ytl="4.0" xbr="20.0" ybr="6.0" z_order="1"></box>'  # drawn last
+        f'<polygon label="leaf" points="{points}" z_order="0"></polygon>'
+        '<mask label="leaf" rle="1, 2, 3" left="20" top="10" width="3" height="2" z_order="0"></mask>'
+        '<polyline label="leaf" points="0,0;4,4" z_order="0"></polyline><tag label="sunny"></tag>'
+    )
+    images = "".join(f'<image id="{i}" name="{i}.png" width="31" height="20">{shapes}</image>' for i in range(3))
+    put(folder / "annotations.xml", cvat(f'{images}<image id="3" name="3.png" width="31" height="20"></image>'))
+    dataset, told = made(folder)
+    assert [(entry.name, entry.color) for entry in dataset.classes[1:]] == [
+        ("stem", [0, 255, 16]),
+        ("leaf", [250, 50, 83]),
+    ]
+    mask = values(folder / "masks-from-cvat/images/0.png")
+    wanted = np.array([0, 2, 1], np.uint8)[expected()]  # CVAT lists the stem first
+    wanted[10, 21:23] = 2  # run lengths by rows: 0 1 1 / 0 0 0
+    np.testing.assert_array_equal(mask, wanted)
+    for part in (
+        "not taken: shapes of type polyline (3)",
+        "rectangles taken as areas: 3",
+        "2 images with masks, 2 without",
+    ):
+        assert part in told
+
+
+def brush(mask: np.ndarray) -> list[int]:
+    """Label Studio's bit stream for a mask: runs where pixels repeat, single values elsewhere."""
+    flat = np.repeat(mask.ravel().astype(int) * 255, 4)
+    bits = f"{len(flat):032b}{7:05b}" + "".join(f"{width - 1:04b}" for width in (3, 4, 8, 16))
+    at = 0
+    while at < len(flat):
+        run = 1
+        while at + run < len(flat) and flat[at + run] == flat[at] and run < 1 << 16:
+            run += 1
+        if run > 8:
+            bits += f"1{3:02b}{run - 1:016b}{flat[at]:08b}"
+        else:
+            bits += f"0{0:02b}{run - 1:03b}" + f"{flat[at]:08b}" * run
+        at += run
+    bits += "0" * (-len(bits) % 8)
+    return [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
+
+
+def result(kind: str, label: str, value: dict[str, Any]) -> dict[str, Any]:
+    return {"type": kind, "original_width": 31, "original_height": 20, "value": value | {kind: [label]}}
+
+
+def test_label_studio() -> None:
+    folder = Path("own_data/mine")
+    photos(folder, "images", 6)
+    shares = (np.array(LEAF).reshape(-1, 2) / [31, 20] * 100).tolist()
+    stem = {"x": 800 / 31, "y": 20.0, "width": 1200 / 31, "height": 10.0, "rotation": 0}
+    drawn = np.zeros(SIZE, bool)
+    drawn[12:15, 3:9] = True
+    results = [
+        result("polygonlabels", "leaf", {"points": shares}),
+        result("rectanglelabels", "stem", stem),
+        result("brushlabels", "leaf", {"format": "rle", "rle": brush(drawn)}),
+        {"type": "choices", "value": {"choices": ["sunny"]}},
+    ]
+    old = {"result": [result("polygonlabels", "root", {"points": shares})]}
+    done = [old, {"result": results}, {"result": [], "was_cancelled": True}]
+    tasks = [{"id": i, "data": {"image": f"/data/upload/1/0a1b2c3d-{i}.png"}, "annotations": done} for i in range(3)]
+    tasks.append({"id": 3, "data": {"image": "/data/local-files/?d=images/3.png"}, "annotations": [{"result": []}]})
+    tasks.append({"id": 4, "data": {"image": "s3://bucket/images/4.png"}, "annotations": []})
+    put(folder / "export.json", json.dumps(tasks).encode())
+    dataset, told = made(folder)
+    assert names(dataset) == [("background", 0), ("leaf", 1), ("stem", 2)]
+    wanted = expected()
+    wanted[drawn] = 1
+    for i in range(3):
+        np.testing.assert_array_equal(values(folder / f"masks-from-label-studio/images/{i}.png"), wanted)
+    assert not values(folder / "masks-from-label-studio/images/3.png").any(), "submitted without a shape"
+    assert not (folder / "masks-from-label-studio/images/4.png").exists(), "not annotated"
+    assert "earlier annotations of an image (3)" in told and "results of type choices (3)" in told
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_brushes_come_back(seed: int) -> None:
+    mask = np.random.default_rng(seed).random((19, 23)) < [0.5, 0.02, 0.0][seed]
+    np.testing.assert_array_equal(run_lengths.packed(brush(mask), mask.shape), mask)
+    for damaged in (brush(mask)[:-9], [300], "abc", brush(mask[1:])):
+        with pytest.raises(Wrong, match="brush"):
+            run_lengths.packed(damaged, mask.shape)
+
+
+def test_turned_shapes() -> None:
+    tall = turned(rectangle(2, 4, 8, 6), 90)  # around (5, 5)
+    assert np.argwhere(rasterise.fill([tall], (10, 10))).tolist() == [[y, x] for y in range(2, 8) for x in (4, 5)]
+    corner = np.array([2.0, 4.0])  # clockwise around its upper left corner, as Label Studio turns
+    inside = rasterise.fill([turned(rectangle(2, 4, 8, 6), 90, corner)], (12, 10))
+    assert np.argwhere(inside).tolist() == [[y, x] for y in range(4, 10) for x in (0, 1)]
+
+
+def test_check_data_says_that_annotations_have_changed() -> None:
+    folder = Path("own_data/mine")
+    listed = photos(folder, "photos", 5)
+    put(folder / "a.json", coco(listed, [(1, [LEAF])]))
+    made(folder)
+    assert "changed since" not in run("check-data")
+    put(folder / "a.json", coco(listed, [(1, [STEM])]))
+    assert "a.json: changed since `init` made masks of it; run `init` again" in run("check-data")
+
+
 def test_init_again_keeps_edited_masks_and_removes_what_is_no_longer_annotated() -> None:
     folder = Path("own_data/mine")
     listed = photos(folder, "photos", 5)
@@ -204,6 +327,10 @@ def test_classes_that_cover_everything_need_no_background() -> None:
 
 
 WRONG = {
+    "a video": ({"a.xml": b'<annotations><track id="0"/></annotations>'}, "not a valid CVAT XML file: it holds the"),
+    "half an XML": ({"a.xml": b"<annotations>"}, "a.xml: cannot be read as XML"),
+    "VOC": ({"a.xml": b"<annotation><object/></annotation>"}, "a.xml is PASCAL VOC XML, which holds boxes only"),
+    "GeoJSON": ({"a.geojson": b'{"type": "FeatureCollection", "features": []}'}, "a.geojson is GeoJSON, which is not"),
     "several formats": ({"a.json": coco(["0.png"], [(1, [LEAF])]), "0.txt": b"0 0 0 1 0 1 1"}, "several formats"),
     "not JSON": ({"a.json": b"{"}, "a.json: cannot be read as JSON"),
     "boxes only": ({"a.json": coco(["0.png"], [(1, [])])}, "no areas, only boxes without an outline (1)"),

@@ -15,6 +15,7 @@ from dualteacher import settings
 from dualteacher.data import inspection, likeness
 from dualteacher.data.fetch import Archive
 from dualteacher.data.formats import file_kinds, folder_files, images, mask_files, palettes
+from dualteacher.data.formats.annotations import record
 from dualteacher.data.formats.folder_layout import Entry, Layout, arrange, scan
 from dualteacher.data.formats.label_map import LabelMap
 from dualteacher.data.inspection import Checked, Finding
@@ -99,7 +100,11 @@ class FolderContent:
 
     def findings(self) -> list[Finding]:
         """Problems visible from the file names."""
-        return [Finding("warning", name, "a mask without an image", "orphan") for name in self.layout.orphans]
+        orphans = [Finding("warning", name, "a mask without an image", "orphan") for name in self.layout.orphans]
+        changed = "changed since `init` made masks of it; run `init` again"
+        return orphans + [
+            Finding("warning", name, changed, "annotations") for name in record.outdated(self.root, self.options.masks)
+        ]
 
     def unused(self) -> list[str]:
         """What lies in the folder and is not used: one line per kind of file."""

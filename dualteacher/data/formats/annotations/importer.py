@@ -6,8 +6,6 @@ since, or added by `accept`, are kept.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from dualteacher.data.formats import detect_layout, folder_files, images
-from dualteacher.data.formats.annotations import rasterise, recognise
+from dualteacher.data.formats.annotations import rasterise, recognise, record
 from dualteacher.data.formats.annotations.matching import match
 from dualteacher.data.formats.annotations.shapes import Annotated, Annotations, Shape, Size, Wrong
 from dualteacher.data.formats.detect_classes import GuessedClasses
@@ -81,7 +79,8 @@ def take(root: Path) -> Imported | None:
     places = detect_layout.beside(names, {item.image for item in drawn}, masks)
     classes = _classes(found, values, used, covered)
     told = [_summary(found, shaped, masks), *_say_classes(found, values, used, covered, outside), *told]
-    kept = _write(root, masks, found, drawn, classes)
+    pngs = {str(PurePosixPath(item.image).with_suffix(".png")): item.png for item in drawn}
+    kept = record.write(root, masks, pngs, _provenance(root, found, drawn, classes.classes))
     if kept:
         told.append(f"edited masks in {masks}: {kept}, kept; delete a mask to have it made anew")
     return Imported(places, classes, told, found.sources)
@@ -107,6 +106,8 @@ def _matched(root: Path, found: Annotations, names: Sequence[str]) -> tuple[dict
     if not any(entry.shapes for entry in matched.values()):
         raise UserError(f"{root}: {_nothing(found, unknown)}")
     told = [f"not taken: {what} ({number})" for what, number in found.left_out.items()]
+    if found.rectangles:
+        told.append(f"rectangles taken as areas: {found.rectangles}; delete them if they only bound objects")
     if unknown:
         told.append(f"annotated, but not in the folder: {len(unknown)} images, for example {unknown[0]}")
     return matched, told
@@ -205,38 +206,15 @@ def _say_classes(
     return [said, *([f"categories without a pixel, left out: {', '.join(unused)}"] if unused else [])]
 
 
-def _write(root: Path, masks: str, found: Annotations, drawn: Sequence[Drawn], classes: GuessedClasses) -> int:
-    """Write masks and record, remove earlier ones that are no longer annotated; return how many edited ones were kept.
-
-    A file with the same content is not touched, so nothing reruns.
-    """
-    record = root / masks / folder_files.RASTERISED
-    before: dict[str, str] = {}
-    if record.is_file():
-        before = json.loads(record.read_text(encoding="utf-8"))["masks"]
-    kept, written = 0, {}
-    for item in drawn:
-        name = str(PurePosixPath(item.image).with_suffix(".png"))
-        path, digest = root / masks / name, hashlib.sha256(item.png).hexdigest()
-        there = files.sha256(path) if path.is_file() else None
-        written[name] = digest
-        if there not in (None, digest, before.get(name)):
-            kept += 1
-        elif there != digest:
-            files.write_bytes(path, item.png)
-    for name, digest in before.items():
-        path = root / masks / name
-        if name not in written and path.is_file() and files.sha256(path) == digest:
-            path.unlink()
-    content: dict[str, Any] = {
+def _provenance(
+    root: Path, found: Annotations, drawn: Sequence[Drawn], classes: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    return {
         "format": found.title,
         "rule": rasterise.RULE + rasterise.OVERLAPS[found.smaller_on_top],
         "sources": {name: files.sha256(root / name) for name in found.sources},
-        "classes": {entry["name"]: entry["value"] for entry in classes.classes},
+        "classes": {entry["name"]: entry["value"] for entry in classes},
         "images": len(drawn),
         "shapes": sum(len(entry.shapes) for entry in found.images),
         "left_out": dict(found.left_out),
-        "masks": written,
     }
-    files.write_json(record, content)
-    return kept

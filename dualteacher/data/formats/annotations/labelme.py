@@ -16,7 +16,7 @@ from dualteacher.data.formats.annotations.shapes import ring as ring_of
 
 
 def new() -> Annotations:
-    return Annotations("labelme", "labelme JSON", smaller_on_top=False)
+    return Annotations("labelme", "labelme JSON", smaller_on_top=False, labels_ordered=False)
 
 
 def is_labelme(content: Any) -> bool:
@@ -27,7 +27,7 @@ def add(into: Annotations, content: dict[str, Any], source: str) -> None:
     """Read a file. Rectangles and circles are areas too, as in labelme's own export; lines and points are not."""
     shapes = []
     for entry in content["shapes"]:
-        shape = _shape(entry)
+        shape = _shape(into, entry)
         if shape is None:
             into.left_out[f"shapes of type {entry.get('shape_type')}"] += 1
         else:
@@ -40,7 +40,7 @@ def add(into: Annotations, content: dict[str, Any], source: str) -> None:
     into.images.append(Annotated(name, source, shapes, known))
 
 
-def _shape(entry: dict[str, Any]) -> Shape | None:
+def _shape(into: Annotations, entry: dict[str, Any]) -> Shape | None:
     kind, label, points = entry.get("shape_type") or "polygon", str(entry["label"]), entry["points"]
     if kind == "mask":
         (left, top), _ = points
@@ -48,6 +48,7 @@ def _shape(entry: dict[str, Any]) -> Shape | None:
     if kind == "polygon":
         corners = ring_of(points)
     elif kind == "rectangle" and len(points) == 2:
+        into.rectangles += 1
         xs, ys = zip(*points, strict=True)
         corners = rectangle(min(xs), min(ys), max(xs), max(ys))
     elif kind == "circle" and len(points) == 2:

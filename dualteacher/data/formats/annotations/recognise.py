@@ -7,24 +7,32 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from dualteacher.data.formats import folder_files
-from dualteacher.data.formats.annotations import coco, labelme, yolo
+from dualteacher.data.formats.annotations import coco, cvat, label_studio, labelme, yolo
 from dualteacher.data.formats.annotations.shapes import Annotations
 from dualteacher.system.errors import UserError
 
-JSON: list[tuple[Callable[[Any], bool], Callable[[], Annotations], Callable[[Annotations, Any, str], None]]] = [
+Format = tuple[Callable[[Any], bool], Callable[[], Annotations], Callable[[Annotations, Any, str], None]]
+JSON: list[Format] = [
     (coco.is_coco, coco.new, coco.add),
     (labelme.is_labelme, labelme.new, labelme.add),
+    (label_studio.is_label_studio, label_studio.new, label_studio.add),
 ]
+XML: list[Format] = [(cvat.is_cvat, cvat.new, cvat.add)]
 
 
 def read(root: Path, names: Sequence[str]) -> Annotations | None:
     """The annotations of one format below `root`; UserError for damaged files, or for several formats at once."""
     found: dict[str, Annotations] = {}
-    for source in folder_files.with_suffix(root, ".json"):
-        content = _json(root, source)
-        for fits, new, add in JSON:
+    others: list[str] = []
+    sources = [(name, JSON, _json) for name in folder_files.with_suffix(root, ".json")]
+    sources += [(name, JSON, _json) for name in folder_files.with_suffix(root, ".geojson")]
+    sources += [(name, XML, _xml) for name in folder_files.with_suffix(root, ".xml")]
+    for source, formats, parse in sources:
+        content = parse(root, source)
+        for fits, new, add in formats:
             if fits(content):
                 one = new()
                 one = found.setdefault(one.key, one)
@@ -35,11 +43,27 @@ def read(root: Path, names: Sequence[str]) -> Annotations | None:
                     partial(add, one, content, source),
                 )
                 break
+        else:
+            others += [f"{source} {reason}" for reason in [_not_supported(content)] if reason]
     _add_yolo(root, names, found)
     if len(found) > 1:
         shown = " and ".join(f"{one.title} ({one.sources[0]})" for one in found.values())
         raise UserError(f"{root}: annotations in several formats, {shown}: leave one of them in the folder")
+    if not found and others:
+        raise UserError(f"{root}: no masks found, and {others[0]}")
+    for one in found.values():
+        if not one.labels_ordered:
+            one.labels.sort()
     return next(iter(found.values()), None)
+
+
+def _not_supported(content: Any) -> str | None:
+    """Why a known kind of file is of no use."""
+    if isinstance(content, dict) and content.get("type") == "FeatureCollection":
+        return "is GeoJSON, which is not read: rasterise it to a mask per image first (gdal_rasterize, QGIS)"
+    if isinstance(content, ElementTree.Element) and content.tag == "annotation":
+        return "is PASCAL VOC XML, which holds boxes only: masks are in SegmentationClass, or export polygons as COCO"
+    return None
 
 
 def _json(root: Path, source: str) -> Any:
@@ -47,6 +71,13 @@ def _json(root: Path, source: str) -> Any:
         return json.loads((root / source).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{root / source}: cannot be read as JSON: {error}") from None
+
+
+def _xml(root: Path, source: str) -> Any:
+    try:
+        return ElementTree.fromstring((root / source).read_bytes())
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise UserError(f"{root / source}: cannot be read as XML: {error}") from None
 
 
 def _add(root: Path, source: str, one: Annotations, read: Callable[[], None]) -> None:

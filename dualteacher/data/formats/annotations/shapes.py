@@ -51,6 +51,8 @@ class Annotations:
     images: list[Annotated] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)  # in class order; used or not
     colors: dict[str, list[int]] = field(default_factory=dict)
+    labels_ordered: bool = True  # the format orders its labels; else they are sorted
+    rectangles: int = 0  # taken as areas
     left_out: Counter[str] = field(default_factory=Counter)  # what has no area, by kind
     sources: list[str] = field(default_factory=list)
 
@@ -67,6 +69,13 @@ def ring(values: Any) -> np.ndarray | None:
     if not np.isfinite(corners).all():
         raise Wrong("a polygon is not a list of x, y, x, y, …")
     return corners if len(corners) >= 3 else None
+
+
+def turned(corners: np.ndarray, degrees: float, around: np.ndarray | None = None) -> np.ndarray:
+    """Corners turned clockwise around a point, their centre by default."""
+    center = corners.mean(0) if around is None else around
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return (corners - center) @ np.array([[cos, sin], [-sin, cos]]) + center
 
 
 def rectangle(left: float, top: float, right: float, bottom: float) -> np.ndarray:

@@ -1,0 +1,48 @@
+"""The record beside rasterised masks: where they come from and by which rule they were made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dualteacher.data.formats.folder_files import RASTERISED, RASTERISED_FOLDER
+from dualteacher.system import files
+
+
+def write(root: Path, masks: str, pngs: Mapping[str, bytes], content: dict[str, Any]) -> int:
+    """Write masks (file name → PNG) and record, remove earlier masks that are not among them.
+
+    Keeps masks that were edited since, and returns their number. Files with the same content are not touched, so that
+    nothing reruns.
+    """
+    path = root / masks / RASTERISED
+    before: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["masks"] if path.is_file() else {}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in pngs.items()}
+    kept = 0
+    for name, data in pngs.items():
+        there = _digest(root / masks / name)
+        if there not in (None, digests[name], before.get(name)):
+            kept += 1
+        elif there != digests[name]:
+            files.write_bytes(root / masks / name, data)
+    for name, digest in before.items():
+        if name not in pngs and _digest(root / masks / name) == digest:
+            (root / masks / name).unlink()
+    files.write_json(path, content | {"masks": digests})
+    return kept
+
+
+def outdated(root: Path, masks: str) -> Iterator[str]:
+    """Annotation files that have changed since the masks in the folder `masks` were made."""
+    top = PurePosixPath(masks).parts[:1]
+    path = root.joinpath(*top, RASTERISED)
+    if top and top[0].startswith(RASTERISED_FOLDER) and path.is_file():
+        sources: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["sources"]
+        yield from (name for name, digest in sources.items() if _digest(root / name) != digest)
+
+
+def _digest(path: Path) -> str | None:
+    return files.sha256(path) if path.is_file() else None
