@@ -260,6 +260,16 @@ def test_hostile_folder_names(tmp_path: Path) -> None:
         assert dataset.folder == str(tmp_path / name), i
 
 
+def test_predictions_and_thumbnails_are_counted_and_not_used() -> None:
+    folder = fill(Path("own_data/mine"))
+    expected = labelled(made(folder)[0])
+    for name in ("predictions/masks/photo09.png", "predictions/overlays/photo09.png", "thumbnails/photo01.png"):
+        put(folder / name, mask(9))
+    dataset, told = made(folder, "--force")
+    assert labelled(dataset) == expected
+    assert "not used: images: 3 (.png; for example predictions/masks/photo09.png)" in told
+
+
 def test_earlier_outputs_in_the_folder_are_neither_photos_nor_masks() -> None:
     folder = fill(Path("own_data/outputs"))
     expected = labelled(made(folder)[0])

@@ -21,6 +21,7 @@ from dualteacher.system.errors import UserError
 MASKS = {"mask", "masks", "label", "labels", "annotation", "annotations", "segmentationclass", "segmentation"}
 MASKS |= {"segmentations", "gt", "groundtruth", "gtfine", "ann", "ann_dir", "truth", "seg"}
 IMAGES = {"image", "images", "img", "imgs", "img_dir", "photo", "photos", "jpegimages", "leftimg8bit"}
+NEITHER = {"prediction", "predictions", "overlay", "overlays", "confidence", "thumbs", "thumbnails"}
 TRAINING = {"train", "training"}
 VALIDATION = {"val", "valid", "validation", "holdout"}
 TEST = {"test", "testing"}  # used for validation if there is no validation folder
@@ -97,6 +98,8 @@ def _groups(names: Sequence[str]) -> dict[tuple[bool, str], list[str]]:
     groups: dict[tuple[bool, str], list[str]] = {}
     for name in names:
         words = [word.lower() for word in PurePosixPath(name).parts[outer:-1]]
+        if NEITHER.intersection(words):
+            continue  # `init` counts them as not used
         is_mask = any(word in MASKS for word in words)
         kinds = (("validation", VALIDATION), ("test", TEST))
         kind = next((kind for kind, known in kinds if any(word in known for word in words)), "train")
