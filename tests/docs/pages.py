@@ -87,6 +87,7 @@ HARDWARE = NOT + "needs several GPUs or a cluster; tests/distributed and tests/s
 INSTALL = NOT + "installs packages from the network"
 PUBLISHED = NOT + "fetches published data sets; tests/data has archives of the same layout"
 LONG = NOT + "takes minutes or hours"
+PLACES = NOT + "needs Docker or a cloud; tests/docs/test_places.py checks the files"
 
 DECISIONS = [
     # pages with tests of their own
@@ -106,6 +107,7 @@ DECISIONS = [
     (r"docs/reliability\.md: .*audit", INSTALL),
     (r"\S+: (\.venv/bin/|python -m )?pip install", INSTALL),
     (r"docs/watching\.md: .*tensorboard", INSTALL),
+    (r"docs/places\.md: (docker|kubectl|aws|gcloud)", PLACES),
     (r"\S+: (torchrun|snakemake --workflow-profile)", HARDWARE),
     # what a page that is run has too: an experiment takes seconds even where its stages take none
     (r"(README|docs/tutorial)\.md: (dvc exp run|git|make (exp-show|adopt-dvc))", "docs/compare-experiments.md"),
