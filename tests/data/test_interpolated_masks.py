@@ -84,6 +84,17 @@ def test_black_and_white_masks_with_grey_edges_have_two_classes(kind: str, optio
         assert (mask != expected).mean() < (0.002 if options else 1e-9), "compression moves few edge pixels"
 
 
+def test_jpegs_by_name_are_read_like_those_called_png() -> None:
+    small = [np.uint8(255) * (drawn(i) == 2) for i in range(6)]
+    fill([encoded(smooth(pixels), "JPEG", quality=90) for pixels in small])
+    for path in list((MINE / "masks").iterdir()):
+        path.rename(path.with_suffix(".jpg"))
+    dataset, _ = init()
+    assert [entry.value for entry in dataset.classes] == [0, 255] and dataset.tolerance == 127.5
+    for i, mask in indices(dataset).items():
+        assert (mask != (np.asarray(smooth(small[i])) > 127)).mean() < 0.002
+
+
 def test_edges_between_colours_are_the_nearest_class_or_ignored() -> None:
     large = [smooth(COLORS[drawn(i)]) for i in range(6)]
     fill([encoded(image, "PNG") for image in large])

@@ -35,10 +35,11 @@ class GuessedClasses:
 
 def guess(root: Path, masks: Sequence[str]) -> GuessedClasses:
     """The classes of the masks, named by classes.json or classes.txt in `root` if there is one."""
-    if lossy := [name for name in masks if name.lower().endswith((".jpg", ".jpeg"))]:
+    census = mask_census.take(root, masks)
+    lossy = [name for name in masks if name.lower().endswith((".jpg", ".jpeg"))]
+    if lossy and census.areas is None:
         first = inspection.printable(lossy[0])
         raise UserError(f"{root}: {first} is a JPEG, whose compression changes class values; save masks as PNG")
-    census = mask_census.take(root, masks)
     empty = census.counts.pop(mask_files.NO_DATA, 0)
     if census.areas is not None:
         census.counts = Counter({value: census.counts[value] for value in census.areas})
