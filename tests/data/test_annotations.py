@@ -131,6 +131,16 @@ def test_coco_as_roboflow_writes_it() -> None:
     np.testing.assert_array_equal(values(folder / "masks-from-coco/valid/0.png"), expected())
 
 
+def test_coco_in_its_own_layout() -> None:
+    folder = Path("own_data/mine")
+    for split, number in (("train2017", 4), ("val2017", 2)):
+        listed = photos(folder, split, number)  # the same names in both
+        put(folder / f"annotations/instances_{split}.json", coco(listed, [(1, [LEAF]), (2, [STEM])]))
+    dataset, told = made(folder)
+    assert (dataset.images, dataset.validation.masks) == ("train2017", "masks-from-coco/val2017")
+    assert "training: 4 images with masks, 0 without" in told and "validation: 2 images (val2017)" in told
+
+
 def test_yolo() -> None:
     folder = Path("own_data/mine")
     put(folder / "data.yaml", yaml.safe_dump({"names": ["leaf", "stem"], "nc": 2}).encode())
@@ -169,7 +179,8 @@ def test_labelme() -> None:
         {"label": "tip", "shape_type": "point", "points": [[20, 10]]},
     ]  # fmt: skip
     for name in listed[:4]:
-        put(folder / name.replace("png", "json"), labelme(name, shapes))
+        stated = "..\\pictures\\IMG_7.png" if name == "1.png" else name  # renamed since, on Windows
+        put(folder / name.replace("png", "json"), labelme(stated, shapes))
     dataset, told = made(folder)
     wanted = expected()
     wanted[11:13, 21:24] = 1

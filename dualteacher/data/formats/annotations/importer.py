@@ -7,6 +7,7 @@ since, or added by `accept`, are kept.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -87,22 +88,15 @@ def take(root: Path) -> Imported | None:
 
 
 def _matched(root: Path, found: Annotations, names: Sequence[str]) -> tuple[dict[str, Annotated], list[str]]:
-    """(annotations by image, remarks). A name is first looked for relative to the annotation file."""
-    matched: dict[str, Annotated] = {}
-    unknown: list[str] = []
-    known = set(names)
-    for source in dict.fromkeys(entry.source for entry in found.images):
-        entries = {entry.name: entry for entry in found.images if entry.source == source}
-        parent = PurePosixPath(source).parent
-        beside = {os.path.normpath(parent / name): name for name in entries}
-        pairs = {name: listed for name, listed in beside.items() if name in known}
-        left = [name for name in entries if name not in pairs.values()]
-        pairs |= match([name for name in names if name not in pairs], left)
-        for name, listed in pairs.items():
-            if name in matched:
-                raise UserError(f"{root}: {name} is annotated in {matched[name].source} and in {source}; leave one")
-            matched[name] = entries[listed]
-        unknown += [name for name, entry in entries.items() if entry.shapes and name not in pairs.values()]
+    """(annotations by image, remarks)."""
+    matched, lost = _by_place(root, found, names)
+    once: dict[str, Annotated] = {}
+    for entry in sorted(lost, key=lambda entry: not entry.shapes):
+        if once.setdefault(entry.name, entry) is not entry and entry.shapes:
+            raise UserError(_twice(root, entry.name, once[entry.name], entry))
+    pairs = match([name for name in names if name not in matched], [*once])
+    matched |= {name: once[listed] for name, listed in pairs.items()}
+    unknown = sorted({name for name, entry in once.items() if entry.shapes} - {*pairs.values()})
     if not any(entry.shapes for entry in matched.values()):
         raise UserError(f"{root}: {_nothing(found, unknown)}")
     told = [f"not taken: {what} ({number})" for what, number in found.left_out.items()]
@@ -111,6 +105,45 @@ def _matched(root: Path, found: Annotations, names: Sequence[str]) -> tuple[dict
     if unknown:
         told.append(f"annotated, but not in the folder: {len(unknown)} images, for example {unknown[0]}")
     return matched, told
+
+
+def _by_place(root: Path, found: Annotations, names: Sequence[str]) -> tuple[dict[str, Annotated], list[Annotated]]:
+    """(annotations by image, the rest): images at their names relative to the annotation file, or beside it.
+
+    The images of annotations/instances_val.json may also be in a folder `val`, if they are not unique otherwise.
+    """
+    known, stems = set(names), {str(PurePosixPath(name).with_suffix("")): name for name in names}
+    by_source: dict[str, list[Annotated]] = {}
+    for entry in found.images:
+        by_source.setdefault(entry.source, []).append(entry)
+    matched: dict[str, Annotated] = {}
+    lost: list[Annotated] = []
+    for source, entries in by_source.items():
+        pairs: list[tuple[str, Annotated]] = []
+        left: dict[str, Annotated] = {}
+        for entry in entries:
+            beside = os.path.normpath(PurePosixPath(source).parent / entry.name)
+            if beside not in known and len(entries) == 1:
+                beside = stems.get(str(PurePosixPath(source).with_suffix("")), "")
+            if beside in known:
+                pairs.append((beside, entry))
+            elif left.setdefault(entry.name, entry) is not entry:
+                raise UserError(_twice(root, entry.name, left[entry.name], entry))
+        if len(left) > 1:
+            words = set(re.split(r"[\W_]+", PurePosixPath(source).stem.lower()))
+            near = [name for name in names if words.intersection(name.lower().split("/")[:-1])]
+            pairs += [(name, left.pop(listed)) for name, listed in match(near, [*left]).items()]
+        for name, entry in pairs:
+            if name in matched:
+                raise UserError(_twice(root, name, matched[name], entry))
+            matched[name] = entry
+        lost += left.values()
+    return matched, lost
+
+
+def _twice(root: Path, name: str, one: Annotated, other: Annotated) -> str:
+    where = f"twice in {one.source}" if one.source == other.source else f"in {one.source} and in {other.source}"
+    return f"{root}: {name} is annotated {where}; leave one, or put each file beside its images"
 
 
 def _nothing(found: Annotations, unknown: Sequence[str]) -> str:

@@ -29,8 +29,9 @@ def fill(rings: Sequence[np.ndarray], size: Size) -> np.ndarray:
     (x, y), (across, down) = start[edge].T, (end - start)[edge].T
     crossing = x + (row + 0.5 - y) / down * across
     column = np.ceil(crossing - 0.5).clip(0, width).astype(int)
-    toggles = np.bincount(row * (width + 1) + column, minlength=height * (width + 1)).reshape(height, width + 1)
-    return toggles[:, :width].cumsum(1) % 2 == 1
+    toggles = np.zeros((height, width + 1), np.uint8)
+    np.bitwise_xor.at(toggles, (row, column), np.uint8(1))
+    return np.bitwise_xor.accumulate(toggles[:, :width], 1).astype(bool)
 
 
 def paint(shapes: Sequence[Shape], size: Size, value_of: Mapping[str, int], smaller_on_top: bool) -> np.ndarray:
