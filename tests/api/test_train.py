@@ -18,6 +18,7 @@ from PIL import Image
 import dualteacher
 from dualteacher import settings
 from dualteacher.api import training
+from dualteacher.api.pictures import place
 from dualteacher.system import console
 from dualteacher.system.errors import UserError
 from dualteacher.workflow import engines
@@ -29,6 +30,7 @@ SMALL: dict[str, Any] = {
     "warmup.steps": 2,
     "train": {"steps": 4},
     "runtime.device": "cpu",
+    "runtime.threads": 1,
     "progress": False,
 }
 
@@ -108,12 +110,20 @@ class Pairs(torch.utils.data.Dataset):
         return Image.fromarray(self.images[index]), mask
 
 
-def test_lists_and_a_torch_dataset_give_the_same_network() -> None:
+def placed(folder: str, *given: Any) -> dict[str, bytes]:
+    """The files that training would read."""
+    place(Path(folder), *given)
+    found = (path for path in Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def test_lists_and_a_torch_dataset_give_the_same_files() -> None:
     images, masks = scenes(8)
-    listed = dualteacher.train(images, [*masks[:5], None, None, None], classes=["a", "b", "c"], folder="one", **SMALL)
-    paired = dualteacher.train(Pairs(images, masks), classes={"a": 0, "b": 1, "c": 2}, folder="two", **SMALL)
-    assert listed.description["unlabelled"] == 3 and [entry.name for entry in listed.classes] == ["a", "b", "c"]
-    assert listed.path.read_bytes() == paired.path.read_bytes()
+    listed = placed("one", images, [*masks[:5], None, None, None], None, ["a", "b", "c"])
+    assert placed("two", Pairs(images, masks), None, None, ["a", "b", "c"]) == listed
+    assert [sum(name.startswith(kind) for name in listed) for kind in ("images/", "masks/")] == [8, 5]
+    model = dualteacher.train(Pairs(images, masks), classes={"c": 2, "a": 0, "b": 1}, **SMALL)
+    assert model.description["unlabelled"] == 3 and [entry.name for entry in model.classes] == ["c", "a", "b"]
 
 
 def test_files_in_a_list() -> None:
@@ -135,9 +145,7 @@ def test_palette_masks_and_pictures_with_transparency() -> None:
     for picture, mask in zip(palettes, masks, strict=True):
         picture.putdata(mask.ravel().tolist())
     pictures = [Image.fromarray(image).convert("RGBA") for image in images]
-    model = dualteacher.train(pictures, palettes, folder="one", **SMALL)
-    plain = dualteacher.train(images, masks, folder="two", **SMALL)
-    assert model.path.read_bytes() == plain.path.read_bytes()
+    assert placed("one", pictures, palettes, None, None) == placed("two", images, masks, None, None)
 
 
 SCRIPT = """
@@ -194,11 +202,18 @@ def test_mistakes_are_one_line(changes: dict[str, Any], told: str) -> None:
     assert not console.logger.handlers
 
 
-def test_a_process_stays_on_the_gpu_that_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def without_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is trained once the settings are written."""
+
     def stop(cell: object) -> None:
         raise UserError("far enough")
 
     monkeypatch.setattr(training, "_run_stages", stop)
+
+
+@pytest.mark.usefixtures("without_stages")
+def test_a_process_stays_on_the_gpu_that_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     devices = []
     for used in (False, True):
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda used=used: used)
@@ -209,8 +224,11 @@ def test_a_process_stays_on_the_gpu_that_it_uses(monkeypatch: pytest.MonkeyPatch
     assert devices == ["auto", "cuda:1"]
 
 
+@pytest.mark.usefixtures("without_stages")
 def test_edited_settings_are_not_replaced() -> None:
-    dualteacher.train(*scenes(5), folder="project", **SMALL)
+    for _ in range(2):  # what it wrote itself is
+        with pytest.raises(UserError, match="far enough"):
+            dualteacher.train(*scenes(5), folder="project", **SMALL)
     params = Path("project/params.yaml")
     params.write_text(params.read_text().replace("head_width: 16", "head_width: 24"))
     kept = params.read_bytes()
