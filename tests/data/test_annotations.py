@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import yaml
 from pictures import encoded, photo, put
 from PIL import Image
@@ -312,6 +314,57 @@ def test_check_data_says_that_annotations_have_changed() -> None:
     assert "a.json: changed since `init` made masks of it; run `init` again" in run("check-data")
 
 
+def geotiff(seed: int, x: float, y: float, epsg: int = 32633, point: bool = False) -> bytes:
+    """An image with its upper left corner at (x, y), half a metre per pixel."""
+    file = io.BytesIO()
+    half = 0.25 if point else 0  # the tie point is the centre of the first pixel
+    keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 2 if point else 1, 3072, 0, 1, epsg)
+    tags = [
+        (33550, "d", 3, (0.5, 0.5, 0.0), True),
+        (33922, "d", 6, (0.0, 0.0, 0.0, x + half, y - half, 0.0), True),
+        (34735, "H", len(keys), keys, True),
+    ]
+    tifffile.imwrite(file, photo(seed, *SIZE), photometric="rgb", extratags=tags, metadata=None)
+    return file.getvalue()
+
+
+def features(*entries: tuple[dict[str, Any], list[Any]], epsg: int = 32633) -> bytes:
+    """Features (properties, rings of pixel coordinates of the image at (1000, 2000)) in metres."""
+    crs = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{epsg}"}}
+    listed = [
+        {"type": "Feature", "properties": properties, "geometry": {"type": "Polygon", "coordinates": [
+            [[1000 + x / 2, 2000 - y / 2] for x, y in [*corners, corners[0]]] for corners in rings]}}
+        for properties, rings in entries
+    ]  # fmt: skip
+    return json.dumps({"type": "FeatureCollection", "crs": crs, "features": listed}).encode()
+
+
+def test_geojson_over_geotiff() -> None:
+    folder = Path("own_data/mine")
+    put(folder / "images/a.tif", geotiff(1, 1000, 2000))
+    put(folder / "images/b.tif", geotiff(2, 1000 + 2, 2000, point=True))  # four pixels further right
+    put(folder / "images/far.tif", geotiff(3, 5000, 2000))
+    hole = [[5, 6], [7, 6], [7, 7], [5, 7]]
+    put(folder / "stem.geojson", features(({"id": 7}, [pairs(STEM)])))
+    put(folder / "leaf.geojson", features(({"Class": "leaf", "name": "x"}, [pairs(LEAF), hole])))
+    dataset, _ = made(folder)
+    assert names(dataset) == [("background", 0), ("leaf", 1), ("stem", 2)]
+    wanted = expected()
+    wanted[6, 5:7] = 0
+    np.testing.assert_array_equal(values(folder / "masks-from-geojson/images/a.png"), wanted)
+    right = values(folder / "masks-from-geojson/images/b.png")
+    np.testing.assert_array_equal(right[:, :-4], wanted[:, 4:])
+    assert not right[:, -4:].any() and not (folder / "masks-from-geojson/images/far.png").exists()
+
+
+def test_geojson_in_another_reference_system_is_refused() -> None:
+    folder = Path("own_data/mine")
+    for i in range(3):
+        put(folder / f"images/{i}.tif", geotiff(i, 1000, 2000))
+    put(folder / "a.geojson", features(({}, [pairs(LEAF)]), epsg=4326))
+    assert "are EPSG:4326, but the reference system of images/0.tif is EPSG:32633; reproject" in refused(folder)
+
+
 def test_init_again_keeps_edited_masks_and_removes_what_is_no_longer_annotated() -> None:
     folder = Path("own_data/mine")
     listed = photos(folder, "photos", 5)
@@ -341,7 +394,7 @@ WRONG = {
     "a video": ({"a.xml": b'<annotations><track id="0"/></annotations>'}, "not a valid CVAT XML file: it holds the"),
     "half an XML": ({"a.xml": b"<annotations>"}, "a.xml: cannot be read as XML"),
     "VOC": ({"a.xml": b"<annotation><object/></annotation>"}, "a.xml is PASCAL VOC XML, which holds boxes only"),
-    "GeoJSON": ({"a.geojson": b'{"type": "FeatureCollection", "features": []}'}, "a.geojson is GeoJSON, which is not"),
+    "GeoJSON": ({"a.geojson": b'{"type": "FeatureCollection", "features": []}'}, "GeoJSON needs GeoTIFF images"),
     "several formats": ({"a.json": coco(["0.png"], [(1, [LEAF])]), "0.txt": b"0 0 0 1 0 1 1"}, "several formats"),
     "not JSON": ({"a.json": b"{"}, "a.json: cannot be read as JSON"),
     "boxes only": ({"a.json": coco(["0.png"], [(1, [])])}, "no areas, only boxes without an outline (1)"),

@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from dualteacher.data.formats import folder_files
-from dualteacher.data.formats.annotations import coco, cvat, label_studio, labelme, yolo
+from dualteacher.data.formats.annotations import coco, cvat, geojson, label_studio, labelme, yolo
 from dualteacher.data.formats.annotations.shapes import Annotations
 from dualteacher.system.errors import UserError
 
@@ -27,8 +27,9 @@ def read(root: Path, names: Sequence[str]) -> Annotations | None:
     """The annotations of one format below `root`; UserError for damaged files, or for several formats at once."""
     found: dict[str, Annotations] = {}
     others: list[str] = []
-    sources = [(name, JSON, _json) for name in folder_files.with_suffix(root, ".json")]
-    sources += [(name, JSON, _json) for name in folder_files.with_suffix(root, ".geojson")]
+    json_formats = [*JSON, (geojson.is_geojson, geojson.new, geojson.Reader(root, names).add)]
+    sources = [(name, json_formats, _json) for name in folder_files.with_suffix(root, ".json")]
+    sources += [(name, json_formats, _json) for name in folder_files.with_suffix(root, ".geojson")]
     sources += [(name, XML, _xml) for name in folder_files.with_suffix(root, ".xml")]
     for source, formats, parse in sources:
         content = parse(root, source)
@@ -59,8 +60,6 @@ def read(root: Path, names: Sequence[str]) -> Annotations | None:
 
 def _not_supported(content: Any) -> str | None:
     """Why a known kind of file is of no use."""
-    if isinstance(content, dict) and content.get("type") == "FeatureCollection":
-        return "is GeoJSON, which is not read: rasterise it to a mask per image first (gdal_rasterize, QGIS)"
     if isinstance(content, ElementTree.Element) and content.tag == "annotation":
         return "is PASCAL VOC XML, which holds boxes only: masks are in SegmentationClass, or export polygons as COCO"
     return None
