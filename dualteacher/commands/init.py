@@ -7,7 +7,7 @@ import os
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from dualteacher.workflow import engines, presets
 PARAMS = Path("params.yaml")
 BASE = presets.FOLDER / f"{presets.BASE}.yaml"  # all other settings
 OWN_DATA = Path("own_data")
+AFFIXES = ("mask_prefix", "image_prefix", "image_suffix")  # rare, so left out if empty
 LOOKED_AT = 1000  # masks and images opened at most, evenly spread
 VALIDATION = 0.2
 SEAL = "# Written by `init` ({}: `init` replaces this file unless it is edited).\n"
@@ -123,7 +124,7 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
         "folder": _spell(folder),
         "images": places.images,
         "masks": places.masks,
-        "mask_suffix": places.mask_suffix,
+        **asdict(places.affixes),
         "unlabelled": places.unlabelled,
         "validation": {
             "share": None if own else VALIDATION,
@@ -180,10 +181,14 @@ def _some(names: Sequence[str]) -> list[str]:
 
 def _say_places(places: detect_layout.Places, arranged: folder_layout.Layout, own: bool) -> list[str]:
     labelled = sum(item.mask is not None for item in arranged.train)
-    pattern = f"{places.masks}/NAME{places.mask_suffix}.*"
+    affixes = places.affixes
+    pattern = f"{places.masks}/{affixes.mask_prefix}NAME{affixes.mask_suffix}.*"
+    photos = places.images
+    if affixes.image_prefix or affixes.image_suffix:
+        photos += f"/{affixes.image_prefix}NAME{affixes.image_suffix}.*"
     without = f" and {places.unlabelled}" if places.unlabelled else ""
     lines = [
-        f"images: {places.images}{without}; masks: {pattern}",
+        f"images: {photos}{without}; masks: {pattern}",
         f"training: {labelled} images with masks, {len(arranged.train) - labelled} without",
     ]
     where = places.validation_images if own else f"{VALIDATION:.0%} of the images with masks, chosen by name hash"
@@ -286,6 +291,7 @@ def _dataset(name: str, wanted: settings.Folder) -> str:
         f"    images: {_flow(wanted.images)} # relative to `folder`, including sub-folders",
         f"    masks: {_flow(wanted.masks)}",
         f"    mask_suffix: {_flow(wanted.mask_suffix)} # _mask for a.jpg and a_mask.png",
+        *(f"    {key}: {_flow(text)}" for key in AFFIXES if (text := getattr(wanted, key))),
         f"    unlabelled: {_flow(wanted.unlabelled)} # more images without masks, or null",
         f"    validation: {{share: {_flow(own.share)}, images: {_flow(own.images)}, masks: {_flow(own.masks)}}}",
         f"    block: {wanted.block} # image, folder, or stem (copies of a photo, .rf.): stays on one side as a whole",

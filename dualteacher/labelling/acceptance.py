@@ -120,7 +120,8 @@ def relative_name(name: str, wanted: Folder) -> PurePosixPath:
 def plan_move(item: folder_layout.Entry, data: bytes, wanted: Folder) -> Move:
     """Return the targets of an image and its mask; UserError if one exists already."""
     root, name = Path(wanted.folder), relative_name(item.image, wanted)
-    mask = root / wanted.masks / name.with_name(f"{name.stem}{wanted.mask_suffix}.png")
+    affixes, key = folder_layout.affixes_of(wanted), str(name.with_suffix(""))
+    mask = root / wanted.masks / f"{affixes.mask(affixes.core(key) or key)}.png"
     image, target = root / item.image, root / wanted.images / name
     taken = [path for path in (mask, target) if path.exists() and path != image]
     if item.mask is not None or taken:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from dualteacher.data.formats import file_kinds, folder_files
 from dualteacher.data.formats.file_kinds import VIDEOS, is_image
+from dualteacher.data.formats.folder_roles import not_photos
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
@@ -60,10 +61,14 @@ def _found(path: Path) -> Iterator[Input]:
 def _below(folder: Path, prefix: str) -> Iterator[Input]:
     """All images below a folder, except hidden ones; names the kinds of files that are left out."""
     names = folder_files.image_files(folder)
+    aside = not_photos(names)
+    if aside:
+        logger.info("%s: not predicted: %d files that look like masks or overlays of the photos, for example %s",
+                    folder, len(aside), aside[0])  # fmt: skip
     unused = folder_files.unused(folder, names)
     for line in file_kinds.described({kind: unused[kind] for kind in file_kinds.ADVICE if kind in unused}):
         logger.info("%s: not predicted: %s", folder, line)
-    for name in names:
+    for name in sorted({*names} - {*aside}):
         yield Input(folder / name, str(PurePosixPath(prefix) / name))
 
 

@@ -103,6 +103,9 @@ class Folder(Section):
     images: Inside  # searched with its sub-folders; ".": `folder` itself
     masks: Inside  # masks, for all or some of the images
     mask_suffix: str  # appended to the image's name: _mask for a.jpg and a_mask.png
+    mask_prefix: str = ""  # before the image's name: mask_ for a.jpg and mask_a.png
+    image_prefix: str = ""  # not part of the mask's name; files without it are not used
+    image_suffix: str = ""  # likewise: _0000 for a_0000.png and a.png (nnU-Net)
     unlabelled: Inside | None  # more images, without masks
     validation: FolderValidation  # images to validate on
     block: Literal["image", "folder", "stem"]  # never split between the sets; stem: Roboflow's copies (.rf.) of a photo
@@ -115,7 +118,7 @@ class Folder(Section):
     def _folders(self) -> Folder:
         own = self.validation
         together = self.images == self.masks or (own.images is not None and own.images == own.masks)
-        if together and not self.mask_suffix:
+        if together and not self.mask_suffix and not self.mask_prefix:
             raise ValueError("images and masks in the same folder need a mask_suffix")
         named = [*{self.images, self.masks}, *{own.images, own.masks}, self.unlabelled]
         named = [folder for folder in named if folder is not None]

@@ -267,7 +267,7 @@ def test_predictions_and_thumbnails_are_counted_and_not_used() -> None:
         put(folder / name, mask(9))
     dataset, told = made(folder, "--force")
     assert labelled(dataset) == expected
-    assert "not used: images: 3 (.png; for example predictions/masks/photo09.png)" in told
+    assert "not used: masks, overlays and the like: 3 (.png; for example predictions/masks/photo09.png)" in told
 
 
 def test_earlier_outputs_in_the_folder_are_neither_photos_nor_masks() -> None:

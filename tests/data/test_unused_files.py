@@ -12,9 +12,10 @@ from PIL import Image, features
 
 from dualteacher import settings
 from dualteacher.commands import check_data, init
-from dualteacher.data.formats import file_kinds, folder_files, images
+from dualteacher.data.formats import class_lists, file_kinds, folder_files, images
 from dualteacher.data.sources.folder import Folder
 from dualteacher.prediction import inputs
+from dualteacher.system.errors import UserError
 
 LOST = {
     "a.ARW": "RAW photos",
@@ -93,6 +94,46 @@ def test_heic_without_its_reader_is_named_with_the_way_out(tmp_path: Path, caplo
     assert line.replace("images/e0", "e0") in caplog.text
     with pytest.raises(images.Unreadable, match="HEIC image: `pip install pillow-heif`"):
         images.read_image(heic)
+
+
+def test_masks_and_overlays_of_the_photos_are_not_predicted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.jpg", "b.jpg", "masks/a.png", "overlays/a.jpg", "b_mask.png", "SegmentationClass/b.png", "c.gif"):
+        put(tmp_path / "photos" / name, photo(1))
+    with caplog.at_level("INFO"):
+        found = inputs.collect([tmp_path / "photos"], tmp_path / "out")
+    assert [job.name for job in found] == ["a", "b", "c"]
+    assert (
+        "not predicted: 4 files that look like masks or overlays of the photos, for example SegmentationClass/b.png"
+        in caplog.text
+    )
+    assert [job.name for job in inputs.collect([tmp_path / "photos/masks"], tmp_path / "out")] == ["a"], "as asked for"
+
+
+def test_masks_and_overlays_are_no_photos_to_train_on(tmp_path: Path) -> None:
+    folder = fill(tmp_path, labelled=4, without=2)
+    dataset = described(folder)
+    before = Folder(dataset).look().ids("train")
+    for name in ("images/overlays/photo00.jpg", "images/photo05_mask.png", "images/@eaDir/photo05.png/x.png"):
+        put(folder / name, photo(1))
+    content = Folder(dataset).look()
+    assert content.ids("train") == before
+    assert [line.partition(" (")[0] for line in content.unused()] == [
+        "images: 1",
+        "masks, overlays and the like: 1",
+        "thumbnails and system files: 1",
+    ]
+
+
+@pytest.mark.parametrize("text", ["a, b\nx, cat\n", "value\n1\n"])
+def test_a_list_of_classes_that_is_none_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    put(tmp_path / "_classes.csv", text.encode())
+    with pytest.raises(UserError, match=r"_classes\.csv: cannot be read as a list of classes"):
+        class_lists.read(tmp_path)
+
+
+def test_another_dataset_json_is_no_list_of_classes(tmp_path: Path) -> None:
+    put(tmp_path / "dataset.json", b'{"images": [], "labels": {"cat": "fluffy"}}')
+    assert class_lists.read(tmp_path) == ([], "")
 
 
 def test_init_and_check_data_say_it(

@@ -13,7 +13,7 @@ import numpy as np
 
 from dualteacher.core.labels import IGNORE
 from dualteacher.data import inspection
-from dualteacher.data.formats import interpolation, mask_census, mask_files
+from dualteacher.data.formats import class_lists, interpolation, mask_census, mask_files
 from dualteacher.data.formats.mask_census import MOST_VALUES
 from dualteacher.data.formats.palettes import Color
 from dualteacher.data.sources.published import voc_color
@@ -131,7 +131,7 @@ def _named(root: Path) -> tuple[list[dict[str, Any]], str]:
             return [{"name": line.strip()} for line in lines if line.strip()], text.name
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{root}: classes.txt or classes.json cannot be read ({error})") from None
-    return [], ""
+    return class_lists.read(root)
 
 
 def _by_color(values: list[int], named: list[dict[str, Any]], origin: str, why: str) -> GuessedClasses:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,18 +14,10 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from dualteacher.data.formats import file_kinds, folder_files
+from dualteacher.data.formats import folder_roles as roles
+from dualteacher.data.formats.name_pairs import Affixes, find, find_inside
 from dualteacher.system.errors import UserError
 
-# Common folder names, in lower case.
-MASKS = {"mask", "masks", "label", "labels", "annotation", "annotations", "segmentationclass", "segmentation"}
-MASKS |= {"segmentations", "gt", "groundtruth", "gtfine", "ann", "ann_dir", "truth", "seg"}
-IMAGES = {"image", "images", "img", "imgs", "img_dir", "photo", "photos", "jpegimages", "leftimg8bit"}
-NEITHER = {"prediction", "predictions", "overlay", "overlays", "confidence", "thumbs", "thumbnails"}
-TRAINING = {"train", "training", "train2014", "train2017"}  # the years: COCO
-VALIDATION = {"val", "valid", "validation", "holdout", "val2014", "val2017"}
-TEST = {"test", "testing", "test2017"}  # used for validation if there is no validation folder
-UNLABELLED = {"unlabelled", "unlabeled", "nolabel", "no_masks", "nomasks", "without_masks", "extra", "pool"}
-SUFFIXES = ("_mask", "-mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_annotation")
 HELP = "put images and masks into folders of their own, or describe the folder by hand: see docs/own-data.md"
 
 
@@ -36,7 +27,7 @@ class Places:
 
     images: str
     masks: str
-    mask_suffix: str
+    affixes: Affixes
     unlabelled: str | None
     validation_images: str | None
     validation_masks: str | None
@@ -44,26 +35,23 @@ class Places:
 
 def places(root: Path) -> Places:
     """Find the folders of images and masks below `root`; UserError without masks that are named like the images."""
-    groups = _groups(folder_files.image_files(root))
+    names = folder_files.image_files(root)
+    groups = _groups(_of_roles(names))
     found = groups.get((False, "train"), [])
     if not found:
         raise UserError(f"{root}: no images found ({', '.join(sorted(file_kinds.SUFFIXES))}); {HELP}")
-    top = _top(found)
     masks = groups.get((True, "train"))
-    if masks:
-        mask_top = _top(masks)
-        suffix = _suffix(_keys(found, top), _keys(masks, mask_top))
-    else:
-        mask_top, suffix = top, _suffix_inside(_keys(found, top))
-    if suffix is None:
+    best = _best(found, masks)
+    if best is None:
         raise UserError(f"{root}: no masks found that are named like the images; {HELP}")
+    top, mask_top, affixes = best
     kind = "validation" if (False, "validation") in groups else "test"
     held_out = groups.get((False, kind))
     held_out_masks = groups.get((True, kind), held_out if not masks else None)
     return Places(
         images=top,
         masks=mask_top,
-        mask_suffix=suffix,
+        affixes=affixes,
         unlabelled=_top(groups[False, "unlabelled"]) if (False, "unlabelled") in groups else None,
         validation_images=_top(held_out) if held_out and held_out_masks else None,
         validation_masks=_top(held_out_masks) if held_out and held_out_masks else None,
@@ -73,7 +61,9 @@ def places(root: Path) -> Places:
 def beside(names: Sequence[str], masked: Set[str], masks: str) -> Places:
     """Places of images whose masks are in the folder `masks`, at the images' own relative paths."""
     groups: dict[str, list[str]] = {}
-    for (_, kind), found in _groups(names).items():  # a word for masks says nothing here: labelme writes beside images
+    for (_, kind), found in _groups(
+        _of_roles(names)
+    ).items():  # a word for masks says nothing here: labelme writes beside images
         groups.setdefault(kind, []).extend(found)
     if not set(groups.get("unlabelled", [])).isdisjoint(masked):
         groups.setdefault("train", []).extend(groups.pop("unlabelled"))
@@ -85,11 +75,47 @@ def beside(names: Sequence[str], masked: Set[str], masks: str) -> Places:
     return Places(
         images=top,
         masks=str(PurePosixPath(masks) / top),
-        mask_suffix="",
+        affixes=Affixes(),
         unlabelled=_top(groups["unlabelled"]) if "unlabelled" in groups else None,
         validation_images=held_out,
         validation_masks=str(PurePosixPath(masks) / held_out) if held_out else None,
     )
+
+
+def _best(found: Sequence[str], masks: Sequence[str] | None) -> tuple[str, str, Affixes] | None:
+    """(folder of the images, folder of the masks, affixes) with most pairs.
+
+    Tried: all images, only those in folders that are called so (not a logo at the top), masks beside images.
+    """
+    best: tuple[int, tuple[str, str, Affixes]] | None = None
+    named = [name for name in found if any(map(roles.is_images, PurePosixPath(name).parts[:-1]))]
+    for candidates in (found, named):
+        if not candidates:
+            continue
+        top, mask_top = _top(candidates), _top(masks or candidates)
+        inside = _below(candidates, top)
+        pairs = find(inside, _below(masks, mask_top)) if masks else find_inside(inside)
+        if pairs is not None and (best is None or pairs[1] > best[0]):
+            best = pairs[1], (top, mask_top, pairs[0])
+    return best[1] if best is not None else None
+
+
+def _below(names: Sequence[str], top: str) -> list[str]:
+    return [str(PurePosixPath(name).relative_to(top)) for name in names]
+
+
+def _of_roles(names: Sequence[str]) -> list[str]:
+    """Without overlays, instance masks and the like, and coloured masks where there are others; all if none stays."""
+    outer = len(PurePosixPath(_top(names)).parts) if names else 0
+
+    def words(name: str) -> tuple[str, ...]:
+        return PurePosixPath(name).parts[outer:-1]
+
+    kept = [name for name in names if not any(map(roles.is_derived, words(name)))]
+    plain = [name for name in kept if not any(map(roles.is_coloured, words(name)))]
+    if any(any(map(roles.is_masks, words(name))) for name in plain) or find_inside(plain):
+        kept = plain
+    return kept if any(not any(map(roles.is_masks, words(name))) for name in kept) else list(names)
 
 
 def _groups(names: Sequence[str]) -> dict[tuple[bool, str], list[str]]:
@@ -98,13 +124,11 @@ def _groups(names: Sequence[str]) -> dict[tuple[bool, str], list[str]]:
     groups: dict[tuple[bool, str], list[str]] = {}
     for name in names:
         words = [word.lower() for word in PurePosixPath(name).parts[outer:-1]]
-        if NEITHER.intersection(words):
-            continue  # `init` counts them as not used
-        is_mask = any(word in MASKS for word in words)
-        kinds = (("validation", VALIDATION), ("test", TEST))
-        kind = next((kind for kind, known in kinds if any(word in known for word in words)), "train")
-        first = words[1:2] if words[:1] and words[0] in TRAINING else words[:1]
-        if kind == "train" and not is_mask and UNLABELLED.intersection(first):
+        is_mask = any(roles.is_masks(word) or roles.is_coloured(word) for word in words)
+        splits = {roles.parts_of(word)[1] for word in words}
+        kind = next((kind for kind in ("validation", "test") if kind in splits), "train")
+        first = words[1:2] if words[:1] and words[0] in roles.TRAINING else words[:1]
+        if kind == "train" and not is_mask and roles.UNLABELLED.intersection(first):
             kind = "unlabelled"  # a word deeper inside is a name like any other: a room, a place
         groups.setdefault((is_mask, kind), []).append(name)
     masks = [name for (is_mask, _), found in groups.items() if is_mask for name in found]
@@ -117,10 +141,11 @@ def _have_masks(names: Sequence[str], masks: Sequence[str]) -> bool:
     """Whether an image has a mask of its name, beside it or at the same place among the masks."""
 
     def place(name: str) -> tuple[str, ...]:
-        return tuple(word for word in PurePosixPath(name).parts[:-1] if word.lower() not in MASKS | IMAGES)
+        words = PurePosixPath(name).parts[:-1]
+        return tuple(word for word in words if not roles.is_masks(word) and not roles.is_images(word))
 
     stems = {(place(name), PurePosixPath(name).stem) for name in names}
-    beside = any((where, stem + suffix) in stems for where, stem in stems for suffix in SUFFIXES)
+    beside = any((where, stem + suffix) in stems for where, stem in stems for suffix in roles.SUFFIXES)
     return beside or any(
         (where, stem[:end]) in stems
         for name in masks
@@ -132,27 +157,6 @@ def _have_masks(names: Sequence[str], masks: Sequence[str]) -> bool:
 def _top(names: Sequence[str]) -> str:
     """The innermost folder that contains all of them."""
     return os.path.commonpath([str(PurePosixPath(name).parent) for name in names]) or "."
-
-
-def _keys(names: Sequence[str], top: str) -> set[str]:
-    return {str(PurePosixPath(name).relative_to(top).with_suffix("")) for name in names}
-
-
-def _suffix(keys: set[str], masks: set[str]) -> str | None:
-    """The most common suffix of a mask's name after an image's name; None if no mask matches an image."""
-    found: Counter[str] = Counter()
-    for mask in sorted(masks)[:200]:
-        ends = [end for end in range(len(mask), 0, -1) if mask[:end] in keys]
-        if ends:
-            found[mask[ends[0] :]] += 1
-    return found.most_common(1)[0][0] if found else None
-
-
-def _suffix_inside(keys: set[str]) -> str | None:
-    """The suffix that distinguishes masks from images in the same folder."""
-    pairs = Counter({suffix: sum(key + suffix in keys for key in keys) for suffix in SUFFIXES})
-    suffix, number = pairs.most_common(1)[0]
-    return suffix if number else None
 
 
 def dataset_name(folder: Path) -> str:

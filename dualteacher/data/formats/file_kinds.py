@@ -9,6 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from PIL import features
 
+from dualteacher.data.formats import class_lists
+from dualteacher.data.formats.folder_roles import is_made
+
 HEIF_READER = importlib.util.find_spec("pillow_heif") is not None  # the extra `heic`
 if HEIF_READER:
     importlib.import_module("pillow_heif").register_heif_opener()
@@ -32,7 +35,8 @@ SYSTEM_FOLDERS = {"@eadir", "#recycle", "@recycle", "$recycle.bin", "__macosx", 
 SYSTEM_FOLDERS |= {"system volume information"}
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 SYSTEM = "thumbnails and system files"
-CLASS_FILES = {"classes.json", "classes.txt"}
+MADE = "masks, overlays and the like"
+CLASS_FILES = {"classes.json", "classes.txt", *class_lists.READERS}
 
 # What to do about files of a kind; each is a photo that nobody should lose unawares.
 ADVICE = {
@@ -73,6 +77,8 @@ def kind(name: str) -> str:
     ending = path.suffix.lower()
     if name.endswith("/") or path.name.startswith(".") or path.name.lower() in SYSTEM_FILES:
         return SYSTEM
+    if ending in SUFFIXES and is_made(path):
+        return MADE
     kinds = {
         "images": SUFFIXES,
         "HEIC images": HEIC,
@@ -90,9 +96,9 @@ def by_kind(names: Iterable[str]) -> dict[str, list[str]]:
     """Unused files by kind, those that may be lost photos first."""
     found: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        if name not in CLASS_FILES:
+        if PurePosixPath(name).name not in CLASS_FILES:
             found[kind(name)].append(name)
-    order = ["images", *ADVICE, "other files", SYSTEM]
+    order = ["images", *ADVICE, MADE, "other files", SYSTEM]
     return dict(sorted(found.items(), key=lambda item: order.index(item[0])))
 
 

@@ -15,6 +15,8 @@ from dualteacher import settings
 from dualteacher.core import seeds
 from dualteacher.data import likeness
 from dualteacher.data.formats import folder_files
+from dualteacher.data.formats.folder_roles import not_photos
+from dualteacher.data.formats.name_pairs import Affixes
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
 
@@ -78,7 +80,8 @@ def arrange(names: Sequence[str], options: settings.Folder) -> Layout:
         _refuse_ambiguous(grouped)
     train, orphans = _pair(by_folder, options.images, options.masks, options)
     if options.unlabelled is not None:
-        train += [_entry(names[0], None, options) for names in by_folder[options.unlabelled].values()]
+        more = [_entry(names[0], None, options) for names in by_folder[options.unlabelled].values()]
+        train += _photos(more, options.unlabelled)
     if validation.images is not None and validation.masks is not None:
         val, more_orphans = _pair(by_folder, validation.images, validation.masks, options)
         orphans += more_orphans
@@ -114,16 +117,32 @@ def _pair(
     by_folder: Mapping[str, Mapping[str, list[str]]], folder: str, masks: str, options: settings.Folder
 ) -> tuple[list[Entry], list[str]]:
     """(images with their masks, masks without an image)."""
-    suffix = unicodedata.normalize("NFC", options.mask_suffix)
+    affixes = affixes_of(options)
     of_images, of_masks = dict(by_folder[folder]), dict(by_folder[masks])
     if folder == masks:
-        of_masks = {key: names for key, names in of_masks.items() if key.endswith(suffix)}
+        of_masks = {key: names for key, names in of_masks.items() if affixes.is_mask(key)}
         of_images = {key: names for key, names in of_images.items() if key not in of_masks}
     entries = []
     for key, (name,) in of_images.items():
-        mask = of_masks.pop(key + suffix, [None])[0]
+        if (core := affixes.core(key)) is None:
+            continue
+        wanted = affixes.mask(core), affixes.mask(core + PurePosixPath(name).suffix)  # a.png, a.jpg.png
+        mask = next((of_masks.pop(other)[0] for other in wanted if other in of_masks), None)
         entries.append(_entry(name, mask, options))
-    return entries, [name for (name,) in of_masks.values()]
+    return _photos(entries, folder), [name for (name,) in of_masks.values()]
+
+
+def _photos(entries: Sequence[Entry], folder: str) -> list[Entry]:
+    """Without the overlays, coloured masks and the like that lie beside or below the photos they are named like."""
+    below = {str(PurePosixPath(entry.image).relative_to(folder)): entry for entry in entries}
+    made = {*not_photos(list(below))}
+    return [entry for name, entry in below.items() if name not in made or entry.mask is not None]
+
+
+def affixes_of(options: settings.Folder) -> Affixes:
+    """What distinguishes the names of images and masks; accents spelt as in the keys."""
+    named = options.image_prefix, options.image_suffix, options.mask_prefix, options.mask_suffix
+    return Affixes(*(unicodedata.normalize("NFC", affix) for affix in named))
 
 
 def _entry(image: str, mask: str | None, options: settings.Folder) -> Entry:
@@ -163,7 +182,9 @@ def _need_masks(
     if any(entry.mask is not None for entry in entries):
         return
     example = next((entry.image for entry in entries), f"{folder}/a.jpg")
-    expected = f"{masks}/{PurePosixPath(example).relative_to(folder).with_suffix('')}{options.mask_suffix}.png"
+    key = str(PurePosixPath(example).relative_to(folder).with_suffix(""))
+    affixes = affixes_of(options)
+    expected = f"{masks}/{affixes.mask(affixes.core(key) or key)}.png"
     present = next((names[0] for names in by_folder[masks].values()), "no image file")
     raise UserError(
         f"{options.folder}: no image in {folder} has a mask: that of {example} would be {expected}, and {masks} holds"
