@@ -55,7 +55,7 @@ ON_GPU, ON_CPU, QUICK = Scale(512, 8, 1000, 4000, 4), Scale(128, 8, 300, 300, 0)
 def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
     """Write params.yaml for `folder`; the old one is kept as params.yaml.bak.
 
-    UserError, with nothing written, if params.yaml has been edited and `force` is not set, or if the folder's layout
+    UserError, with params.yaml as before, if it has been edited and `force` is not set, or if the folder's layout
     is not recognised.
     """
     if not folder.is_dir():

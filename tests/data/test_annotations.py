@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
-from pictures import encoded, photo, put
+from pictures import encoded, fill, photo, put
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -131,6 +131,39 @@ def test_coco_as_roboflow_writes_it() -> None:
     assert (dataset.validation.images, dataset.validation.masks) == ("valid", "masks-from-coco/valid")
     assert "training: 4 images with masks" in told and "validation: 2 images (valid)" in told
     np.testing.assert_array_equal(values(folder / "masks-from-coco/valid/0.png"), expected())
+
+
+def test_names_of_other_spellings() -> None:
+    folder = Path("own_data/mine")
+    photos(folder, "photos", 3)
+    put(folder / "photos/u\u0308ber.png", photo(9, *SIZE))  # as macOS stores it
+    put(folder / "photos/IMG_5.png", photo(10, *SIZE))
+    listed = ["C:\\pictures\\0.png", "photos/1.png", "\u00fcber.png", "img_5.JPG", "gone.png"]
+    put(folder / "a.json", coco(listed, [(1, [LEAF])]))
+    _, told = made(folder)
+    assert "annotated, but not in the folder: 1 images, for example gone.png" in told
+    masks = folder / "masks-from-coco/photos"
+    found = sorted(path.name for path in masks.iterdir())
+    assert found == ["0.png", "1.png", "IMG_5.png", "u\u0308ber.png"]
+
+
+def test_masks_of_the_users_own_come_first() -> None:
+    folder = fill(Path("own_data/mine"))
+    put(folder / "a.json", coco(["photo00.png"], [(1, [LEAF])]))
+    dataset, told = made(folder)
+    assert dataset.masks == "masks" and "a.json" in told and not list(folder.glob("masks-from-*"))
+
+
+def test_a_turned_photo_is_annotated_upright() -> None:
+    folder = Path("own_data/mine")
+    for i in range(3):  # stored 31 high and 20 wide, shown 20 high and 31 wide
+        put(folder / f"images/{i}.jpg", encoded(photo(i, 31, 20), "JPEG", orientation=6))
+        shares = " ".join(str(v) for v in (np.array(LEAF).reshape(-1, 2) / [31, 20]).ravel())
+        put(folder / f"labels/{i}.txt", f"0 {shares}".encode())
+    made(folder)
+    wanted = np.zeros(SIZE, np.uint8)
+    wanted[2:8, 4:12] = 1
+    np.testing.assert_array_equal(values(folder / "masks-from-yolo/images/1.png"), wanted)
 
 
 def test_coco_in_its_own_layout() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -88,14 +89,17 @@ def take(root: Path) -> Imported | None:
 
 
 def _matched(root: Path, found: Annotations, names: Sequence[str]) -> tuple[dict[str, Annotated], list[str]]:
-    """(annotations by image, remarks)."""
-    matched, lost = _by_place(root, found, names)
+    """(annotations by image, remarks). Names are compared in Unicode's form NFC: macOS stores others."""
+    spelled = {unicodedata.normalize("NFC", name): name for name in names}
+    found.images = [replace(entry, name=unicodedata.normalize("NFC", entry.name)) for entry in found.images]
+    matched, lost = _by_place(root, found, [*spelled])
     once: dict[str, Annotated] = {}
     for entry in sorted(lost, key=lambda entry: not entry.shapes):
         if once.setdefault(entry.name, entry) is not entry and entry.shapes:
             raise UserError(_twice(root, entry.name, once[entry.name], entry))
-    pairs = match([name for name in names if name not in matched], [*once])
-    matched |= {name: once[listed] for name, listed in pairs.items()}
+    pairs = match([name for name in spelled if name not in matched], [*once])
+    matched = {spelled[name]: entry for name, entry in matched.items()}
+    matched |= {spelled[name]: once[listed] for name, listed in pairs.items()}
     unknown = sorted({name for name, entry in once.items() if entry.shapes} - {*pairs.values()})
     if not any(entry.shapes for entry in matched.values()):
         raise UserError(f"{root}: {_nothing(found, unknown)}")

@@ -25,6 +25,7 @@ def match(names: Sequence[str], listed: Sequence[str]) -> dict[str, str]:
             lambda name: PurePosixPath(name).name.replace(" ", "_"),
             lambda other: [UPLOAD.sub("", PurePosixPath(other).name)],
         ),
+        (_stem, lambda other: [_stem(other)]),
     ]
     for key, keys in rules:
         taken = set(found.values())
@@ -37,6 +38,11 @@ def match(names: Sequence[str], listed: Sequence[str]) -> dict[str, str]:
         times = Counter(other for others in fits.values() for other in others)
         found |= {name: others[0] for name, others in fits.items() if len(others) == 1 and times[others[0]] == 1}
     return found
+
+
+def _stem(path: str) -> str:
+    """A name that survives a conversion (a.png for a.JPG) or Windows."""
+    return PurePosixPath(path).stem.lower()
 
 
 def _ends(path: str) -> list[str]:
