@@ -23,6 +23,7 @@ from dualteacher.settings import strict_yaml
 from dualteacher.system import console, files, parallel
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
+from dualteacher.system.walk import links
 from dualteacher.workflow import engines, presets
 
 PARAMS = Path("params.yaml")
@@ -196,7 +197,13 @@ def _say_places(places: detect_layout.Places, arranged: folder_layout.Layout, ow
 
 
 def _say_unused(folder: Path, used: Sequence[str]) -> list[str]:
-    return [f"not used: {line}" for line in file_kinds.described(folder_files.unused(folder, used))]
+    said = [
+        f"links to folders: {len(behind)}, for example {behind[0].relative_to(folder)}; `dvc repro` sees no changes in"
+        " them, Snakemake does"
+        for behind in [links(folder)]
+        if behind
+    ]
+    return said + [f"not used: {line}" for line in file_kinds.described(folder_files.unused(folder, used))]
 
 
 def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[str]]:

@@ -12,6 +12,11 @@ def walk(folder: Path | str) -> Iterator[tuple[Path, list[str], list[str]]]:
     yield from _below(Path(folder), frozenset())
 
 
+def links(folder: Path | str) -> list[Path]:
+    """The links to folders that `walk` follows. Snakemake's list sees changes behind them, DVC does not."""
+    return [parent / name for parent, inner, _ in walk(folder) for name in inner if (parent / name).is_symlink()]
+
+
 def _below(folder: Path, around: frozenset[tuple[int, int]]) -> Iterator[tuple[Path, list[str], list[str]]]:
     try:
         status = folder.stat()

@@ -22,8 +22,10 @@ from dualteacher.data.inspection import Checked, Finding
 from dualteacher.data.pack import ClassInfo, Sample
 from dualteacher.data.sources import Split
 from dualteacher.system import console, files, parallel
+from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
+from dualteacher.system.walk import links
 
 CHANGED = "run the download stage again"
 
@@ -56,6 +58,8 @@ class Listing:
     def fetch(self, folder: Path) -> Path:
         """Write files.json: the sha256 of each file that is used."""
         root = Path(self.options.folder)
+        if behind := links(root):
+            logger.warning("%s: a link to a folder, in which DVC sees no changes: docs/own-data.md", behind[0])
         names = arrange(scan(self.options), self.options).files()
         jobs = (partial(files.sha256, root / name) for name in names)
         hashes = list(console.progress(parallel.ordered(jobs), "hash", len(names), "file"))
