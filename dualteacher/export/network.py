@@ -56,6 +56,8 @@ def ready(segmenter: Segmenter) -> Segmenter:
     segmenter = copy.deepcopy(segmenter).cpu().eval().requires_grad_(False)
     if isinstance(segmenter.head, SegFormerHead):
         setattr(segmenter, "head", Baked(segmenter.head))  # noqa: B010 — not the attribute's declared type
+    if MULTIPLE % segmenter.multiple == 0:
+        segmenter.multiple = 1  # whole patches at every size that the file takes
     _fix_padding(segmenter)
     return segmenter
 

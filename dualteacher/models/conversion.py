@@ -1,24 +1,26 @@
 """Checkpoints of other programs: rename their tensors to our names, and refuse what does not fit.
 
 Mix Transformers: the official `mit_b*.pth`, whose names mmsegmentation and SMP keep, or Hugging Face's
-`nvidia/mit-b*` and `nvidia/segformer-b*`. Other backbones: timm's names. foreign_checkpoints.py finds the network.
+`nvidia/mit-b*` and `nvidia/segformer-b*`. Plain ViTs: timm's names, Facebook's DINOv2 and DINOv3, Hugging Face's
+`facebook/dinov2-*`. Other backbones: timm's names. foreign_checkpoints.py finds the network.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import chain
 
 import torch
 from torch import Tensor
 
-from dualteacher.models import backbones
+from dualteacher.models import backbones, timm_backbones
 from dualteacher.models.mix_transformer import VARIANTS
 from dualteacher.system.errors import UserError
 
 State = dict[str, Tensor]
+Rules = Sequence[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]]
 
 # Layers beside a backbone's own, of classifiers, segmentation networks and self-supervised training.
 HEADS = (
@@ -26,7 +28,7 @@ HEADS = (
     *("projection_head.", "projector.", "predictor.", "prototypes."),
 )
 
-OFFICIAL = (
+OFFICIAL: Rules = (
     (re.compile(r"^patch_embed1\."), lambda match: "patch_embed."),
     (re.compile(r"^patch_embed([2-4])\."), lambda match: f"stages.{int(match[1]) - 1}.downsample."),
     (re.compile(r"^block([1-4])\.(\d+)\."), lambda match: f"stages.{int(match[1]) - 1}.blocks.{match[2]}."),
@@ -34,7 +36,7 @@ OFFICIAL = (
     (re.compile(r"\.dwconv\.dwconv\."), lambda match: ".dwconv."),
 )
 
-HUGGING_FACE = (
+HUGGING_FACE: Rules = (
     (re.compile(r"^encoder\.patch_embeddings\.0\."), lambda match: "patch_embed."),
     (re.compile(r"^encoder\.patch_embeddings\.([1-3])\."), lambda match: f"stages.{match[1]}.downsample."),
     (re.compile(r"^encoder\.layer_norm\.([0-3])\."), lambda match: f"stages.{match[1]}.norm."),
@@ -53,6 +55,21 @@ HUGGING_FACE = (
 )
 
 
+# Hugging Face's DINOv2 → Facebook's names, which timm translates.
+HUGGING_FACE_DINOV2: Rules = (
+    (re.compile(r"^embeddings\.position_embeddings$"), lambda match: "pos_embed"),
+    (re.compile(r"^embeddings\.patch_embeddings\.projection\."), lambda match: "patch_embed.proj."),
+    (re.compile(r"^embeddings\."), lambda match: ""),
+    (re.compile(r"^encoder\.layer\."), lambda match: "blocks."),
+    (re.compile(r"^layernorm\."), lambda match: "norm."),
+    (re.compile(r"\.attention\.output\.dense\."), lambda match: ".attn.proj."),
+    (re.compile(r"\.attention\.attention\."), lambda match: ".attn."),
+    (re.compile(r"\.layer_scale([12])\.lambda1$"), lambda match: f".ls{match[1]}.gamma"),
+    (re.compile(r"\.mlp\.weights_in\."), lambda match: ".mlp.w12."),
+    (re.compile(r"\.mlp\.weights_out\."), lambda match: ".mlp.w3."),
+)
+
+
 def convert(backbone: str, state: State) -> State:
     """One network's backbone tensors under our names, without heads and classifiers.
 
@@ -64,12 +81,16 @@ def convert(backbone: str, state: State) -> State:
 def _convert_mix_transformer(state: State) -> State:
     state = {key.removeprefix("segformer."): value for key, value in state.items() if not key.startswith(HEADS)}
     rules = HUGGING_FACE if any(key.startswith("encoder.") for key in state) else OFFICIAL
+    return _join_key_value(_renamed(state, rules))
+
+
+def _renamed(state: State, rules: Rules) -> State:
     renamed: State = {}
     for key, value in state.items():
         for pattern, name in rules:
             key = pattern.sub(name, key)
         renamed[key] = value
-    return _join_key_value(renamed)
+    return renamed
 
 
 def _join_key_value(state: State) -> State:
@@ -87,6 +108,9 @@ def _join_key_value(state: State) -> State:
 def _convert_timm(backbone: str, state: State) -> State:
     """Names of timm's classification network → its feature extractor, which may fold or prefix them."""
     expected, whole = _timm_names(backbone)
+    if "embeddings.patch_embeddings.projection.weight" in state:
+        state = _join_attention(_renamed(state, HUGGING_FACE_DINOV2))
+    state = timm_backbones.translated(backbone, state)
     renamed: State = {}
     for key, value in state.items():
         folded = key.replace(".", "_", 1)
@@ -96,6 +120,18 @@ def _convert_timm(backbone: str, state: State) -> State:
         elif key not in whole and not key.startswith(HEADS):  # drops layers that only the classifier has
             renamed[key] = value
     return renamed
+
+
+def _join_attention(state: State) -> State:
+    """Concatenate query, key and value, which Hugging Face stores separately, into Facebook's qkv."""
+    joined: State = {}
+    for name, value in state.items():
+        parts = [re.sub(r"\.attn\.(query|key|value)\.", f".attn.{part}.", name) for part in ("query", "key", "value")]
+        if name not in parts or parts[0] == parts[1] or not all(part in state for part in parts):
+            joined[name] = value
+        elif name == parts[0]:
+            joined[name.replace(".attn.query.", ".attn.qkv.")] = torch.cat([state[part] for part in parts])
+    return joined
 
 
 @cache

@@ -48,8 +48,12 @@ class Segmenter(nn.Module):
 
     def fitted(self, image: Tensor) -> Tensor:
         """The image, enlarged to whole patches if the backbone needs them; the logits still cover all of it."""
-        sides = [-(-side // self.multiple) * self.multiple for side in image.shape[-2:]]
-        return image if sides == [*image.shape[-2:]] else resize(image, sides)
+        if self.multiple == 1:
+            return image
+        # Not -(-side // multiple): ONNX divides towards zero. While exporting, a comparison would fix the size.
+        sides = [(side + self.multiple - 1) // self.multiple * self.multiple for side in image.shape[-2:]]
+        whole = not torch.compiler.is_exporting() and sides == [*image.shape[-2:]]
+        return image if whole else resize(image, sides)
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W), RGB in [0, 1], any H and W ≥ 32 → logits (B, num_classes, ~H/stride, ~W/stride)."""

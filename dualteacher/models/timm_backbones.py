@@ -6,20 +6,24 @@ A network that timm marks as of one fixed size is tried without that limit on th
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import io
+import sys
 from functools import cache
 from typing import Any
 
 import timm
 import torch
 from timm.models._features import FeatureGetterNet
-from torch import nn
+from torch import Tensor, nn
 
 from dualteacher.models.mix_transformer import VARIANTS
 from dualteacher.system.errors import UserError
 
 BLOCKS = 4  # feature maps of a plain ViT
 FREE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})  # timm's ways to say so
+PATCHES = "patch_embed.proj.weight"
 FAILURES = (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError, AttributeError, IndexError)
 
 
@@ -116,6 +120,33 @@ def _try(network: nn.Module, *multiples: int) -> int:
             if choice == multiples[-1]:
                 raise
     raise AssertionError("no multiples")
+
+
+def translated(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A plain ViT's tensors under timm's names, translated by timm's own rules for that family.
+
+    They know Facebook's DINOv2 and DINOv3, and bring position embeddings to the grid of the backbone. Other networks
+    and states without position embeddings or patches come back as they are, as do those that the rules fail on.
+    """
+    weight = state.get(PATCHES)
+    if weight is None or not _is_fixed(name) or not _free(name)[1]:
+        return state
+    whole = _whole(name)
+    rules = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
+    if rules is None or weight.shape != whole.get_parameter(PATCHES).shape:  # timm would resample the patches
+        return state
+    with contextlib.redirect_stdout(io.StringIO()):  # timm prints
+        try:
+            return dict(rules(dict(state), whole))
+        except (*FAILURES, KeyError):
+            return state
+
+
+@cache
+def _whole(name: str) -> nn.Module:
+    """timm's classification network on the meta device."""
+    with torch.device("meta"):
+        return timm.create_model(name)
 
 
 def _reason(error: Exception) -> str:

@@ -39,6 +39,23 @@ def test_the_form_that_is_exported_computes_the_same(backbone, architecture):
     assert all(torch.equal(value, before[name]) for name, value in segmenter.state_dict().items())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "architecture"), [("test_vit", "dpt"), ("vit_small_patch14_dinov2", "dpt")])
+def test_a_plain_transformer_in_onnx_takes_any_size_and_batch(backbone, architecture, tmp_path):
+    """Patches of 16 divide the sides, patches of 14 do not: 448 is a multiple of both, 64 and 96 are not of 14."""
+    torch.manual_seed(0)
+    segmenter = build(model(backbone=backbone, architecture=architecture), 5, None, drop_path=0.0, seed=0).eval()
+    torch.nn.init.normal_(segmenter.backbone.model.pos_embed)  # random, so that a wrong interpolation shows
+    program = network.program(segmenter)
+    onnx_file.write(tmp_path / "vit.onnx", onnx_file.from_program(program), {})
+    run, expected = onnx_file.runner(tmp_path / "vit.onnx"), parity.torch_runner(network.Logits(segmenter))
+    for shape in ((1, 3, 64, 96), (2, 3, 160, 64), (1, 3, 448, 96)):
+        image = np.random.default_rng(0).random(shape, np.float32)
+        wanted = expected(image)
+        for found in (run(image), parity.torch_runner(program.module())(image)):
+            assert np.abs(found - wanted).max() < 1e-3 * wanted.std()
+
+
 def logits(*values: list[float]) -> np.ndarray:
     """One image of one row: a class's logits by pixel, class by class."""
     return np.array(values, np.float32)[None, :, None, :]
