@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,55 @@ def test_wandb_without_a_login_writes_files_to_synchronise_later(tmp_path, monke
     assert first.name.endswith(name) and resumed.name.endswith(name), "one run at W&B"
     written = (first / f"run-{name}.wandb").read_bytes()
     assert b"learning_rate" in written and NAME.encode() in written and b"prediction_0" in written
+
+
+class FakeWandB(types.ModuleType):
+    """Stands in for the package: what a run asks of it, and whether somebody has logged in."""
+
+    def __init__(self, has_login: bool) -> None:
+        super().__init__("wandb")
+        self.has_login, self.started, self.rows, self.exit_codes = has_login, [], [], []
+
+    def login(self, prompt, verify):
+        assert not prompt and not verify, "no question, no network"
+        return self.has_login
+
+    def init(self, id, **options):
+        self.started.append(options | {"id": id})
+        return types.SimpleNamespace(
+            id=id, define_metric=lambda *names, **options: None, log=self.rows.append,
+            finish=lambda exit_code: self.exit_codes.append(exit_code),
+        )  # fmt: skip
+
+    def Settings(self, **options):
+        return options
+
+    Image = staticmethod(np.shape)
+
+
+@pytest.mark.parametrize(
+    ("has_login", "variable", "mode"),
+    [(False, None, "offline"), (True, None, "online"), (True, "offline", "offline"), (False, "online", "online")],
+)
+def test_wandb_is_online_with_a_login_unless_its_variable_says_otherwise(
+    tmp_path, monkeypatch, told, has_login, variable, mode
+):
+    monkeypatch.chdir(tmp_path)
+    if variable is not None:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    fake = FakeWandB(has_login)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    logged(0, 2, "wandb")
+    logged(2, 3, "wandb")
+    logged(0, 1, "wandb")
+    assert not warnings(told)
+    first, resumed, again = fake.started
+    assert {one["mode"] for one in fake.started} == {mode}
+    assert first["name"] == NAME and first["project"] == "dualteacher" and first["config"] == CONFIG
+    assert first["resume"] is None and resumed["resume"] == "allow" and again["resume"] is None
+    assert first["id"] == resumed["id"] != again["id"]
+    assert fake.rows[:3] == [{"loss": 1.0, "step": 1}, {"loss": 0.5, "step": 2}, {"prediction_0": (2, 2, 3), "step": 2}]
+    assert fake.exit_codes == [0, 0, 0]
 
 
 def test_dvclive_keeps_its_files_in_the_logs(tmp_path, monkeypatch, told):
