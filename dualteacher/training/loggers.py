@@ -131,9 +131,16 @@ class MLflow(Logger):
 
         local = (paths.LOGS / "mlflow").absolute()
         uri = os.environ.get("MLFLOW_TRACKING_URI")
-        if uri is None:
+        if uri:
+            self.client = MlflowClient(tracking_uri=uri)
+        else:  # one at a time: parallel jobs would create the same tables and leave a broken file
             local.mkdir(parents=True, exist_ok=True)
-        self.client = MlflowClient(tracking_uri=uri or f"sqlite:///{local / 'mlflow.db'}")
+            while (lock := files.hold(local / ".lock")) is None:
+                time.sleep(0.1)
+            try:
+                self.client = MlflowClient(tracking_uri=f"sqlite:///{local / 'mlflow.db'}")
+            finally:
+                os.close(lock)
         if known := run.known_id("mlflow"):
             self.id = known
             self.client.update_run(self.id, status="RUNNING")
