@@ -8,18 +8,19 @@ if TYPE_CHECKING:
     from dualteacher.settings.reader import Settings
 
 COARSEST = 32  # stride of the coarsest feature map of a SegFormer head's backbone
+WITHOUT = ("mit_", "vit_", "deit", "eva", "swin")  # start of the names of backbones without batch normalisation
 NORMALISED = "batch"  # teachers that normalise with the statistics of the current batch
 
 
 def too_small(settings: Settings) -> str | None:
     """Why training would fail, with the settings concerned; None if batches are large enough.
 
-    Networks without batch normalisation on the coarsest feature map (MiT) accept any crop.
+    Networks without batch normalisation on the coarsest feature map (MiT, ViT, Swin) accept any crop.
     """
     model, batch, processes = settings.model, settings.batch, settings.runtime.processes
     if model.architecture == "deeplabv3plus":
         where = "the image pooling of model.architecture = deeplabv3plus leaves one value per image"
-    elif batch.crop > COARSEST or model.backbone.startswith("mit_") or (model.sync_norm and processes > 1):
+    elif batch.crop > COARSEST or model.backbone.startswith(WITHOUT) or (model.sync_norm and processes > 1):
         return None
     else:
         where = f"batch.crop = {batch.crop} leaves one value per image at stride {COARSEST}"

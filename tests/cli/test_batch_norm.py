@@ -41,6 +41,7 @@ def parse(changes: dict[str, Any]) -> settings.Settings:
         {"batch.labelled": 2},
         TWO,
         {"model.backbone": "mit_b0"},
+        {"model.backbone": "vit_small_patch14_dinov2", "model.architecture": "dpt", "batch.crop": 28},
         DEEPLAB | TWO,
         TWO | {"runtime.processes": 2, "model.sync_norm": True},
         NO_WARMUP | {"grid.method": ["dual_teacher"]},  # its student sees both batches in one pass

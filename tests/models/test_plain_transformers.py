@@ -95,6 +95,17 @@ def test_a_pyramid_that_begins_at_another_stride(architecture: str, finer: int) 
     assert head(maps).shape == (2, 5, 8 * finer, 8 * finer)
 
 
+@pytest.mark.parametrize("backbone", ["mvitv2_tiny", "twins_svt_small", "xcit_nano_12_p16_224"])
+def test_any_size_on_networks_that_timm_marks_as_fixed(backbone: str) -> None:
+    segmenter = network(backbone).eval()
+    with torch.no_grad():
+        for height, width in ((65, 99), (96, 64)):
+            logits = segmenter(torch.rand(1, 3, height, width))
+            assert logits.isfinite().all()
+            for side, full in zip(logits.shape[2:], (height, width), strict=True):
+                assert abs(side * segmenter.stride - full) < segmenter.multiple
+
+
 def test_a_head_that_needs_two_strides_refuses_a_plain_transformer() -> None:
     with pytest.raises(UserError, match=r"one stride, deeplabv3plus needs two; set model\.architecture to dpt"):
         network("vit_tiny_patch16_224", "deeplabv3plus")

@@ -78,8 +78,8 @@ def loaded(content: object, backbone: str) -> Segmenter:
     return build(section, 3, paths.backbone_weights(backbone), drop_path=0.0).eval()
 
 
-def assert_features(segmenter: Segmenter, theirs: nn.Module) -> None:
-    image = torch.rand(1, 3, 56, 70)
+def assert_features(segmenter: Segmenter, theirs: nn.Module, sides: tuple[int, int] = (56, 70)) -> None:
+    image = torch.rand(1, 3, *sides)
     with torch.no_grad():
         normalised = (image - segmenter.mean) / segmenter.std
         wanted = theirs.forward_intermediates(normalised, indices=[2, 5, 8, 11], norm=True, intermediates_only=True)
@@ -104,6 +104,19 @@ def test_position_embeddings_of_another_size_are_interpolated_as_timm_does() -> 
     found = segmenter.backbone.state_dict()["model.pos_embed"]
     assert found.shape == (1, 1 + 37 * 37, 384)
     assert torch.equal(found, resample_abs_pos_embed(state["pos_embed"], [37, 37], [16, 16]))
+
+
+def dinov3(state: State) -> State:
+    """The names in Facebook's DINOv3 files, which timm's own network renames."""
+    names = {k.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma"): v for k, v in state.items()}
+    names["storage_tokens"] = names.pop("reg_token")
+    return names | {"mask_token": torch.zeros(1, 384), "rope_embed.periods": torch.ones(16)}
+
+
+def test_dinov3() -> None:
+    backbone = "vit_small_patch16_dinov3"
+    theirs = whole(backbone)
+    assert_features(loaded(dinov3(theirs.state_dict()), backbone), theirs, sides=(64, 80))
 
 
 @pytest.mark.parametrize(
