@@ -23,6 +23,8 @@ LOST = {
     "a.nii.gz": "images of other formats",
     "a.mov": "videos",
     "a.csv": "other files",
+    "ImageSets/Segmentation/val.txt": file_kinds.LISTS,
+    "ImageSets/Segmentation/train.txt": file_kinds.LISTS,
     "no_ending": "other files",
     "Thumbs.db": file_kinds.SYSTEM,
     "._a.jpg": file_kinds.SYSTEM,
@@ -48,6 +50,8 @@ def test_unused_files_by_kind(tmp_path: Path) -> None:
 def test_a_line_counts_names_and_advises() -> None:
     (line,) = file_kinds.described({"RAW photos": ["x/a.ARW", "b.nef"]})
     assert line == "RAW photos: 2 (.arw, .nef; for example x/a.ARW); develop them to TIFF or PNG"
+    (line,) = file_kinds.described({file_kinds.LISTS: ["ImageSets/Segmentation/val.txt"]})
+    assert line.startswith("lists of a split: 1 (.txt;") and line.endswith("val/images and val/masks")
     assert file_kinds.described({"other files": ["README"]}) == ["other files: 1 (for example README)"]
 
 

@@ -35,6 +35,10 @@ SYSTEM_FOLDERS = {"@eadir", "#recycle", "@recycle", "$recycle.bin", "__macosx", 
 SYSTEM_FOLDERS |= {"system volume information"}
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 SYSTEM = "thumbnails and system files"
+LISTS = "lists of a split"  # Pascal VOC's
+KEEP_SPLIT = (
+    "to keep that split, move its validation images and masks into folders of their own, val/images and val/masks"
+)
 MADE = "masks, overlays and the like"
 CLASS_FILES = {"classes.json", "classes.txt", *class_lists.READERS}
 
@@ -77,6 +81,8 @@ def kind(name: str) -> str:
     ending = path.suffix.lower()
     if name.endswith("/") or path.name.startswith(".") or path.name.lower() in SYSTEM_FILES:
         return SYSTEM
+    if ending == ".txt" and "ImageSets" in path.parts:
+        return LISTS
     if ending in SUFFIXES and is_made(path):
         return MADE
     kinds = {
@@ -98,7 +104,7 @@ def by_kind(names: Iterable[str]) -> dict[str, list[str]]:
     for name in names:
         if PurePosixPath(name).name not in CLASS_FILES:
             found[kind(name)].append(name)
-    order = ["images", *ADVICE, MADE, "other files", SYSTEM]
+    order = ["images", *ADVICE, MADE, LISTS, "other files", SYSTEM]
     return dict(sorted(found.items(), key=lambda item: order.index(item[0])))
 
 
@@ -109,5 +115,6 @@ def described(left: Mapping[str, list[str]]) -> list[str]:
         endings = sorted({PurePosixPath(name).suffix.lower() for name in names} - {""})
         shown = f" {', '.join(endings[:6])}{', …' if len(endings) > 6 else ''};" if endings and what != SYSTEM else ""
         line = f"{what}: {len(names)} ({shown} for example {names[0]})".replace("( ", "(")
-        lines.append(f"{line}; {ADVICE[what]}" if what in ADVICE else line)
+        advice = KEEP_SPLIT if what == LISTS else ADVICE.get(what)
+        lines.append(f"{line}; {advice}" if advice else line)
     return lines
