@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -102,6 +103,26 @@ def test_wandb_without_a_login_writes_files_to_synchronise_later(tmp_path, monke
     assert first.name.endswith(name) and resumed.name.endswith(name), "one run at W&B"
     written = (first / f"run-{name}.wandb").read_bytes()
     assert b"learning_rate" in written and NAME.encode() in written and b"prediction_0" in written
+
+
+PARALLEL = """
+from dualteacher.training.watch import Loggers
+
+loggers = Loggers(["mlflow"])
+loggers.start("train run", 0)
+loggers.row(1, {"loss": 1.0})
+loggers.end(True)
+assert loggers.running
+"""
+
+
+@pytest.mark.slow
+def test_jobs_that_start_together_share_mlflows_new_database(tmp_path):
+    """MLflow's own migrations fail when two processes run them."""
+    pytest.importorskip("mlflow")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    jobs = [subprocess.Popen([sys.executable, "-c", PARALLEL], cwd=tmp_path, env=environment) for _ in range(2)]
+    assert [job.wait() for job in jobs] == [0, 0]
 
 
 class FakeWandB(types.ModuleType):
