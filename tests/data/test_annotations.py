@@ -324,7 +324,7 @@ def test_label_studio() -> None:
 def test_brushes_come_back(seed: int) -> None:
     mask = np.random.default_rng(seed).random((19, 23)) < [0.5, 0.02, 0.0][seed]
     np.testing.assert_array_equal(run_lengths.packed(brush(mask), mask.shape), mask)
-    for damaged in (brush(mask)[:-9], [300], "abc", brush(mask[1:])):
+    for damaged in (brush(mask)[:-9], [300], 1 << 40, brush(mask[1:])):
         with pytest.raises(Wrong, match="brush"):
             run_lengths.packed(damaged, mask.shape)
 
@@ -435,6 +435,7 @@ WRONG = {
     "run lengths of another size": (
         {"a.json": coco(["0.png"], [(1, {"size": [20, 31], "counts": [3, 4]})])}, "0.png: run lengths do not add up"),
     "no such image": ({"a.json": coco(["else.png"], [(1, [LEAF])])}, "(1, for example else.png) is in the folder"),
+    "far away": ({"a.json": coco(["0.png"], [(1, [[1, 1, 1e300, 1, 4, 4]])])}, "0.png: a shape reaches too far"),
     "no category": ({"a.json": coco(["0.png"], [(7, [LEAF])])}, "category 7, which is not listed"),
     "twice": ({"a.json": coco(["0.png"], [(1, [LEAF])]), "b.json": coco(["0.png"], [(1, [LEAF])])}, "leave one"),
     "pixels in YOLO": ({"0.txt": b"0 3 4 10 4 10 9"}, "0.txt: not a valid YOLO segmentation file: line 1"),

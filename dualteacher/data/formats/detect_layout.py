@@ -61,9 +61,7 @@ def places(root: Path) -> Places:
 def beside(names: Sequence[str], masked: Set[str], masks: str) -> Places:
     """Places of images whose masks are in the folder `masks`, at the images' own relative paths."""
     groups: dict[str, list[str]] = {}
-    for (_, kind), found in _groups(
-        _of_roles(names)
-    ).items():  # a word for masks says nothing here: labelme writes beside images
+    for (_, kind), found in _groups(_of_roles(names)).items():  # images in `labels` too: labelme writes beside them
         groups.setdefault(kind, []).extend(found)
     if not set(groups.get("unlabelled", [])).isdisjoint(masked):
         groups.setdefault("train", []).extend(groups.pop("unlabelled"))

@@ -14,6 +14,7 @@ import numpy as np
 from dualteacher.data.formats.annotations.shapes import Shape, Size, Wrong
 
 RULE = "a pixel is inside if its centre is; even-odd for holes; overlaps: "
+FARTHEST = 1e9  # pixels; beyond, arithmetic is no longer exact
 OVERLAPS = {True: "smaller areas over larger ones", False: "later shapes over earlier ones"}
 
 
@@ -53,6 +54,8 @@ def _inside(shape: Shape, size: Size) -> tuple[np.ndarray, tuple[int, int]]:
             raise Wrong(f"a mask of {inside.shape[0]}×{inside.shape[1]} pixels in an image of {size[0]}×{size[1]}")
         return inside, (0, 0)
     corners = np.concatenate([ring for polygon in shape.polygons for ring in polygon])
+    if not (np.abs(corners) < FARTHEST).all():
+        raise Wrong("a shape reaches too far beyond the image")
     left, top = np.floor(corners.min(0)).clip(0, size[::-1]).astype(int)
     right, bottom = np.ceil(corners.max(0)).clip(0, size[::-1]).astype(int)
     inside = np.zeros((max(0, bottom - top), max(0, right - left)), bool)

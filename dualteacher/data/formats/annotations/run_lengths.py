@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,16 +49,15 @@ def decompress(text: str) -> list[int]:
     return counts
 
 
-def packed(data: Sequence[int], size: Size) -> np.ndarray:
+def packed(data: Any, size: Size) -> np.ndarray:
     """Label Studio's brush: a bit stream of RGBA values, of which alpha counts → (H, W) bool.
 
     Header: number of values (32 bits), bits of a value - 1 (5), four widths - 1 (4 each). Then, until all values are
     there: 1 bit (1: a run of one value, 0: single values), 2 bits (which width), the number - 1 in that width, values.
     """
-    try:
-        bits = "".join(f"{byte:08b}" for byte in bytes(data))
-    except (TypeError, ValueError):
-        raise Wrong("a brush's run lengths are not a list of bytes") from None
+    if not isinstance(data, list) or not all(isinstance(byte, int) and 0 <= byte < 256 for byte in data):
+        raise Wrong("a brush's run lengths are not a list of bytes")
+    bits = "".join(f"{byte:08b}" for byte in data)
     place = 0
 
     def take(width: int) -> int:
