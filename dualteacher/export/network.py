@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dualteacher.models.heads import SegFormerHead
 from dualteacher.models.heads.layers import resize
 from dualteacher.models.segmenter import Segmenter
+from dualteacher.system.errors import UserError
 
 MULTIPLE = 32  # image sides must be multiples of this
 SMALLEST = 64  # minimum image side: below, a feature map of side 1 makes torch.export specialise
@@ -38,6 +39,7 @@ class ClassMap(Logits):
 
 def program(segmenter: Segmenter, *, argmax: bool = False) -> torch.export.ExportedProgram:
     """Logits or Classes for any batch size, and any height and width ≥ 64 that are multiples of 32."""
+    _check_windows(segmenter)
     module = (ClassMap if argmax else Logits)(ready(segmenter))
     dimension = torch.export.Dim
     height, width = (MULTIPLE * dimension(name, min=SMALLEST // MULTIPLE, max=1024) for name in ("h", "w"))
@@ -49,6 +51,15 @@ def program(segmenter: Segmenter, *, argmax: bool = False) -> torch.export.Expor
     for node in exported.graph.nodes:
         node.meta.pop("stack_trace", None)  # contains paths of this machine
     return exported
+
+
+def _check_windows(segmenter: Segmenter) -> None:
+    """UserError for Swin: the padding of its windows depends on the size, and torch.export does not finish."""
+    if any(type(module).__name__ == "WindowAttention" for module in segmenter.backbone.modules()):
+        raise UserError(
+            f"export: {segmenter.settings.backbone} has windows that depend on the image's size, which no file for all"
+            " sizes can follow; use `predict`, or train with another model.backbone"
+        )
 
 
 def ready(segmenter: Segmenter) -> Segmenter:

@@ -56,6 +56,12 @@ def test_a_plain_transformer_in_onnx_takes_any_size_and_batch(backbone, architec
             assert np.abs(found - wanted).max() < 1e-3 * wanted.std()
 
 
+def test_swin_is_refused_in_one_line():
+    segmenter = build(model(backbone="swin_tiny_patch4_window7_224"), 5, None, drop_path=0.0, seed=0)
+    with pytest.raises(UserError, match="swin_tiny_patch4_window7_224 has windows that depend on the image's size"):
+        network.program(segmenter)
+
+
 def logits(*values: list[float]) -> np.ndarray:
     """One image of one row: a class's logits by pixel, class by class."""
     return np.array(values, np.float32)[None, :, None, :]
