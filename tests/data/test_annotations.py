@@ -398,6 +398,21 @@ def test_geojson_in_another_reference_system_is_refused() -> None:
     assert "are EPSG:4326, but the reference system of images/0.tif is EPSG:32633; reproject" in refused(folder)
 
 
+def test_named_background_and_ignored_shapes() -> None:
+    folder = Path("own_data/mine")
+    kinds = (("leaf", [0, 0, 10, 0, 10, 20, 0, 20]), ("_background_", [2, 2, 6, 2, 6, 4, 2, 4]), ("__ignore__", STEM))
+    shapes = [{"label": label, "shape_type": "polygon", "points": pairs(corners)} for label, corners in kinds]
+    for name in photos(folder, ".", 3):
+        put(folder / name.replace("png", "json"), labelme(name, shapes))
+    dataset, _ = made(folder)
+    assert names(dataset) == [("_background_", 0), ("leaf", 1)] and dataset.ignore == [255]
+    wanted = np.zeros(SIZE, np.uint8)
+    wanted[:, :10] = 1
+    wanted[2:4, 2:6] = 0
+    wanted[4:6, 8:20] = 255
+    np.testing.assert_array_equal(values(folder / "masks-from-labelme/0.png"), wanted)
+
+
 def test_init_again_keeps_edited_masks_and_removes_what_is_no_longer_annotated() -> None:
     folder = Path("own_data/mine")
     listed = photos(folder, "photos", 5)
