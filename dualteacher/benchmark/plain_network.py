@@ -22,14 +22,15 @@ class PlainNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) in [0, 1] → logits (B, C, ~H/4, ~W/4)."""
-        return self.head(self.levels((image - self.copied.mean) / self.copied.std))
+        return self.head(self.levels((self.copied.fitted(image) - self.copied.mean) / self.copied.std))
 
     def levels(self, image: Tensor) -> list[Tensor]:
         """The backbone's feature maps, finest first."""
         backbone = self.copied.backbone
         if not isinstance(backbone, MixTransformer):
             maps = backbone(image)
-            return [maps[level] for level in self.copied.levels]
+            chosen = [maps[level] for level in self.copied.levels]
+            return [level.permute(0, 3, 1, 2) for level in chosen] if self.copied.channels_last else chosen
         levels = [backbone.patch_embed(image)]
         for stage in backbone.stages:
             levels.append(stage(levels[-1]))
