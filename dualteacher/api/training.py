@@ -19,7 +19,7 @@ from dualteacher import settings as all_settings
 from dualteacher.api.model import Model, load
 from dualteacher.api.pictures import Classes, Masks, Pictures, place
 from dualteacher.cli.running import run_stage
-from dualteacher.commands import init
+from dualteacher.commands import init, init_params
 from dualteacher.stages import weights as weights_stage
 from dualteacher.system import console, paths
 from dualteacher.system.errors import UserError
@@ -74,7 +74,7 @@ def _train_in(
     with _as_before(), console.embedded(progress):
         with contextlib.chdir(project):
             init.check_replaceable(force=False)
-        place(project / init.OWN_DATA / NAME, *data)  # whose paths are relative to the caller's folder
+        place(project / init_params.OWN_DATA / NAME, *data)  # whose paths are relative to the caller's folder
         with contextlib.chdir(project):
             cell = _configure(*run, changes)
             with _script_hidden():
@@ -96,9 +96,9 @@ def _configure(method: str | None, seed: int, quick: bool, changes: Mapping[str,
     """Write params.yaml as `init` does, with the caller's changes; return the run."""
     if "grid" in changes or any(key.startswith("grid.") for key in changes):
         raise UserError("grid: train() runs one method and one seed; give method= and seed=")
-    data = init.OWN_DATA / NAME
+    data = init_params.OWN_DATA / NAME
     described, _ = init.describe(data)
-    text, _ = init.compose(NAME, init.valid(data, described), quick)
+    text, _ = init_params.compose(NAME, init.valid(data, described), quick)
     made = presets.commented(text)
     method = method or made["grid"]["method"][-1]
     made["grid"] |= {"method": [method], "seed": [seed]}

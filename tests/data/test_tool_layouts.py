@@ -11,7 +11,7 @@ import pytest
 from pictures import encoded, mask, photo, put
 from PIL import Image
 
-from dualteacher.commands import init
+from dualteacher.commands import init, init_params
 from dualteacher.data.formats.folder_roles import not_photos, parts_of
 from dualteacher.data.sources.folder import Folder
 
@@ -119,7 +119,7 @@ def test_pairs_and_classes(tmp_path: Path, name: str) -> None:
     assert found == values or (tool.classes[0] == "class_0" and sorted(found) == sorted(values))
     counts = [re.fullmatch(r"not used: (?:images|masks, overlays and the like): (\d+) .*", line) for line in told]
     assert sum(int(found[1]) for found in counts if found) == len(tool.others)
-    again = init._text(name="x", wanted=init.valid(tmp_path, described), values={})
+    again = init_params._text(name="x", wanted=init.valid(tmp_path, described), values={})
     assert all(f"{key}: " in again for key in init.AFFIXES if described[key])
 
 
