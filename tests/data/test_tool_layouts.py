@@ -120,7 +120,7 @@ def test_pairs_and_classes(tmp_path: Path, name: str) -> None:
     counts = [re.fullmatch(r"not used: (?:images|masks, overlays and the like): (\d+) .*", line) for line in told]
     assert sum(int(found[1]) for found in counts if found) == len(tool.others)
     again = init_params._text(name="x", wanted=init.valid(tmp_path, described), values={})
-    assert all(f"{key}: " in again for key in init.AFFIXES if described[key])
+    assert all(f"{key}: " in again for key in init_params.AFFIXES if described[key])
 
 
 @pytest.mark.parametrize(
