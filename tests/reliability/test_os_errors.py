@@ -154,7 +154,9 @@ def without_encoding(tree: ast.AST) -> Iterator[int]:
             continue
         called = ast.unparse(node.func)
         modes = [argument.value for argument in node.args[1:2] if isinstance(argument, ast.Constant)]
-        modes += [keyword.value.value for keyword in node.keywords if keyword.arg == "mode"]  # type: ignore[attr-defined]
+        modes += [
+            ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg == "mode" and called == "open"
+        ]
         text = called == "open" and not any("b" in str(mode) for mode in modes)
         if text or (called.endswith((".read_text", ".write_text")) and called != "files.write_text"):
             yield node.lineno
