@@ -13,7 +13,7 @@ from pathlib import Path
 PACKAGE = "dualteacher"
 
 # Start, place, report or log jobs: cannot affect results.
-PLUMBING = {f"{PACKAGE}/{name}.py" for name in ("__init__", "__main__", "training/watch",
+PLUMBING = {f"{PACKAGE}/{name}.py" for name in ("__init__", "__main__", "training/loggers", "training/watch",
             *(f"machine/{name}" for name in ("gpu_slots", "launcher", "mps")), *(f"system/{name}" for name in (
             "console", "errors", "files", "heartbeat", "os_errors", "paths")))}  # fmt: skip
 PLUMBING_FOLDERS = (f"{PACKAGE}/cli/", f"{PACKAGE}/settings/", f"{PACKAGE}/workflow/")
