@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pandas as pd
 
 Row = dict[str, Any]  # one epoch, by column
+SNAPSHOTS = "snapshots"  # in rows only: list of class maps (h, w) uint8; see snapshots.py
 CLASS_IOU = "val_class_iou"  # in rows only, not a column: per-class IoU, for the alarms
 Part = Literal["loop", "losses", "validation", "probe", "distance"]
 

@@ -20,10 +20,10 @@ from dualteacher.data.pack import Pack
 from dualteacher.inference.predictor import Predictor, to_tensor
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Inference
+from dualteacher.training.history import SNAPSHOTS
 
 COUNT = 2  # number of images
 SIDE = 128  # longest side of a stored class map, pixels
-KEY = "snapshots"  # key in a row: list of class maps (h, w) uint8
 COLUMNS = ("epoch", "step", "image_id", "prediction")
 
 
@@ -37,11 +37,11 @@ def snapshot_images(val: Pack) -> list[int]:
 def recorder(
     student: Segmenter, val: Pack, inference: Inference, device: torch.device
 ) -> Callable[[], dict[str, list[Tensor]]]:
-    """Return a function that predicts the snapshot images and returns the class maps under KEY."""
+    """Return a function that predicts the snapshot images and returns the class maps under SNAPSHOTS."""
     images, predictor = snapshot_images(val), Predictor(student, inference)
 
     def record() -> dict[str, list[Tensor]]:
-        return {KEY: [thinned(predictor(to_tensor([val.image(i)], device))[0]) for i in images]}
+        return {SNAPSHOTS: [thinned(predictor(to_tensor([val.image(i)], device))[0]) for i in images]}
 
     return record
 
@@ -56,7 +56,7 @@ def table(history: Iterable[Mapping[str, Any]], ids: Sequence[str]) -> pd.DataFr
     rows = [
         (row["epoch"], row["step"], name, _png(labels.numpy()))
         for row in history
-        for name, labels in zip(ids, row.get(KEY, ()), strict=False)
+        for name, labels in zip(ids, row.get(SNAPSHOTS, ()), strict=False)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"epoch": "int64", "step": "int64"})
 

@@ -26,8 +26,8 @@ from dualteacher.system import console, heartbeat
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 from dualteacher.training.alarms import Alarm
+from dualteacher.training.history import SNAPSHOTS
 from dualteacher.training.loggers import BY_NAME, TENSORBOARD, Logger, Run, TensorBoard
-from dualteacher.training.snapshots import KEY
 
 EVERY = 10.0  # seconds between lines
 LIVE = Path("dvclive")
@@ -159,7 +159,7 @@ class Watch:
         if math.isnan(row["val_miou"]) and time.monotonic() - self._reported < EVERY:
             return
         numbers = self._report(row["step"], row)
-        self.loggers.predictions(row["step"], (labels.numpy() for labels in row.get(KEY, ())))
+        self.loggers.predictions(row["step"], (labels.numpy() for labels in row.get(SNAPSHOTS, ())))
         logger.info(
             "%s: epoch %d, step %d/%d, %s", self.name, row["epoch"], row["step"], self.steps, progress_line(numbers)
         )  # fmt: skip
