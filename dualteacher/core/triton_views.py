@@ -16,7 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-RED, GREEN, BLUE = tl.constexpr(0.299), tl.constexpr(0.587), tl.constexpr(0.114)  # views.LUMA
+from dualteacher.core.views import LUMA
+
+RED, GREEN, BLUE = tl.constexpr(LUMA[0]), tl.constexpr(LUMA[1]), tl.constexpr(LUMA[2])
 BRIGHTNESS, CONTRAST, SATURATION = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)  # places in views.COLUMNS
 PIXELS = 1024  # pixels of a program
 

@@ -23,6 +23,7 @@ from dualteacher.core import seeds, views
 from dualteacher.core.labels import IGNORE
 from dualteacher.data import augment
 from dualteacher.data.pack import Pack
+from dualteacher.machine.shared_memory import PREFETCH
 from dualteacher.settings import Augment
 
 
@@ -191,7 +192,7 @@ def _end_with_parent(_: int) -> None:
 
 
 def batches(
-    dataset: Augmented, takes: list[Take], first: int, last: int, *, workers: int, pin: bool, prefetch: int = 4
+    dataset: Augmented, takes: list[Take], first: int, last: int, *, workers: int, pin: bool, prefetch: int = PREFETCH
 ) -> DataLoader:
     """A loader for steps `first` … `last - 1`. takes: of the labelled stream, then optionally the unlabelled one."""
     return DataLoader(

@@ -115,17 +115,12 @@ class Graphs:
         """Run a step with its graph and without, from one state, and compare; the result is that without."""
         state = self._state()
         before = [tensor.clone() for tensor in state]
-        device = job.device.type
-        random = torch.cuda.get_rng_state(job.device) if device == "cuda" else torch.get_rng_state()
-        found.replay()
+        with torch.random.fork_rng([job.device] if job.device.type == "cuda" else []):
+            found.replay()
         replayed = {name: value.clone() for name, value in found.parts.items()}
         gradients = [tensor.clone() for tensor in self._gradients()]
         for tensor, old in zip(state, before, strict=True):
             tensor.copy_(old)
-        if device == "cuda":
-            torch.cuda.set_rng_state(random, job.device)
-        else:
-            torch.set_rng_state(random)
         parts = self.eager(job, batch, draws, clock, shard)
         self._compare(job, parts, replayed, self._gradients(), gradients)
         found.tested = True

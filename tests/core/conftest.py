@@ -12,8 +12,10 @@ from PIL import Image
 from torch import nn
 
 from dualteacher import settings as settings_module
-from dualteacher.data.pack import ClassInfo, PackWriter, Sample
-from dualteacher.models import segmenter
+from dualteacher.data import partition
+from dualteacher.data.pack import ClassInfo, Pack, PackWriter, Sample
+from dualteacher.models import segmenter, weights
+from dualteacher.system import paths
 from dualteacher.workflow import presets
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,6 +49,16 @@ def write_pack(path: Path, count: int, seed: int, sizes=((48, 64), (56, 40)), un
             encoded = None if i >= count - unmasked else png(mask)
             writer.add(Sample(f"image{i:03d}", png(image), encoded, *size))
     return path
+
+
+def prepare(settings: settings_module.Settings) -> None:
+    """Put prepared data, a partition and empty backbone weights into the current folder."""
+    dataset = paths.Dataset("toy")
+    write_pack(dataset.train, 14, seed=1, unmasked=2)
+    write_pack(dataset.val, 4, seed=2)
+    pack = Pack(dataset.train)
+    partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids[:5])
+    weights.prepare_backbone(settings.model, Path("nothing"))
 
 
 @pytest.fixture(autouse=True)

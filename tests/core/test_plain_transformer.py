@@ -7,16 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dualteacher.data import partition
-from dualteacher.data.pack import Pack
 from dualteacher.inference.predictor import Predictor
-from dualteacher.models import saved, weights
+from dualteacher.models import saved
 from dualteacher.settings import Settings
 from dualteacher.stages import train, warmup
 from dualteacher.system import paths
 from dualteacher.training import loop
 
-from .conftest import toy_settings, write_pack
+from .conftest import prepare, toy_settings
 from .test_training import hashes, run_all
 
 
@@ -25,12 +23,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Crops of 32 pixels, 2 by 2 patches; the position embeddings are those of 10 by 10."""
     monkeypatch.chdir(tmp_path)
     settings = toy_settings(model={"backbone": "test_vit", "architecture": "dpt"})
-    dataset = paths.Dataset("toy")
-    write_pack(dataset.train, 14, seed=1, unmasked=2)
-    write_pack(dataset.val, 4, seed=2)
-    pack = Pack(dataset.train)
-    partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids[:5])
-    weights.prepare_backbone(settings.model, Path("nothing"))
+    prepare(settings)
     return settings
 
 

@@ -28,7 +28,7 @@ from dualteacher.training import checkpoint, loop
 from dualteacher.training.checkpoint import Mark, Store, mark_of
 from dualteacher.training.optimizer import rate_factor
 
-from .conftest import ROOT, toy_settings, without_norm, write_pack
+from .conftest import ROOT, prepare, toy_settings, without_norm
 
 CELL = ("toy", "some", "dual_teacher", 0)
 
@@ -38,14 +38,7 @@ def project(tmp_path, monkeypatch) -> Settings:
     """A folder with prepared data, a partition and empty backbone weights."""
     monkeypatch.chdir(tmp_path)
     settings = toy_settings()
-    dataset = paths.Dataset("toy")
-    write_pack(dataset.train, 14, seed=1, unmasked=2)
-    write_pack(dataset.val, 4, seed=2)
-    pack = Pack(dataset.train)
-    partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids[:5])
-    from dualteacher.models import weights
-
-    weights.prepare_backbone(settings.model, Path("nothing"))
+    prepare(settings)
     return settings
 
 

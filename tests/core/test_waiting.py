@@ -88,6 +88,15 @@ def test_handlers_are_put_back():
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, interrupt.LOOK)] == before
 
 
+def run(text: str, folder: Path, *inside: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own; inside: the command that starts it."""
+    script = folder / "script.py"
+    script.write_text(text)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [*inside, sys.executable, str(script)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
 SUSPENDED = """
 import multiprocessing, os, signal, threading
 from dualteacher import cli
@@ -115,10 +124,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_a_run_whose_loader_process_is_stuck_ends_by_a_signal(project, tmp_path):  # noqa: F811
-    script = tmp_path / "script.py"
-    script.write_text(SUSPENDED)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    done = run(SUSPENDED, tmp_path)
     assert done.returncode == 75, done.stderr
     assert "stopped: warmup toy-some-warmup-0 at step" in done.stderr and "Traceback" not in done.stderr
     (saved,) = paths.CHECKPOINTS.rglob("step*.pt")
@@ -143,15 +149,11 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_a_run_ends_on_a_machine_with_little_shared_memory(project, tmp_path):  # noqa: F811
     """Room for seven batches. Without the check it would fail or wait for ever."""
-    script = tmp_path / "script.py"
-    script.write_text(SMALL)
     mount = f"mount -t tmpfs -o size={7 * 2 * 160**2 * 4 // 1024}k none /dev/shm"
     inside = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh"]
     if subprocess.run([*inside, "true"], capture_output=True, check=False).returncode:
         pytest.skip("mounting a small /dev/shm is not allowed here")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [*inside, sys.executable, str(script)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run(SMALL, tmp_path, *inside)
     assert done.returncode == 0, done.stderr
     assert "loading with 2 of them, 2 batches ahead" in done.stderr
     assert paths.Cell("toy", "some", "warmup", 0).student.exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
+from own_project import project  # noqa: F401
 from pictures import encoded, fill, photo, put
 from PIL import Image
 from typer.testing import CliRunner
@@ -22,22 +22,11 @@ from dualteacher import cli, settings
 from dualteacher.data.formats.annotations import rasterise, run_lengths
 from dualteacher.data.formats.annotations.shapes import Shape, Wrong, rectangle, turned
 from dualteacher.system.errors import UserError
-from dualteacher.workflow import engines, presets
 
 ROOT = Path(__file__).parents[2]
 SIZE = (20, 31)
 LEAF = [4.0, 2.0, 12.0, 2.0, 12.0, 8.0, 4.0, 8.0]  # columns 4…11, rows 2…7
 STEM = [8.0, 4.0, 20.0, 4.0, 20.0, 6.0, 8.0, 6.0]  # columns 8…19, rows 4…5, over the leaf: it is smaller
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    root = tmp_path / "project"
-    shutil.copytree(ROOT / "presets", root / "presets")
-    (root / "params.yaml").write_text(presets.text("bluemarble", root / "presets"), encoding="utf-8")
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(engines, "gpus", lambda device: 0)
-    return root
 
 
 def expected() -> np.ndarray:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 import yaml
+from own_project import project  # noqa: F401
 from pictures import encoded, fill, mask, photo, put
 from PIL import Image
 from typer.testing import CliRunner
@@ -20,17 +20,6 @@ from dualteacher.system.errors import UserError
 from dualteacher.workflow import engines, presets
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty project in which the default preset is used, on a machine without a GPU."""
-    root = tmp_path / "project"
-    shutil.copytree(ROOT / "presets", root / "presets")
-    (root / "params.yaml").write_text(presets.text("bluemarble", root / "presets"), encoding="utf-8")
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(engines, "gpus", lambda device: 0)
-    return root
 
 
 def made(folder: Path | str, *options: str, code: int = 0) -> tuple[settings.Folder, str]:

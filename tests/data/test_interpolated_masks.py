@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from own_project import project  # noqa: F401
 from pictures import encoded, photo, put
 from PIL import Image
 from typer.testing import CliRunner
@@ -17,20 +17,11 @@ from dualteacher import cli, settings
 from dualteacher.data.formats import interpolation
 from dualteacher.data.sources.folder import Folder
 from dualteacher.system.errors import UserError
-from dualteacher.workflow import engines, presets
 
 ROOT = Path(__file__).parents[2]
 COLORS = np.array([[0, 0, 0], [200, 0, 0], [0, 200, 0]], np.uint8)
 MINE = Path("own_data/mine")
 SIZE = (96, 128)
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(ROOT / "presets", tmp_path / "presets")
-    (tmp_path / "params.yaml").write_text(presets.text("bluemarble", tmp_path / "presets"), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(engines, "gpus", lambda device: 0)
 
 
 def drawn(i: int) -> np.ndarray:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from own_project import project  # noqa: F401
 from pictures import encoded, photo, put
 from PIL import Image
 from typer.testing import CliRunner
@@ -18,19 +18,10 @@ from dualteacher.data.pack import Pack
 from dualteacher.stages import download, prepare
 from dualteacher.system import paths
 from dualteacher.system.errors import UserError
-from dualteacher.workflow import engines, presets
 
 ROOT = Path(__file__).parents[2]
 COLORS = np.array([[0, 0, 0], [200, 0, 0], [0, 200, 0]], np.uint8)
 FOLDER = Path("own_data/mine")
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(ROOT / "presets", tmp_path / "presets")
-    (tmp_path / "params.yaml").write_text(presets.text("bluemarble", tmp_path / "presets"), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(engines, "gpus", lambda device: 0)
 
 
 def drawn(i: int) -> np.ndarray:

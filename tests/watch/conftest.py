@@ -7,12 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dualteacher.data import partition
-from dualteacher.data.pack import Pack
-from dualteacher.models import weights
 from dualteacher.settings import Settings
-from dualteacher.system import paths
-from tests.core.conftest import toy_settings, write_pack
+from tests.core.conftest import prepare, toy_settings
 
 
 @pytest.fixture
@@ -21,10 +17,5 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
     settings = toy_settings()
-    dataset = paths.Dataset("toy")
-    write_pack(dataset.train, 14, seed=1, unmasked=2)
-    write_pack(dataset.val, 4, seed=2)
-    pack = Pack(dataset.train)
-    partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids[:5])
-    weights.prepare_backbone(settings.model, Path("nothing"))
+    prepare(settings)
     return settings

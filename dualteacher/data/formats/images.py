@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dualteacher.data.formats import file_kinds, tiff
 from dualteacher.data.formats.errors import Unreadable as Unreadable
+from dualteacher.data.formats.tiff import rgb as rgb
 from dualteacher.data.pack import LARGEST
 
 KEPT_FORMATS = ("JPEG", "MPO", "PNG")  # MPO: a JPEG with more pictures appended, from phones
@@ -68,10 +69,6 @@ def _decoded(data: bytes) -> tuple[np.ndarray, bool, int, tuple[str, ...]]:
         if keepable and remaining == 1:
             return np.asarray(opened.convert("RGB")), True, 1, notes
         return upright(_eight_bits(opened), remaining), False, orientation, notes
-
-
-def rgb(pixels: np.ndarray) -> np.ndarray:
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
 def thin(size: tuple[int, ...], side: int) -> tuple[slice, slice]:

@@ -24,7 +24,7 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damage is raised, no
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
-UNCOMPRESSED, JPEG = 1, 7
+JPEG = 7
 FAX_AND_OLD_JPEG = (2, 3, 4, 6)
 ALPHA = (1, 2)  # values of the tag ExtraSamples
 GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)  # GeoTIFF 1.1, OGC 19-008r4, section 7.1.1
@@ -46,7 +46,7 @@ class Page:
             self.orientation = int(page.tags.valueof("Orientation", 1))
             self.bits, self.samples = page.bitspersample, page.samplesperpixel
             self.photometric, self.compression = int(page.photometric or 0), int(page.compression)
-            self.alpha = tuple(int(extra) for extra in page.extrasamples)[-1:] in ((1,), (2,))
+            self.alpha = bool(page.extrasamples) and int(page.extrasamples[-1]) in ALPHA
             self.georeference = [] if self.orientation != 1 else _tags(page)
             self.colors = _palette(page) if self.photometric == PALETTE else None  # (n, 3) uint8
             self._planes = self.samples if int(page.planarconfig or 1) == 2 and self.samples > 1 else 1
@@ -141,8 +141,7 @@ class Page:
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
         """Pixels (bottom - top, W, 3) uint8 as stored, not turned; Unreadable where they are damaged."""
-        pixels = self.eight_bits(self.values(top, bottom))
-        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+        return rgb(self.eight_bits(self.values(top, bottom)))
 
     def eight_bits(self, values: np.ndarray) -> np.ndarray:
         """Stored values as uint8, (n, W) if the picture is grey, else (n, W, 3). Of more bits, the upper 8 are kept."""
@@ -159,6 +158,11 @@ class Page:
         if self.photometric == WHITE_IS_ZERO:
             values = 255 - values
         return values[..., :3] if self.samples - self.alpha >= 3 else values[..., 0]
+
+
+def rgb(pixels: np.ndarray) -> np.ndarray:
+    """Grey (H, W) or RGB (H, W, 3) → (H, W, 3)."""
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
 def open_page(source: Path | bytes) -> Page | None:
