@@ -36,7 +36,23 @@ def page(browser: Browser, made: Path) -> Browser:
     browser.open(made / "results/report/index.html")
     browser.run("try { localStorage.clear() } catch {}")
     browser.open(made / "results/report/index.html")
+    browser.run("document.querySelectorAll('details.fold').forEach(fold => { fold.open = true })")
     return browser
+
+
+def test_the_first_screen_is_the_finding_and_three_pictures_and_a_link_opens_its_section(
+    page: Browser, made: Path
+) -> None:
+    page.open(made / "results/report/index.html")  # as it opens for a reader
+    quartets = "[...document.querySelectorAll('#results .quartet')]"
+    assert page.run(f"{quartets}.map(row => row.querySelectorAll('img').length)") == [4, 4, 4]
+    captions = page.run(f"[...{quartets}[0].querySelectorAll('figcaption')].map(text => text.textContent)")
+    assert captions[1] == "ground truth" and captions[2].startswith("Supervised: ")
+    assert captions[3].startswith("Dual Teacher: ")
+    visible = "document.querySelector('#curves figure').checkVisibility({contentVisibilityAuto: true})"
+    assert page.run("document.querySelectorAll('details.fold[open]').length") == 0
+    page.run("document.querySelector(\"nav a[href='#curves']\").click()")
+    assert page.run(visible) and page.run("document.querySelectorAll('details.fold[open]').length") == 1
 
 
 @pytest.fixture(autouse=True)
@@ -242,6 +258,7 @@ def test_headings_are_nested_and_everything_interactive_has_a_name(page: Browser
 
 
 def test_paper_has_every_section_with_everything_open_and_no_controls(page: Browser) -> None:
+    page.run("document.querySelectorAll('details').forEach(details => { details.open = false })")
     titles = page.run("[...document.querySelectorAll('h2, dialog h3')].map(heading => heading.textContent)")
     outline = [title.decode("ascii", "replace") for title in re.findall(rb"/Title \((.*?)\)\n", page.pdf())]
     assert len(titles) > 15 and [title for title in titles if title not in outline] == []

@@ -240,6 +240,8 @@ def test_works_with_one_method_without_teachers_validation_or_spread(
     report.run(loaded)
     assert set(outputs(tmp_path)) == {*OUTPUTS, *(path.as_posix() for path in figure_names.files_of(loaded.grid))}
     text = Path("results/report/index.html").read_text(encoding="utf-8")
-    assert "Only Supervised was run" in text and "No data: no method of this grid has a teacher" in text
+    assert "Only Supervised was run" in text and "No data" not in text
+    assert 'id="confusion"' in text  # sections without anything to show are left out, also of the contents
+    assert 'id="teachers"' not in text and "#teachers" not in text and 'class="quartet"' not in text
     printed = capsys.readouterr().out
     assert "± —" in printed and "± 0.0" not in printed

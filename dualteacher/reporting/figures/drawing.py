@@ -89,6 +89,7 @@ class Figure:
     legend: Sequence[tuple[str, str, str]] = field(default=())  # (label, colour, marker)
     columns: int = 3
     empty: str = "nothing to draw"  # message if there are no panels
+    failed: bool = False  # there are none because drawing them failed
 
 
 def colors(methods: Sequence[str], baseline: str) -> dict[str, str]:
@@ -107,7 +108,7 @@ def attempt(name: str, make: Callable[[], Made], otherwise: Callable[[Figure], M
     except Exception as error:
         reason = " ".join(f"figure {name} could not be drawn ({type(error).__name__}: {error})".split())
         logger.warning("%s; omitted from the report", reason, exc_info=True)
-        return otherwise(Figure(name, (), empty=reason))
+        return otherwise(Figure(name, (), empty=reason, failed=True))
 
 
 def write(figure: Figure, folder: Path) -> Figure:

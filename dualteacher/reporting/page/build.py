@@ -149,6 +149,7 @@ class PageBlock:
     legend: Sequence[tuple[str, str, str]] = ()  # label, colour, method
     remarks: Sequence[str] = ()
     empty: str = ""
+    failed: bool = False  # drawing failed, which the page must say
     columns: int = 1
     table: Table | None = None
 
@@ -176,6 +177,8 @@ def _content(
     """The template's variables."""
     settings, grid = results.settings, results.settings.grid
     colors = {m: drawing.variable(c) for m, c in drawing.colors(grid.methods, settings.report.baseline).items()}
+    every = [(section, _blocks(results, drawn, section)) for section in SECTIONS]
+    sections = [(section, blocks) for section, blocks in every if any(b.panels or b.failed for b in blocks)]
     return {
         "title": settings.report.title,
         "baseline": spoken(settings.report.baseline),
@@ -192,9 +195,10 @@ def _content(
         "result_table": html_tables.result_table(results, table, seeds, colors),
         "cost_table": html_tables.cost_table(results, table, colors),
         "data_table": html_tables.data_table(results),
-        "contents": [(section.target, section.title) for section in SECTIONS],
+        "contents": [(section.target, section.title) for section, _ in sections],
+        "difference_shown": gallery.difference(results),
         "run_table": html_tables.run_table(results, colors),
-        "sections": [(section, _blocks(results, drawn, section)) for section in SECTIONS],
+        "sections": sections,
         "galleries": gallery.galleries(results, {field: _heading(results, *field) for field in results.fields}),
         "sheets": runs.sheets(results),
         "published": _published(results),
@@ -242,7 +246,7 @@ def _findings(results: Results, seeds: pd.DataFrame) -> dict[str, Any]:
 
 def _figure(figure: Figure, heading: str, results: Results) -> PageBlock:
     make = partial(_drawn, figure, heading, results)
-    return drawing.attempt(figure.name, make, lambda left_out: PageBlock(heading, empty=left_out.empty))
+    return drawing.attempt(figure.name, make, lambda left_out: PageBlock(heading, empty=left_out.empty, failed=True))
 
 
 def _drawn(figure: Figure, heading: str, results: Results) -> PageBlock:
@@ -252,7 +256,8 @@ def _drawn(figure: Figure, heading: str, results: Results) -> PageBlock:
         for i, panel in enumerate(figure.panels)
     ]
     legend = [(label, drawing.variable(color), methods[label]) for label, color, _ in figure.legend]
-    return PageBlock(heading, panels, legend, empty="" if panels else figure.empty, columns=figure.columns)
+    empty = "" if panels else figure.empty
+    return PageBlock(heading, panels, legend, empty=empty, failed=figure.failed, columns=figure.columns)
 
 
 def _blocks(results: Results, drawn: dict[str, Figure], section: PageSection) -> list[PageBlock]:

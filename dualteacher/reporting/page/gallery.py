@@ -58,6 +58,81 @@ class Gallery:
     left_out: Sequence[str] = ()  # gallery.png of the runs over BUDGET
 
 
+@dataclass(frozen=True)
+class Picture:
+    """One picture of `Difference`."""
+
+    uri: str
+    width: int
+    height: int
+    caption: str
+    alt: str
+    mask: bool = True
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The images on which two methods differ most: a row of image, ground truth and both predictions each."""
+
+    methods: tuple[str, str]  # the baseline and the best other method
+    seed: int
+    place: str  # "" or " of <dataset>, <partition>"
+    rows: Sequence[Sequence[Picture]]
+    legend: Sequence[tuple[str, str]]  # class, CSS colour
+
+
+SHOWN = 3  # rows of Difference
+
+
+def difference(results: Results) -> Difference | None:
+    """The report's first pictures, from the first dataset and partition; None if there are no two methods.
+
+    Compares the baseline (without it, the second best method) with the best other method by mean mIoU, first seed of
+    both. Images with the largest share of differing pixels come first, whichever method is right there.
+    """
+    field = results.fields[0]
+    by_method = results.by_method(*field)
+    best = sorted(by_method, key=lambda method: -np.mean([run.metrics["miou"] for run in by_method[method]]))
+    baseline = results.settings.report.baseline
+    others = [method for method in best if method != baseline]
+    if len(best) < 2:
+        return None
+    one, other = (baseline, others[0]) if baseline in by_method else (others[1], others[0])
+    runs = by_method[one][0], by_method[other][0]
+    classes = results.classes[field[0]]
+    masks = [[_indices(content) for content in run.pictures["prediction"]] for run in runs]
+    truths = [_indices(content) for content in runs[0].pictures["truth"]]
+    apart = [
+        float((a != b)[truth < len(classes)].mean()) if (truth < len(classes)).any() else 0.0
+        for a, b, truth in zip(*masks, truths, strict=True)
+    ]
+    order = sorted(range(len(apart)), key=lambda i: -apart[i])[:SHOWN]
+    seen = set(np.unique(np.concatenate([part[i].ravel() for part in (*masks, truths) for i in order])))
+    return Difference(
+        (spoken(one), spoken(other)),
+        runs[0].cell.seed,
+        f" of {', '.join(field)}" if len(results.fields) > 1 else "",
+        [_row(i, truths[i].shape, runs) for i in order],
+        _legend(classes, seen),
+    )
+
+
+def _row(index: int, shape: tuple[int, ...], runs: Sequence[Run]) -> list[Picture]:
+    """Image, ground truth and the predictions of `runs` on one image of the gallery."""
+    first = runs[0].pictures.iloc[index]
+    height, width = shape
+    name = str(first["image_id"])
+    made = [
+        Picture(_uri(first["image"], "jpeg"), width, height, name, f"Validation image {name}", mask=False),
+        Picture(_uri(first["truth"], "png"), width, height, "ground truth", f"Ground truth of {name}"),
+    ]
+    for run in runs:
+        row, method = run.pictures.iloc[index], spoken(run.cell.method)
+        text = f"{method}: {_score(row['right'])}"
+        made.append(Picture(_uri(row["prediction"], "png"), width, height, text, f"Prediction on {name}, {text}"))
+    return made
+
+
 def galleries(results: Results, headings: dict[tuple[str, str], str]) -> list[Gallery]:
     """A gallery for each dataset and partition; BUDGET is spent on every method's first seed before any second."""
     left, made = BUDGET, []
@@ -97,13 +172,12 @@ def _gallery(heading: str, all_runs: Sequence[Run], room: Sequence[Run], classes
             prediction = _indices(content)
             seen |= set(np.unique(prediction).tolist())
             wrong = (prediction != truth) & (truth != unknown)
-            score = run.pictures["right"].iloc[i]
             layers.append(
                 Layer(
                     *(_key(run), f"{spoken(run.cell.method)}, seed {run.cell.seed}", _uri(content, "png")),
                     *(
                         _uri(_errors(wrong), "png"),
-                        "no ground truth" if math.isnan(score) else f"{100 * score:.0f} % correct",
+                        _score(run.pictures["right"].iloc[i]),
                     ),
                 )
             )
@@ -113,9 +187,17 @@ def _gallery(heading: str, all_runs: Sequence[Run], room: Sequence[Run], classes
             str(row.image_id), width, height, _uri(row.image, "jpeg"), _uri(row.truth, "png"), "", layers
         )
         pictures.append(_described(picture, truth, classes))
-    legend = [(entry.name, f"rgb({' '.join(map(str, entry.color))})") for i, entry in enumerate(classes) if i in seen]
     left_out = [run.cell.gallery.as_posix() for run in all_runs if run not in room]
-    return Gallery(heading, list(by_method.items()), pictures, legend, left_out)
+    return Gallery(heading, list(by_method.items()), pictures, _legend(classes, seen), left_out)
+
+
+def _legend(classes: Sequence[ClassInfo], seen: set[int]) -> list[tuple[str, str]]:
+    return [(entry.name, f"rgb({' '.join(map(str, entry.color))})") for i, entry in enumerate(classes) if i in seen]
+
+
+def _score(right: float) -> str:
+    """`right`: share of correct pixels, NaN without ground truth."""
+    return "no ground truth" if math.isnan(right) else f"{100 * right:.0f} % correct"
 
 
 def _key(run: Run) -> str:

@@ -127,6 +127,17 @@ for (const gallery of document.querySelectorAll(".gallery")) {
   if (sheet(location.hash)) open(sheet(location.hash));
 })();
 
+// Folded sections: a link to one opens it.
+(() => {
+  const unfold = (hash) => {
+    const fold = hash.length > 1 && document.getElementById(hash.slice(1))?.querySelector("details.fold");
+    if (fold) fold.open = true;
+  };
+  document.addEventListener("click", (event) => { const link = event.target.closest("a[href^='#']"); if (link) unfold(link.hash); });
+  addEventListener("hashchange", () => unfold(location.hash));
+  unfold(location.hash);
+})();
+
 // Contents: mark the section in view.
 (() => {
   const links = new Map([...document.querySelectorAll("nav li a")].map((link) => [link.hash.slice(1), link]));
