@@ -28,6 +28,8 @@ from dualteacher.settings.datasets import (
     Folder,
     FolderClass,
     FolderValidation,
+    LandCover,
+    MapTiles,
     Textures,
 )
 from dualteacher.settings.evaluation import Evaluate, Inference, Report
@@ -63,8 +65,8 @@ from dualteacher.settings.training import (
 __all__ = [
     "ADE20K", "CPS", "KINDS", "SOURCES", "VOC", "Also", "AnyDataset", "AnyMethod", "AtLeastOne", "Augment", "Batch",
     "BlueMarble", "Byte", "Cityscapes", "Color", "Count", "DualTeacher", "Evaluate", "Extra", "FixMatch", "Folder",
-    "FolderClass", "FolderValidation", "Grid", "Inference", "Inside", "Jitter", "Length", "Loss", "MaskValue",
-    "Matching", "MeanTeacher", "Mixing", "Model", "Name", "NotNegative", "Optimizer", "Partition", "Place",
-    "Positive", "Report", "Runtime", "Sampling", "Section", "Settings", "Share", "Supervised", "Teacher", "Textures",
-    "Train", "UniMatch", "Warmup", "load", "parse",
+    "FolderClass", "FolderValidation", "Grid", "Inference", "Inside", "Jitter", "LandCover", "Length", "Loss",
+    "MapTiles", "MaskValue", "Matching", "MeanTeacher", "Mixing", "Model", "Name", "NotNegative", "Optimizer",
+    "Partition", "Place", "Positive", "Report", "Runtime", "Sampling", "Section", "Settings", "Share", "Supervised",
+    "Teacher", "Textures", "Train", "UniMatch", "Warmup", "load", "parse",
 ]  # fmt: skip

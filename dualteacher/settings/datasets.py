@@ -11,10 +11,10 @@ from dualteacher.settings.base import AtLeastOne, Color, Inside, MaskValue, NotN
 MOST_CLASSES = 255  # 255 in a mask is no class
 
 
-class BlueMarble(Section):
-    """NASA Blue Marble tiles with Köppen–Geiger climate classes, cut from the global images during `prepare`."""
+class MapTiles(Section):
+    """Tiles cut from the Blue Marble picture and a map of classes."""
 
-    source: Literal["bluemarble"]
+    source: Literal["bluemarble", "landcover"]
     tile: Annotated[int, Field(ge=16, le=512, multiple_of=8)]  # side of a tile, pixels (15 per degree)
     block: Annotated[int, Field(ge=16)]  # side of a block, pixels; training and validation share no block
     minimum_land: Share  # minimum share of land in a tile
@@ -24,12 +24,27 @@ class BlueMarble(Section):
     limit: AtLeastOne | None  # maximum number of tiles per split, for quick tests; null: all
 
     @model_validator(mode="after")
-    def _geometry(self) -> BlueMarble:
+    def _geometry(self) -> MapTiles:
         if self.block % self.tile:
             raise ValueError(f"block ({self.block}) must be a multiple of tile ({self.tile})")
         if self.north <= self.south:
             raise ValueError(f"north ({self.north}) must be greater than south ({self.south})")
         return self
+
+
+class BlueMarble(MapTiles):
+    """NASA Blue Marble tiles with Köppen–Geiger climate classes, cut from the global images during `prepare`."""
+
+    source: Literal["bluemarble"]
+
+
+class LandCover(MapTiles):
+    """NASA Blue Marble tiles with six classes of MODIS land cover, cut from the global images during `prepare`.
+
+    The picture shows a snowy month: a `north` above 55 adds tundra that looks white and is labelled vegetation.
+    """
+
+    source: Literal["landcover"]
 
 
 class ADE20K(Section):
@@ -140,5 +155,7 @@ class Folder(Section):
         return self
 
 
-AnyDataset = Annotated[BlueMarble | Textures | ADE20K | VOC | Cityscapes | Folder, Field(discriminator="source")]
+AnyDataset = Annotated[
+    BlueMarble | LandCover | Textures | ADE20K | VOC | Cityscapes | Folder, Field(discriminator="source")
+]
 SOURCES = by_tag(AnyDataset, "source")

@@ -13,7 +13,7 @@ from dualteacher import settings
 from dualteacher.data import partition
 from dualteacher.data.fetch import manifest
 from dualteacher.data.pack import Pack
-from dualteacher.data.sources import bluemarble
+from dualteacher.data.sources import bluemarble, map_tiles
 from dualteacher.stages import download as download_stage
 from dualteacher.stages import partition as partition_stage
 from dualteacher.stages import prepare
@@ -29,20 +29,20 @@ def wanted(**changes: object) -> settings.BlueMarble:
     return settings.BlueMarble.model_validate(values | {"north": 85, "south": 55, "limit": None} | changes)
 
 
-def tiles(**changes: object) -> bluemarble.BlueMarbleContent:
+def tiles(**changes: object) -> map_tiles.MapTiles:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 10, (12, 24), dtype=np.uint8) * (rng.random((12, 24)) < 0.6)
     labels = coarse.astype(np.uint8).repeat(50, 0).repeat(50, 1)
     image = np.repeat(labels[..., None] * 20, 3, 2).astype(np.uint8)
-    return bluemarble.BlueMarbleContent(wanted(**changes), image, labels)
+    return map_tiles.MapTiles(wanted(**changes), bluemarble.TABLE, image, labels)
 
 
 def test_grids_meet_at_pixel_centres() -> None:
     grid = np.arange(12).reshape(1, 12)
-    assert bluemarble.nearest(grid, (1, 5)).tolist() == [[1, 3, 6, 8, 10]]  # 2.4 to 1, as zones to image
-    assert bluemarble.nearest(grid[:, :8], (1, 5)).tolist() == [[0, 2, 4, 5, 7]]  # 1.6 to 1, as land to image
-    assert bluemarble.nearest(grid, (1, 12)).tolist() == grid.tolist()
-    assert bluemarble.nearest(grid[:, :2], (2, 4)).tolist() == [[0, 0, 1, 1]] * 2
+    assert map_tiles.nearest(grid, (1, 5)).tolist() == [[1, 3, 6, 8, 10]]  # 2.4 to 1, as zones to image
+    assert map_tiles.nearest(grid[:, :8], (1, 5)).tolist() == [[0, 2, 4, 5, 7]]  # 1.6 to 1, as land to image
+    assert map_tiles.nearest(grid, (1, 12)).tolist() == grid.tolist()
+    assert map_tiles.nearest(grid[:, :2], (2, 4)).tolist() == [[0, 0, 1, 1]] * 2
 
 
 def test_labels_follow_land_mask_and_zones() -> None:
@@ -87,9 +87,9 @@ def test_samples_are_the_tiles_the_ids_name() -> None:
         for sample in samples[::10]:
             row, column = (int(part[1:]) * 8 for part in sample.image_id.split("_"))
             assert sample.mask is not None
-            mask = bluemarble._decode(sample.mask)
+            mask = map_tiles.decode(sample.mask)
             assert np.array_equal(mask, made.labels[row : row + 16, column : column + 16])
-            assert np.array_equal(bluemarble._decode(sample.image)[..., 0], mask * 20)
+            assert np.array_equal(map_tiles.decode(sample.image)[..., 0], mask * 20)
             assert sample.block == f"r{row // 32:02d}_c{column // 32:03d}"
 
 
@@ -152,11 +152,11 @@ def test_the_real_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert labelled["eighth"] < labelled["quarter"]
         assert abs(len(labelled["eighth"]) - len(train) / 8) < 5
         assert json.loads(splits["eighth"].provenance.read_text())["classes_missing"] == []
-    archives = [bluemarble.BASEMAP, bluemarble.CLIMATE]
+    archives = [map_tiles.BASEMAP, bluemarble.CLIMATE]
     geography(bluemarble.BlueMarble(wanted()).open(manifest.read(place.manifest, archives)))
 
 
-def geography(world: bluemarble.BlueMarbleContent) -> None:
+def geography(world: map_tiles.MapTiles) -> None:
     """Places have the class that an atlas gives them, and the image's coasts lie on the mask's."""
     names = [name for name, _, _ in bluemarble.TABLE]
     for latitude, longitude, name in [

