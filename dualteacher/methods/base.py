@@ -12,6 +12,7 @@ from torch import Tensor
 from dualteacher.core import balance, losses
 from dualteacher.core.balance import PseudoLabelBalance
 from dualteacher.data.loader import Images, StepBatch
+from dualteacher.methods import student_pass
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
 from dualteacher.system.console import logger
@@ -82,6 +83,7 @@ class Method(ABC):
         self.balance = _balance(options, student, pixels)
         self.teachers: list[Segmenter] = []
         self.partners: list[Segmenter] = []
+        student.fix_norms(settings.batch.norm == "frozen")
 
     @property
     def threshold(self) -> float | None:
@@ -118,6 +120,12 @@ class Method(ABC):
 
     def after_step(self, student: Segmenter, clock: Clock) -> None:  # noqa: B027
         """Update the teachers, after the optimiser's step."""
+
+    def logits(
+        self, network: Segmenter, parts: Sequence[Tensor], perturb: student_pass.Perturb | None = None
+    ) -> list[Tensor]:
+        """The logits of a batch's parts, the labelled images first, normalised as `batch.norm` says."""
+        return student_pass.logits(network, parts, self.settings.batch.norm, perturb)
 
     @abstractmethod
     def images_seen(self) -> tuple[int, int]:

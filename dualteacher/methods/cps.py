@@ -48,6 +48,7 @@ class CPS(Method):
         seed = seeds.derive(options.partner_seed, "cps partner")
         partner = segmenter.build(settings.model, student.num_classes, None, drop_path=drop_path, seed=seed)
         partner.backbone.load_state_dict(student.backbone.state_dict())
+        partner.fix_norms(settings.batch.norm == "frozen")
         self.partners = [partner.to(device).train()]
 
     def labeller(self, student: Segmenter, clock: Clock) -> Segmenter:
@@ -67,12 +68,10 @@ class CPS(Method):
         pair = (student, self.partners[0])
         labels = [self_label(network, images) for network in pair]
         mixed = [mixing.strong_cutmix(one, draws.mixing, self.settings.mixing) for one in labels]
-        batch = torch.cat(
-            [images.labelled, mixed[0].image]
-        )  # both networks see the same mixed images, with different labels
+        batch = [images.labelled, mixed[0].image]  # the same mixed images for both networks, with different labels
         supervised, crossed = [], []
         for network, target in zip(pair, reversed(mixed), strict=True):
-            known, unknown = network(batch).split([len(images.labelled), len(images.unlabelled)])
+            known, unknown = self.logits(network, batch)
             supervised.append(by_group(shard.groups, self.supervised_loss, known, images.label))
             # cross entropy with the other network's hard labels, mean over the valid pixels
             crossed.append(by_group(shard.groups, losses.supervised_loss, unknown, target.label))

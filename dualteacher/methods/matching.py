@@ -6,6 +6,7 @@ grayscale, blur and CutMix. Loss of a view: mean of CE · [confidence ≥ thresh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -47,12 +48,12 @@ class Matching(Method):
         weak = self_label(student, images, self.balance)
         strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws]
         batch = [images.labelled, *(view.image for view in strong)]
-        logits = student(torch.cat(batch)).split([len(part) for part in batch])
+        logits = self.logits(student, batch)
         supervised = by_group(shard.groups, self.supervised_loss, logits[0], images.label)
         unlabelled = self.view_loss(logits[1:], strong, shard.groups)
         return self.sum_up(supervised, unlabelled, weak.confidence)
 
-    def view_loss(self, logits: tuple[Tensor, ...], strong: list[PseudoLabelled], groups: int) -> Tensor:
+    def view_loss(self, logits: Sequence[Tensor], strong: list[PseudoLabelled], groups: int) -> Tensor:
         """Thresholded cross entropy, mean over the views."""
         loss = partial(losses.consistency_loss, threshold=self.options.threshold)
         each = [

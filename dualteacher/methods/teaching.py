@@ -1,7 +1,7 @@
 """Common base of the methods with EMA teachers: pseudo-labels, alternating mixes, implicit consistency.
 
 A step takes one teacher pass and one student pass, with labelled, mixed and strong images in one batch (the released
-code takes two passes each).
+code takes two passes each); with `batch.norm: by_view` one student pass for each of the three.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Teaching(Method):
         parts = [images.labelled, mixed.image]
         if options.consistency_weight > 0:
             parts.append(strong.image)
-        logits = student(torch.cat(parts)).split([len(part) for part in parts])
+        logits = self.logits(student, parts)
 
         groups, threshold = shard.groups, options.threshold
         supervised = by_group(groups, self.supervised_loss, logits[0], images.label)

@@ -29,9 +29,7 @@ class UniMatch(Matching):
         weak = self_label(student, images, self.balance)
         strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws]
         batch = [images.labelled, *(view.image for view in strong), weak.image]
-        sizes = [len(part) for part in batch]
-        features = [self.perturb(level, sizes[-1]) for level in student.features(torch.cat(batch))]
-        logits = student.head(features).split(sizes)
+        logits = self.logits(student, batch, self.perturb)
         supervised = by_group(shard.groups, self.supervised_loss, logits[0], images.label)
         perturbed = self.view_loss(logits[-1:], [weak], shard.groups)
         unlabelled = (self.view_loss(logits[1:-1], strong, shard.groups) + perturbed) / 2

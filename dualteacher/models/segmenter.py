@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dualteacher import settings
 from dualteacher.core import seeds
@@ -18,6 +19,7 @@ from dualteacher.models.heads.layers import resize
 class Segmenter(nn.Module):
     """Image (B, 3, H, W) → logits at the stride of its head: 4 for SegFormer and DeepLabV3+ on a pyramid."""
 
+    fixed_norms = False  # see fix_norms
     stride: float  # of the logits, pixels; need not be whole
     mean: Tensor
     std: Tensor
@@ -58,6 +60,24 @@ class Segmenter(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W), RGB in [0, 1], any H and W ≥ 32 → logits (B, num_classes, ~H/stride, ~W/stride)."""
         return self.head(self.features(image))
+
+    def train(self, mode: bool = True) -> Segmenter:
+        """As in torch, except that fixed norms stay in eval mode."""
+        super().train(mode)
+        if self.fixed_norms:
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.training = False
+        return self
+
+    def fix_norms(self, fixed: bool) -> None:
+        """Whether the backbone's batch normalisation uses its running statistics in train mode too, and keeps them.
+
+        Its weights and biases still train. The head starts at random, without statistics, so it is not concerned.
+        """
+        if fixed != self.fixed_norms:
+            self.fixed_norms = fixed
+            self.train(self.training)
 
     def parameter_groups(self, learning_rate: float, head_multiplier: float, weight_decay: float) -> list[dict]:
         """Optimiser groups: backbone and head, each with and without weight decay. Omits empty groups.

@@ -1,4 +1,4 @@
-"""Detect batches too small for batch normalisation (two values per channel) before training starts."""
+"""Refuse settings that batch normalisation cannot train with, such as batches of one value per channel."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ if TYPE_CHECKING:
 COARSEST = 32  # stride of the coarsest feature map of a SegFormer head's backbone
 WITHOUT = ("mit_", "vit_", "deit", "eva", "swin")  # start of the names of backbones without batch normalisation
 NORMALISED = "batch"  # teachers that normalise with the statistics of the current batch
+
+
+def unfit(settings: Settings) -> str | None:
+    """Why `batch.norm` does not fit the other settings; None if it does."""
+    if settings.batch.norm == "frozen" and settings.model.weights == "none":
+        return (
+            "batch.norm = frozen keeps the statistics of pretrained weights, and model.weights = none has none;"
+            " set batch.norm to joint or by_view, or choose pretrained weights"
+        )
+    return too_small(settings)
 
 
 def too_small(settings: Settings) -> str | None:
@@ -25,10 +35,16 @@ def too_small(settings: Settings) -> str | None:
     else:
         where = f"batch.crop = {batch.crop} leaves one value per image at stride {COARSEST}"
     used = [settings.methods[name] for name in settings.grid.methods]
+    by_view = batch.norm == "by_view"
     seen = {
-        "labelled": settings.warmup.steps != 0 or any(method.kind == "supervised" for method in used),
-        "unlabelled": any(getattr(method, "normalisation", None) == NORMALISED for method in used),
+        "labelled": settings.warmup.steps != 0 or any(method.kind == "supervised" or by_view for method in used),
+        "unlabelled": any(
+            getattr(method, "normalisation", None) == NORMALISED or (by_view and method.kind != "supervised")
+            for method in used
+        ),
     }
+    if batch.norm == "frozen" and model.architecture != "deeplabv3plus":
+        seen["labelled"] = False  # only the backbone has small maps, and its statistics are fixed
     passes = batch.accumulate * processes
     for key, alone in seen.items():
         if alone and getattr(batch, key) // passes == 1:

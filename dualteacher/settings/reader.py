@@ -74,8 +74,8 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
-    def _batch_norm_has_values(self) -> Settings:
-        if reason := batch_norm.too_small(self):
+    def _batch_norm_can_train(self) -> Settings:
+        if reason := batch_norm.unfit(self):
             raise ValueError(reason)
         return self
 

@@ -55,6 +55,7 @@ class Batch(Section):
     groups: AtLeastOne  # number of groups; images mix within a group
     accumulate: AtLeastOne  # passes per process over its groups
     crop: Annotated[int, Field(ge=8)]  # side of the square crop, pixels
+    norm: Literal["joint", "by_view", "frozen"]  # batch-norm statistics of the student in training
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Batch:

@@ -16,11 +16,14 @@ NONE: dict[str, list[str]] = {"partition": [], "method": []}
 SMALL = {
     "grid.method": ["supervised", "dual_teacher"], "grid.also": {"bound": NONE, "ablation": NONE},
     "model.backbone": "mobilenetv2_100", "model.architecture": "segformer", "model.sync_norm": False,
-    "batch": {"labelled": 1, "unlabelled": 1, "groups": 1, "accumulate": 1, "crop": 32},
+    "batch": {"labelled": 1, "unlabelled": 1, "groups": 1, "accumulate": 1, "crop": 32, "norm": "joint"},
 }  # fmt: skip
 TWO = {"batch.labelled": 2, "batch.unlabelled": 2, "batch.groups": 2}
 DEEPLAB = {"model.backbone": "mit_b0", "model.architecture": "deeplabv3plus", "batch.crop": 512}
 NO_WARMUP = {"warmup.steps": 0, "warmup.epochs": None, "report.baseline": "dual_teacher"}
+
+BY_VIEW = NO_WARMUP | {"grid.method": ["dual_teacher"], "batch.norm": "by_view"}
+FROZEN = {"batch.norm": "frozen"}
 
 
 def parse(changes: dict[str, Any]) -> settings.Settings:
@@ -45,6 +48,8 @@ def parse(changes: dict[str, Any]) -> settings.Settings:
         DEEPLAB | TWO,
         TWO | {"runtime.processes": 2, "model.sync_norm": True},
         NO_WARMUP | {"grid.method": ["dual_teacher"]},  # its student sees both batches in one pass
+        FROZEN,
+        {"grid.method": ["supervised"], "batch.labelled": 2, "batch.norm": "by_view"},
     ],
 )
 def test_two_values_are_enough(changes: dict[str, Any]) -> None:
@@ -62,9 +67,18 @@ def test_two_values_are_enough(changes: dict[str, Any]) -> None:
         (DEEPLAB | TWO | {"runtime.processes": 2, "model.sync_norm": True}, "batch.labelled = 2|raise batch.labelled"),
         ({"batch.labelled": 2, "methods.dual_teacher.normalisation": "batch"}, "batch.unlabelled = 1"),
         (NO_WARMUP, "batch.labelled = 1"),  # the supervised method's
+        (BY_VIEW, "batch.labelled = 1"),
+        (BY_VIEW | {"batch.labelled": 2}, "batch.unlabelled = 1"),
+        (FROZEN | DEEPLAB, "batch.labelled = 1"),
+        (FROZEN | {"methods.dual_teacher.normalisation": "batch"}, "batch.unlabelled = 1"),
     ],
 )
 def test_one_value_is_refused_in_one_line_that_names_the_settings(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=r"^params.yaml: batch.\w+ = \d gives one image per pass") as caught:
         parse(changes)
     assert all(word in str(caught.value) for word in words.split("|")), caught.value
+
+
+def test_frozen_needs_pretrained_statistics() -> None:
+    with pytest.raises(UserError, match=r"^params.yaml: batch.norm = frozen .* model.weights = none has none"):
+        parse(FROZEN | {"model.weights": "none"})
