@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dualteacher.core import upsampling
 from dualteacher.core.labels import IGNORE
+from dualteacher.core.upsampling.class_sums import class_sums
 from dualteacher.settings import Loss
 
 
@@ -28,10 +29,15 @@ def supervised_loss(logits: Tensor, label: Tensor, weights: Tensor | None = None
     if weights is None:
         total, _ = upsampling.cross_entropy_sum(logits, label)
         return total / (label != IGNORE).sum().clamp(min=1)
-    valid = label != IGNORE
-    weight = weights.to(label.device)[torch.where(valid, label, 0)] * valid
+    weight = _pixel_weights(label, weights)
     total, _ = upsampling.cross_entropy_sum(logits, label, weight)
     return total / weight.sum().clamp(min=1e-12)
+
+
+def _pixel_weights(label: Tensor, weights: Tensor) -> Tensor:
+    """Each pixel's class weight, (B, H, W); 0 where ignored."""
+    valid = label != IGNORE
+    return weights.to(label.device)[torch.where(valid, label, 0)] * valid
 
 
 def ohem_loss(logits: Tensor, label: Tensor, threshold: float, minimum: int, weights: Tensor | None = None) -> Tensor:
@@ -49,10 +55,53 @@ def ohem_loss(logits: Tensor, label: Tensor, threshold: float, minimum: int, wei
     return supervised_loss(logits, hard, weights)
 
 
+def focal_loss(logits: Tensor, label: Tensor, gamma: float, weights: Tensor | None = None) -> Tensor:
+    """Focal loss (Lin et al., ICCV 2017): mean of (1 - p)^γ · CE over the labelled pixels, p the label's probability.
+
+    weights (C,): weights of the mean by class.
+    """
+    entropy = upsampling.cross_entropy_map(logits, label)
+    wrong = -torch.expm1(-entropy)  # 1 - p
+    # d((1 - p)^γ CE) = slope · dCE, so that a weighted cross entropy has the focal loss's gradient
+    tiny = torch.finfo(wrong.dtype).tiny  # keeps a negative power finite at p = 1
+    slope = wrong**gamma + gamma * (1 - wrong) * entropy * wrong.clamp(min=tiny) ** (gamma - 1)
+    weight = (label != IGNORE).to(wrong.dtype) if weights is None else _pixel_weights(label, weights)
+    surrogate, _ = upsampling.cross_entropy_sum(logits, label, weight * slope)
+    total = (weight * wrong**gamma * entropy).sum()
+    return (surrogate + (total - surrogate).detach()) / weight.sum().clamp(min=1e-12)
+
+
+def tversky_loss(logits: Tensor, label: Tensor, alpha: float, beta: float) -> Tensor:
+    """Mean of 1 - TP / (TP + α FP + β FN) over the classes that occur in the labels; 0 if none does.
+
+    TP, FP and FN are sums of probabilities over the labelled pixels of the whole batch (Salehi et al., MLMI 2017).
+    α = β = ½ is the dice loss (Milletari et al., 3DV 2016). Every class that occurs counts the same. β > 0.
+    """
+    valid = label != IGNORE
+    predicted, hit = class_sums(logits, label)
+    pixels = torch.zeros(len(hit), dtype=torch.int64, device=label.device)  # as integers, so that order cannot matter
+    pixels.scatter_add_(0, torch.where(valid, label, 0).flatten(), valid.flatten().long())
+    present = pixels > 0
+    total = hit + alpha * (predicted - hit) + beta * (pixels - hit)
+    index = hit / torch.where(present, total, 1)
+    return ((1 - index) * present).sum() / present.sum().clamp(min=1)
+
+
 def on_labelled(loss: Loss, weights: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:
-    """The supervised loss chosen in the settings: (logits, label) → scalar. weights: (C,), one per class."""
-    if loss.supervised == "ohem":
+    """The loss on labelled pixels, `loss.terms` added up: (logits, label) → scalar. weights: (C,), one per class."""
+    terms = [_term(name, loss, weights) for name in loss.terms]
+    return terms[0] if len(terms) == 1 else lambda logits, label: sum(term(logits, label) for term in terms)
+
+
+def _term(name: str, loss: Loss, weights: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+    if name == "ohem":
         return partial(ohem_loss, threshold=loss.ohem_threshold, minimum=loss.ohem_minimum, weights=weights)
+    if name == "focal":
+        return partial(focal_loss, gamma=loss.focal_gamma, weights=weights)
+    if name == "dice":
+        return partial(tversky_loss, alpha=0.5, beta=0.5)
+    if name == "tversky":
+        return partial(tversky_loss, alpha=loss.tversky_alpha, beta=loss.tversky_beta)
     return supervised_loss if weights is None else partial(supervised_loss, weights=weights)
 
 

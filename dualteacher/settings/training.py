@@ -114,16 +114,28 @@ class Mixing(Section):
     grayscale: Share  # probability of greyscale in the strong view
 
 
+Term = Literal["cross_entropy", "ohem", "focal", "dice", "tversky"]
 ClassWeights = Literal["none", "inverse_sqrt", "effective_number"] | list[Positive]
 
 
 class Loss(Section):
     """Loss on labelled images."""
 
-    supervised: Literal["cross_entropy", "ohem"]  # ohem: hardest pixels only
+    terms: Annotated[list[Term], Field(min_length=1)]  # added up; ohem: cross entropy of the hardest pixels only
     ohem_threshold: Share  # ohem: always keep pixels whose true class has at most this probability
     ohem_minimum: Count  # ohem: keep at least this many pixels per group
+    focal_gamma: NotNegative  # focal: a pixel's weight is (1 - probability of its class) to this power
+    tversky_alpha: NotNegative  # tversky: weight of false positives
+    tversky_beta: Positive  # tversky: weight of false negatives
     class_weights: ClassWeights  # from labelled pixel counts, or one weight per class in index order
+
+    @model_validator(mode="after")
+    def _each_term_once(self) -> Loss:
+        if len(set(self.terms)) != len(self.terms):
+            raise ValueError(f"loss.terms contains a duplicate: {self.terms}")
+        if {"cross_entropy", "ohem"} <= set(self.terms):
+            raise ValueError("loss.terms: ohem is cross_entropy on fewer pixels; choose one of them")
+        return self
 
 
 class Optimizer(Section):

@@ -63,9 +63,9 @@ def test_weighted_loss_is_torchs():
 
 
 @pytest.mark.parametrize("name", ["supervised", "dual_teacher", "fixmatch", "cps"])
-@pytest.mark.parametrize("supervised", ["cross_entropy", "ohem"])
-def test_every_method_weighs_its_labelled_pixels(name, supervised):
-    loss = {"supervised": supervised, "ohem_minimum": 5}
+@pytest.mark.parametrize("term", ["cross_entropy", "ohem", "focal"])
+def test_every_method_weighs_its_labelled_pixels(name, term):
+    loss = {"terms": [term], "ohem_minimum": 5}
     weighted = toy_settings(loss=loss | {"class_weights": [0.2, 1.0, 5.0]})
     student = student_of(weighted).eval()
     logits, label = student(torch.rand(2, 3, 32, 32)), torch.randint(0, 3, (2, 32, 32))

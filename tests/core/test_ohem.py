@@ -61,7 +61,7 @@ def test_all_pixels_ignored():
 
 @pytest.mark.parametrize("name", ["supervised", "mean_teacher", "dual_teacher", "fixmatch", "unimatch", "cps"])
 def test_every_method_takes_the_loss_from_the_settings(name):
-    hard = {"supervised": "ohem", "ohem_threshold": 0.2, "ohem_minimum": 50}
+    hard = {"terms": ["ohem"], "ohem_threshold": 0.2, "ohem_minimum": 50}
 
     def supervised(settings) -> tuple[float, object]:
         student = student_of(settings)

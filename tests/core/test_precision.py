@@ -61,7 +61,7 @@ def test_no_step_of_a_transformer_waits_for_the_device():
     """As in test_methods, for the network with attention and recomputation, and with OHEM."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    settings = toy_settings(model={"backbone": "mit_b0"}, loss={"supervised": "ohem", "ohem_minimum": 10})
+    settings = toy_settings(model={"backbone": "mit_b0"}, loss={"terms": ["ohem"], "ohem_minimum": 10})
     student = segmenter.build(settings.model, 3, None, drop_path=0.1, seed=0).to("meta").train()
     method = methods.build("dual_teacher", settings, student)
     with FakeTensorMode(allow_non_fake_inputs=True):

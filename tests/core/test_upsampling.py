@@ -13,6 +13,7 @@ from torch.autograd import gradcheck
 
 from dualteacher.core import upsampling
 from dualteacher.core.upsampling import numba_kernels, stripes
+from dualteacher.core.upsampling.class_sums import class_sums
 
 SHAPES = [  # B, C, h, w, H, W
     (2, 5, 8, 8, 32, 32),
@@ -332,6 +333,7 @@ TASKS = {
     "loss": lambda logits, label, weight: upsampling.cross_entropy_sum(logits, label, weight)[0].backward(),
     "entropies": lambda logits, label, _: upsampling.cross_entropy_map(logits, label),
     "label and confidence": lambda logits, label, _: upsampling.label_and_confidence(logits, label.shape[1:]),
+    "class sums": lambda logits, label, _: sum(class_sums(logits, label)).sum().backward(),
     "argmax": lambda logits, label, _: upsampling.argmax(logits, label.shape[1:]),
 }
 
