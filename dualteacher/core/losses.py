@@ -9,7 +9,7 @@ Formulas: sections 3.2 and 3.3 of the paper.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -90,7 +90,11 @@ def tversky_loss(logits: Tensor, label: Tensor, alpha: float, beta: float) -> Te
 def on_labelled(loss: Loss, weights: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss on labelled pixels, `loss.terms` added up: (logits, label) → scalar. weights: (C,), one per class."""
     terms = [_term(name, loss, weights) for name in loss.terms]
-    return terms[0] if len(terms) == 1 else lambda logits, label: sum(term(logits, label) for term in terms)
+    return terms[0] if len(terms) == 1 else partial(_added, terms)
+
+
+def _added(terms: Sequence[Callable[[Tensor, Tensor], Tensor]], logits: Tensor, label: Tensor) -> Tensor:
+    return torch.stack([term(logits, label) for term in terms]).sum()
 
 
 def _term(name: str, loss: Loss, weights: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
