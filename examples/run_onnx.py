@@ -1,5 +1,7 @@
 """Label images with an exported network; needs numpy, pillow and onnxruntime, but not this package.
 
+A network of chosen bands or a range of values also needs tifffile and imagecodecs.
+
 python examples/run_onnx.py model.onnx photo.jpg …    writes photo.classes.png with the classes' colours
 """
 
@@ -20,11 +22,43 @@ def read(name: str) -> Image.Image:
     return image.convert("RGB")
 
 
+def stored(name: str) -> tuple[np.ndarray, int]:
+    """The values in the file (H, W, bands), upright, and their bits."""
+    data = Path(name).read_bytes()
+    if data[:2] in (b"II", b"MM"):
+        import tifffile
+
+        page = tifffile.TiffFile(name).pages.first
+        values, bits = page.asarray(), page.bitspersample
+        if page.planarconfig == 2 and page.samplesperpixel > 1:
+            values = np.moveaxis(values, 0, 2)
+    else:
+        values = np.asarray(ImageOps.exif_transpose(Image.open(name)))
+        if data[1:4] == b"PNG" and data[24] == 16:  # Pillow reduces colours to 8 bits
+            import imagecodecs
+
+            values = imagecodecs.png_decode(data)
+        bits = 8 * values.dtype.itemsize
+    return (values if values.ndim == 3 else values[..., None]), bits
+
+
+def chosen(name: str, channels: dict) -> Image.Image:
+    """The network's bands, scaled to 8 bits as in training."""
+    values, bits = stored(name)
+    bands = channels["bands"] or ([1, 2, 3] if values.shape[2] >= 3 else [1, 1, 1])
+    values = values[..., [band - 1 for band in bands]]
+    if channels["range"] is None:  # that of the number type
+        return Image.fromarray((values >> (bits - 8)).astype(np.uint8))
+    low, high = np.array(channels["range"], float).T
+    scaled = np.nan_to_num((values.astype(float) - low) * (255 / (high - low)), nan=0)
+    return Image.fromarray(np.rint(np.clip(scaled, 0, 255)).astype(np.uint8))
+
+
 session = onnxruntime.InferenceSession(sys.argv[1])
 about = json.loads(session.get_modelmeta().custom_metadata_map["dualteacher"])
 fit, classes = about["inference"]["resize"], about["classes"]
 for name in sys.argv[2:]:
-    image = read(name)
+    image = chosen(name, about["channels"]) if "channels" in about else read(name)
     scale = min(max(fit) / max(image.size), min(fit) / min(image.size)) if fit else 1
     size = [max(64, round(side * scale / 32) * 32) for side in image.size]  # as in training, and a multiple of 32
     pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float32) / 255

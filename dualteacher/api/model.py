@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from dualteacher.commands import export
+from dualteacher.data.channels import RGB, Channels
 from dualteacher.data.formats import images
 from dualteacher.data.pack import ClassInfo
 from dualteacher.inference.predictor import Predictor
@@ -119,8 +120,9 @@ class Model:
     ) -> Prediction | list[Prediction]:
         """Predict one image, or a list of images; UserError if one cannot be read.
 
-        pictures: file, Pillow image, or array (H, W, 3) RGB or (H, W) grey, uint8. options: see PredictOptions; those
-        of `python -m dualteacher predict`, and so are the masks.
+        pictures: file, Pillow image, or array (H, W, 3) RGB or (H, W) grey, uint8; for weights with chosen bands or
+        range (docs/own-data.md), values (H, W, bands) as the training images' files store them. options: see
+        PredictOptions; those of `python -m dualteacher predict`, and so are the masks.
         """
         probabilities = options.pop("probabilities", False)
         options["scales"] = tuple(options.get("scales", (1.0,)))
@@ -133,7 +135,7 @@ class Model:
         names = {f"images[{number}]": number for number in range(len(given))}
         found: list[Prediction | None] = [None] * len(given)
         palette = how.palette(self.description["classes"])
-        results = _bands(bands, map(partial(_job, large=bands.large), names, given))
+        results = _bands(bands, map(partial(_job, large=bands.large, channels=self.network.channels), names, given))
         for image, parts in console.progress(results, "predict", len(given), "image"):
             found[names[image.name]] = _joined(parts, palette)
         predictions = [one for one in found if one is not None]
@@ -196,15 +198,27 @@ def _checked(options: PredictOptions) -> Options:
     return chosen
 
 
-def _job(name: str, picture: Picture, large: int) -> Callable[[], Opened | Failure]:
+def _job(name: str, picture: Picture, large: int, channels: Channels) -> Callable[[], Opened | Failure]:
     """Opens a picture, in another thread if it is a file."""
     if isinstance(picture, str | os.PathLike):
         file = Path(picture)
         if not file.is_file():
             what = "a folder; give a list of its files" if file.is_dir() else "no such file"
             raise UserError(broken_link(file) or f"{file}: {what}")
-        return partial(reading.read, Input(file, name), large)
-    return partial(Opened, name, Path(name), [], Decoded(pixels_of(picture, name)), None)
+        return partial(reading.read, Input(file, name), large, channels)
+    values = pixels_of(picture, name) if channels == RGB else _stored(picture, name)
+    return partial(Opened, name, Path(name), [], Decoded(values, channels), None)
+
+
+def _stored(picture: np.ndarray | Image.Image, name: str) -> np.ndarray:
+    """Values (H, W, bands) for weights with chosen bands or range, as a file would store them."""
+    values = np.asarray(picture)
+    if values.ndim not in (2, 3) or values.size == 0 or values.dtype.kind not in "uif":
+        raise UserError(
+            f"{name}: an array of {values.dtype} {values.shape}; expected numbers (height, width, bands) as the images'"
+            " files store them"
+        )
+    return values if values.ndim == 3 else values[..., None]
 
 
 def pixels_of(picture: np.ndarray | Image.Image, name: str) -> np.ndarray:

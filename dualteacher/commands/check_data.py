@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dualteacher.data import inspection, sources
+from dualteacher.data.channels import RGB
 from dualteacher.data.fetch import manifest
 from dualteacher.data.sources.folder import Folder
 from dualteacher.settings import Settings
@@ -29,6 +30,9 @@ def run(settings: Settings, dataset: str) -> bool:
             survey.add(split, checked)
     survey.conclude()
     print(f"{dataset}: {survey.table()}")
+    channels = getattr(content, "channels", RGB)
+    if channels != RGB:
+        print(f"channels: {channels}")
     for line in survey.lines():
         print(line)
     for line in unused:

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from dualteacher.data.channels import RGB, Channels
 from dualteacher.system import files
 from dualteacher.system.errors import UserError
 
@@ -81,8 +82,9 @@ def row_hash(
     return digest.hexdigest()
 
 
-def _description_hash(dataset: str, classes: str) -> str:
-    return hashlib.sha256(f"{dataset}\0{classes}".encode()).hexdigest()
+def _description_hash(dataset: str, classes: str, channels: str | None) -> str:
+    further = [] if channels is None else [channels]
+    return hashlib.sha256("\0".join([dataset, classes, *further]).encode()).hexdigest()
 
 
 def decode_image(data: bytes | pa.Buffer, least: tuple[int, int] | None = None) -> np.ndarray:
@@ -111,10 +113,12 @@ class PackWriter:
     Memory is bounded by one record batch. The file's bytes depend only on the rows.
     """
 
-    def __init__(self, path: Path, dataset: str, classes: Sequence[ClassInfo]) -> None:
+    def __init__(self, path: Path, dataset: str, classes: Sequence[ClassInfo], channels: Channels = RGB) -> None:
         self.path = path
         metadata = {"format": FORMAT, "dataset": dataset, "classes": json.dumps(class_table(classes))}
-        metadata["sha256"] = _description_hash(dataset, metadata["classes"])
+        if channels != RGB:
+            metadata["channels"] = json.dumps(channels.describe())
+        metadata["sha256"] = _description_hash(dataset, metadata["classes"], metadata.get("channels"))
         self._schema = SCHEMA.with_metadata({f"dualteacher.{key}": text for key, text in metadata.items()})
         self._rows: list[tuple] = []
         self._bytes = 0
@@ -169,7 +173,7 @@ class Pack:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         batches, metadata = _open(self.path)
-        self.dataset, self.classes = _describe(self.path, metadata)
+        self.dataset, self.classes, self.channels = _describe(self.path, metadata)
         self.ids: list[str] = [i for batch in batches for i in batch.column("image_id").to_pylist()]
         self.blocks: list[str | None] = [b for batch in batches for b in batch.column("block").to_pylist()]
         self._images = [batch.column("image") for batch in batches]
@@ -277,17 +281,18 @@ def _open(path: Path) -> tuple[list[pa.RecordBatch], dict[bytes, bytes]]:
     return batches, reader.schema.metadata or {}
 
 
-def _describe(path: Path, metadata: dict[bytes, bytes]) -> tuple[str, list[ClassInfo]]:
-    """(the dataset's name, its class table) from a pack's metadata."""
+def _describe(path: Path, metadata: dict[bytes, bytes]) -> tuple[str, list[ClassInfo], Channels]:
+    """(the dataset's name, its class table, its images' channels) from a pack's metadata."""
     try:
         version = metadata[b"dualteacher.format"].decode()
         if version != FORMAT:
             raise UserError(f"{path}: pack format {version}, this program reads {FORMAT}; {AGAIN}")
         text, dataset = metadata[b"dualteacher.classes"].decode(), metadata[b"dualteacher.dataset"].decode()
-        if metadata[b"dualteacher.sha256"].decode() != _description_hash(dataset, text):
+        channels = metadata[b"dualteacher.channels"].decode() if b"dualteacher.channels" in metadata else None
+        if metadata[b"dualteacher.sha256"].decode() != _description_hash(dataset, text, channels):
             raise UserError(f"{path}: damaged in its description; {REMOVE}")
         table = json.loads(text)
         classes = [ClassInfo(entry["name"], (*entry["color"],)) for entry in table]
-        return dataset, classes
+        return dataset, classes, Channels.of(None if channels is None else json.loads(channels))
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a pack, or damaged ({error!r} in its description); {AGAIN}") from None

@@ -77,6 +77,8 @@ def open_job(weights: Path, pack: Path | None, argmax: bool) -> Job:
         raise UserError(f"{place}: contains no images to check the export on")
     if names != [info.name for info in images.classes]:
         raise UserError(f"{place}: its classes differ from those of {weights}; use images of the same dataset")
+    if images.channels != segmenter.channels:
+        raise UserError(f"{place}: its images are {images.channels}, but {weights} takes {segmenter.channels}")
     return Job(segmenter, description, images, inference, argmax)
 
 

@@ -46,7 +46,9 @@ class CPS(Method):
         device = next(student.parameters()).device
         drop_path = settings.model.drop_path
         seed = seeds.derive(options.partner_seed, "cps partner")
-        partner = segmenter.build(settings.model, student.num_classes, None, drop_path=drop_path, seed=seed)
+        partner = segmenter.build(
+            settings.model, student.num_classes, None, drop_path=drop_path, seed=seed, channels=student.channels
+        )
         partner.backbone.load_state_dict(student.backbone.state_dict())
         partner.fix_norms(settings.batch.norm == "frozen")
         self.partners = [partner.to(device).train()]

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from dualteacher import settings
+from dualteacher.data.channels import RGB, Channels
 from dualteacher.models import conversion, tensors
 from dualteacher.models.segmenter import Segmenter, build
 from dualteacher.system import paths
@@ -31,6 +32,8 @@ def save(path: Path, segmenter: Segmenter, description: Mapping[str, Any]) -> No
         "normalisation": {"mean": _values(segmenter.mean), "std": _values(segmenter.std)},
         "pretrained": segmenter.pretrained,
     }
+    if segmenter.channels != RGB:
+        known["channels"] = segmenter.channels.describe()
     tensors.write(path, "segmenter", segmenter.state_dict(), {**description, **known})
 
 
@@ -61,9 +64,10 @@ def load(path: Path, *, drop_path: float = 0.0) -> tuple[Segmenter, dict[str, An
     try:
         model = settings.Model.model_validate(LATER | description["model"])
         num_classes = int(description["num_classes"])
+        channels = Channels.of(description.get("channels"))
     except (KeyError, ValueError, TypeError, ValidationError):
         raise UserError(f"{path}: its description has no valid model settings; create the file again") from None
-    segmenter = build(model, num_classes, None, drop_path=drop_path, seed=0)
+    segmenter = build(model, num_classes, None, drop_path=drop_path, seed=0, channels=channels)
     segmenter.load_state_dict(conversion.fit(state, segmenter.state_dict(), str(path)))
     segmenter.pretrained = description.get("pretrained", {})  # older files lack it
     return segmenter.eval(), description

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dualteacher import settings
 from dualteacher.core import seeds
+from dualteacher.data.channels import RGB, Channels
 from dualteacher.models import backbones, conversion, heads, tensors
 from dualteacher.models.heads.layers import resize
 
@@ -24,11 +25,12 @@ class Segmenter(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: settings.Model, num_classes: int, *, drop_path: float) -> None:
+    def __init__(self, model: settings.Model, num_classes: int, *, drop_path: float, channels: Channels = RGB) -> None:
         super().__init__()
         backbone = backbones.create(model.backbone, model.architecture, drop_path)
         self.settings = model
         self.num_classes = num_classes
+        self.channels = channels  # how images are read for it
         self.pretrained: dict[str, Any] = {}  # where the backbone's start came from; see weights.py
         self.levels = backbone.levels
         self.multiple = backbone.multiple
@@ -114,6 +116,7 @@ def build(
     *,
     drop_path: float,
     seed: int | None = None,
+    channels: Channels = RGB,
 ) -> Segmenter:
     """Build the network of params.yaml's `model` section.
 
@@ -125,7 +128,7 @@ def build(
     with nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seeds.derive(seed, "initialisation"))
-        segmenter = Segmenter(model, num_classes, drop_path=drop_path)
+        segmenter = Segmenter(model, num_classes, drop_path=drop_path, channels=channels)
     if backbone_weights is not None:
         state, segmenter.pretrained = tensors.read_backbone(backbone_weights, model)
         if model.weights != "none":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dualteacher.data.channels import RGB, Channels
 from dualteacher.data.formats import images, tiff
 from dualteacher.prediction.inputs import Input
 from dualteacher.prediction.large import RowSource
@@ -30,21 +31,37 @@ class Failure:
 class Decoded:
     """An image in memory, decoded at the first access to its pixels."""
 
-    def __init__(self, data: bytes | np.ndarray) -> None:
+    def __init__(self, data: bytes | np.ndarray, channels: Channels) -> None:
+        """data: a file's content, or its stored values (H, W, bands); for RGB the pixels (H, W, 3) uint8."""
         self._data: bytes | np.ndarray | None = data
+        self.channels = channels
         self.height, self.width = images.size(data) if isinstance(data, bytes) else data.shape[:2]
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """(H, W, 3) uint8, upright."""
+        """(H, W, C) uint8, upright."""
         data, self._data = self._data, None
-        pixels = images.read_pixels(data) if isinstance(data, bytes) else data
-        assert pixels is not None
+        assert data is not None
+        if isinstance(data, bytes):
+            pixels = images.read_pixels(data, self.channels)
+        else:
+            pixels = data if self.channels == RGB else self.channels.take(data, 8 * data.dtype.itemsize)
         self.height, self.width = pixels.shape[:2]  # turned upright
         return pixels
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
         return self.pixels[top:bottom]
+
+
+class Scaled:
+    """The chosen channels of a TIFF that is read by rows."""
+
+    def __init__(self, page: tiff.Page, channels: Channels) -> None:
+        self.page, self.channels = page, channels
+        self.height, self.width = page.height, page.width
+
+    def rows(self, top: int, bottom: int) -> np.ndarray:
+        return self.channels.take(*self.page.bands(top, bottom))
 
 
 @dataclass(frozen=True)
@@ -62,12 +79,12 @@ class Opened:
         return self.source.height * self.source.width
 
 
-def opened(jobs: Sequence[Input], large: int) -> Iterator[Opened | Failure]:
+def opened(jobs: Sequence[Input], large: int, channels: Channels) -> Iterator[Opened | Failure]:
     """Open images in order, in threads; those of at most `large` pixels are decoded there."""
-    return parallel.ordered((partial(read, job, large) for job in jobs), min(READERS, parallel.cores()))
+    return parallel.ordered((partial(read, job, large, channels) for job in jobs), min(READERS, parallel.cores()))
 
 
-def read(job: Input, large: int) -> Opened | Failure:
+def read(job: Input, large: int, channels: Channels) -> Opened | Failure:
     """Open one image."""
     try:
         taken = stamp(job.file)
@@ -75,8 +92,8 @@ def read(job: Input, large: int) -> Opened | Failure:
         if page is not None and page.height * page.width > large:
             if page.orientation != 1:
                 raise images.Unreadable("is turned by its orientation tag: save so large an image upright")
-            return Opened(job.name, job.file, taken, page, page)
-        source = Decoded(job.file.read_bytes())
+            return Opened(job.name, job.file, taken, page if channels == RGB else Scaled(page, channels), page)
+        source = Decoded(job.file.read_bytes(), channels)
         if source.height * source.width <= large:
             source.pixels  # noqa: B018 - decode in this thread, not in the network's
         where = page if page is not None and page.georeference else None

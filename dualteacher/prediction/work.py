@@ -49,6 +49,7 @@ class Work:
         self.record, self.look, self.options, self.stop = record, look, options, stop
         self.bands = Bands(predictor, options, look.confidence)
         self.large, self.classes = self.bands.large, predictor.model.num_classes
+        self.channels = predictor.model.channels
         self.finished = self.before = 0
 
     def through(self, jobs: Sequence[Input], read_video: Callable[[Path], video.Frames] | None) -> list[Failure]:
@@ -58,7 +59,7 @@ class Work:
         self.before = len(pictures) - len(todo)
         if self.before:
             logger.info("%s: %d of %d images already done", self.record.folder, self.before, len(pictures))
-        opened: Iterable[Opened | Failure] = reading.opened(todo, self.large)
+        opened: Iterable[Opened | Failure] = reading.opened(todo, self.large, self.channels)
         if read_video is not None:
             opened = chain(opened, *(self._frames(job, read_video) for job in videos))
         writes = self._writes(reading.batches(opened, self.bands.inference.batch, self.large))
@@ -90,7 +91,7 @@ class Work:
                 if self._done(name, job.file):
                     self.before += 1
                 else:
-                    yield Opened(name, job.file, taken, Decoded(pixels), None)
+                    yield Opened(name, job.file, taken, Decoded(pixels, self.channels), None)
         except (OSError, Unreadable) as error:
             yield Failure(job.file, " ".join(str(error).split()))
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from dualteacher.settings.base import AtLeastOne, Color, Inside, MaskValue, NotNegative, Place, Section, Share, by_tag
 
+Limits = Annotated[list[float], Field(min_length=2, max_length=2)]  # [low, high]
 MOST_CLASSES = 255  # 255 in a mask is no class
 
 
@@ -124,6 +125,8 @@ class Folder(Section):
     unlabelled: Inside | None  # more images, without masks
     validation: FolderValidation  # images to validate on
     block: Literal["image", "folder", "stem"]  # never split between the sets; stem: Roboflow's copies (.rf.) of a photo
+    bands: Annotated[list[AtLeastOne], Field(min_length=3, max_length=3)] | None = None  # from 1; null: RGB or grey
+    range: Literal["dtype", "percentile"] | Limits | list[Limits] = "dtype"  # of stored values, scaled to 8 bits
     classes: Annotated[list[FolderClass], Field(min_length=2, max_length=MOST_CLASSES)]  # in index order
     ignore: list[MaskValue]  # mask values that belong to no class
     tolerance: NotNegative = 0.0  # other mask values take the nearest one within it, else they are ignored; 0: error
@@ -141,6 +144,24 @@ class Folder(Section):
         if twice is not None:
             raise ValueError(f"'{twice}' is used for two purposes")
         return self
+
+    @model_validator(mode="after")
+    def _range(self) -> Folder:
+        if isinstance(self.range, str):
+            return self
+        count = len(self.bands or (1, 2, 3))
+        if len(self.limits) not in (1, count):
+            raise ValueError(f"range: give one [low, high], or one for each of the {count} bands")
+        if wrong := next(([low, high] for low, high in self.limits if not low < high), None):
+            raise ValueError(f"range: {wrong}: low must be less than high")
+        return self
+
+    @property
+    def limits(self) -> list[list[float]]:
+        """`range` as pairs [low, high]: none, one for all bands, or one for each."""
+        if isinstance(self.range, str):
+            return []
+        return [pair for pair in self.range if isinstance(pair, list)] or [self.range]  # type: ignore[list-item]
 
     @model_validator(mode="after")
     def _values(self) -> Folder:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from dualteacher.data import contact_sheet, inspection, sources
+from dualteacher.data.channels import RGB
 from dualteacher.data.fetch import manifest
 from dualteacher.data.pack import Pack, PackWriter, class_table
 from dualteacher.data.sources.folder import FolderContent
@@ -36,7 +37,11 @@ def run(settings: Settings, dataset: str) -> None:
     skip = getattr(wanted, "on_error", "stop") == "skip"
     skipped: list[str] = []
     rows: dict[str, list[tuple[str, str, int, int]]] = {split: [] for split in sources.SPLITS}
-    with PackWriter(place.train, dataset, classes) as train, PackWriter(place.val, dataset, classes) as val:
+    channels = getattr(content, "channels", RGB)
+    if channels != RGB:
+        logger.info("channels: %s", channels)
+    written = (dataset, classes, channels)
+    with PackWriter(place.train, *written) as train, PackWriter(place.val, *written) as val:
         writers: list[tuple[sources.Split, PackWriter]] = [("val", val), ("train", train)]
         for split, writer in writers:  # validation first, see Survey
             for checked in inspection.run(content, split, f"prepare {split}"):

@@ -22,8 +22,9 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     start = paths.backbone_weights(settings.model.backbone)
     data = open_data(cell)
     student = segmenter.build(
-        settings.model, len(data.val.classes), start, drop_path=settings.model.drop_path, seed=seed
-    ).to(device)
+        settings.model, len(data.val.classes), start,
+        drop_path=settings.model.drop_path, seed=seed, channels=data.train.channels,
+    ).to(device)  # fmt: skip
     if world.is_rank_zero:
         logger.info("backbone %s: %s", settings.model.backbone, tensors.origin_in_words(student.pretrained))
     if settings.model.sync_norm:

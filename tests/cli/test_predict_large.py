@@ -12,6 +12,8 @@ import tifffile
 import torch
 from PIL import Image
 
+from dualteacher import load
+from dualteacher.data.channels import Channels
 from dualteacher.data.formats import tiff
 from dualteacher.data.formats.images import Unreadable, read_image
 from dualteacher.inference.predictor import Predictor, to_tensor
@@ -207,6 +209,8 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 from dualteacher.inference.predictor import Predictor
+from dualteacher import load
+from dualteacher.data.channels import Channels
 from dualteacher.data.formats import tiff
 from dualteacher.prediction.outputs import Files, Look
 from dualteacher.prediction.large import Sweep
@@ -258,3 +262,20 @@ def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
     assert int(done.stdout) < 450 * 1024, "KiB of memory beyond what the program and a small image take"
     with tifffile.TiffFile(tmp_path / "out/masks/large.tif") as file:
         assert file.pages[0].shape == (9_008, 6_000)
+
+
+def test_chosen_bands_are_the_same_pixels_whole_in_windows_and_in_python(run_folder: Path) -> None:
+    values = np.dstack([pixels(75, 50, 1), pixels(75, 50, 2)[..., :1]]).astype(np.uint16) * 9
+    save_network("run/student.safetensors", channels=Channels((4, 2, 1), ((200.0, 2000.0),)))
+    save_network("plain/student.safetensors")
+    tifffile.imwrite("four.tif", values, photometric="rgb", rowsperstrip=9)
+    chosen = values[..., [3, 1, 0]].astype(float)
+    scaled = np.clip(np.rint((chosen - 200) * (255 / 1800)), 0, 255).astype(np.uint8)
+    expected = load("plain").predict(scaled)
+    predict("four.tif", "--output", "whole", "--batch", "1")
+    np.testing.assert_array_equal(read("whole/masks/four.png"), expected.mask)
+    np.testing.assert_array_equal(load("run").predict(values).confidence, expected.confidence)
+    predict("four.tif", "--output", "pieces", "--large", "0.001", "--window", "32", "--stride", "16")
+    Image.fromarray(scaled).save("scaled.tif")
+    pieces = load("plain").predict("scaled.tif", large=0.001, window=32, stride=16)
+    np.testing.assert_array_equal(read("pieces/masks/four.tif"), pieces.mask)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 from dualteacher import settings
@@ -33,6 +34,12 @@ def encoded(pixels: np.ndarray | Image.Image, kind: str, orientation: int = 1, *
         options["exif"][ORIENTATION] = orientation
     file = io.BytesIO()
     image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def tiff(values: np.ndarray, **options: Any) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, metadata=None, **options)
     return file.getvalue()
 
 

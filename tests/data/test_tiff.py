@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
-from pictures import described, encoded
+from pictures import described, encoded, tiff
 from PIL import Image
 
 from dualteacher.core.labels import IGNORE
@@ -19,12 +18,6 @@ from dualteacher.data.formats.label_map import LabelMap
 Y, X = np.mgrid[:40, :56]
 COLORS = np.stack([X * 4, Y * 6, X + Y], -1).astype(np.uint8)
 GREY = COLORS[..., 0]
-
-
-def tiff(values: np.ndarray, **options: Any) -> bytes:
-    file = io.BytesIO()
-    tifffile.imwrite(file, values, metadata=None, **options)
-    return file.getvalue()
 
 
 def planes(values: np.ndarray) -> np.ndarray:

@@ -7,15 +7,17 @@ import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dualteacher.data.channels import Channels
 from dualteacher.data.formats import images
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # where the tests of folders keep theirs
-from pictures import encoded, photo, png16
+from pictures import encoded, photo, png16, tiff
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run_onnx.py"
 HEIGHT, WIDTH = 64, 96  # multiples of 32, so that nothing is resized
@@ -42,8 +44,44 @@ def test_the_example_reads_pixels_as_the_pipeline_does(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / name).write_bytes(FILES[name])
+    expected = images.read_pixels(FILES[name])
+    assert_sees(tmp_path / name, expected, {}, monkeypatch)
+    with Image.open((tmp_path / name).with_suffix(".classes.png")) as mask:
+        assert (mask.height, mask.width) == expected.shape[:2], "upright"
+
+
+FOUR = np.random.default_rng(1).integers(0, 3000, (HEIGHT, WIDTH, 4), dtype=np.uint16)
+CHOSEN = Channels((4, 1, 2), ((100.0, 2000.0),))
+BY_TYPE = Channels((2, 1, 3))
+STORED = {
+    "planes.tif": (tiff(np.moveaxis(FOUR, 2, 0), photometric="rgb", planarconfig="separate"), CHOSEN),
+    "signed.tif": (tiff(FOUR.astype(np.int16) - 1500, photometric="rgb", planarconfig="contig"), CHOSEN),
+    "float.tif": (
+        tiff(np.where(FOUR < 50, np.nan, FOUR).astype(np.float32), photometric="rgb", planarconfig="contig"),
+        CHOSEN,
+    ),
+    "twelve.tif": (tiff(FOUR, photometric="rgb", planarconfig="contig", bitspersample=12), BY_TYPE),
+    "deep.png": (png16(DEEP), Channels(None, ((100.0, 40000.0), (0.0, 300.0), (5.0, 60000.0)))),
+    "deep_grey.png": (encoded(DEEP[..., 0], "PNG"), Channels(None, ((100.0, 40000.0),))),
+    "photo.jpg": (encoded(PHOTO, "JPEG", 6), Channels((3, 2, 1))),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_the_example_reads_chosen_bands_as_the_pipeline_does(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, channels = STORED[name]
+    (tmp_path / name).write_bytes(data)
+    expected = images.read_pixels(data, channels)
+    np.testing.assert_array_equal(images.read_image(data, channels).pixels, expected)
+    assert_sees(tmp_path / name, expected, {"channels": channels.describe()}, monkeypatch)
+
+
+def assert_sees(file: Path, expected: np.ndarray, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the example on a file; `expected` are the pixels (H, W, C) that the network gets. more: its description."""
     seen: list[np.ndarray] = []
-    about = {"inference": {"resize": None}, "classes": [{"name": "all", "color": [0, 0, 0]}]}
+    about = {"inference": {"resize": None}, "classes": [{"name": "all", "color": [0, 0, 0]}]} | more
 
     class Session:
         def __init__(self, model: str) -> None:
@@ -57,10 +95,7 @@ def test_the_example_reads_pixels_as_the_pipeline_does(
             return [np.zeros((1, 1, *given["image"].shape[2:]), np.float32)]
 
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
-    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "model.onnx", str(tmp_path / name)])
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "model.onnx", str(file)])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     (pixels,) = seen
-    expected = images.read_pixels(FILES[name])
     np.testing.assert_array_equal(np.rint(pixels.transpose(1, 2, 0) * 255), expected)
-    with Image.open((tmp_path / name).with_suffix(".classes.png")) as mask:
-        assert (mask.height, mask.width) == expected.shape[:2], "upright"

@@ -2,7 +2,8 @@
 
 An image file that a pack can hold unchanged (JPEG or PNG, 8 bits, RGB or grey, upright) keeps its bytes; any other is
 turned upright by its EXIF orientation and re-encoded losslessly as PNG. 16-bit values keep their upper 8 bits,
-transparency is dropped, and only the first picture of a file is read.
+transparency is dropped, and only the first picture of a file is read. With chosen bands or a range of values
+(channels.py), the stored values are read and scaled.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import imagecodecs
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from dualteacher.data.channels import RGB, SAVE_AS, Channels
 from dualteacher.data.formats import file_kinds, tiff
 from dualteacher.data.formats.errors import Unreadable as Unreadable
 from dualteacher.data.formats.tiff import rgb as rgb
@@ -33,6 +36,18 @@ class Picture(NamedTuple):
     data: bytes
     orientation: int  # EXIF orientation that was applied; 1: none
     notes: tuple[str, ...]  # unexpected losses
+    missing: np.ndarray | None = None  # (H, W) bool: no data; only with chosen bands or range
+
+
+class Stored(NamedTuple):
+    """An image's values as its file stores them."""
+
+    values: np.ndarray  # (H, W, bands), not turned
+    bits: int  # of a value
+    remaining: int  # EXIF orientation to turn the values by
+    orientation: int  # EXIF orientation of the file
+    nodata: float | None  # the value that means no data
+    notes: tuple[str, ...]
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -44,15 +59,48 @@ def size(data: bytes) -> tuple[int, int]:
         return opened.height, opened.width
 
 
-def read_image(data: bytes) -> Picture:
+def read_image(data: bytes, channels: Channels = RGB) -> Picture:
     """Decode an image file; `Unreadable` if any of it is damaged."""
+    if channels != RGB:
+        stored = read_stored(data, channels.bands is not None)
+        pixels = upright(channels.take(stored.values, stored.bits), stored.remaining)
+        missing = upright(channels.missing(stored.values, stored.nodata), stored.remaining)
+        return Picture(pixels, png(pixels), stored.orientation, stored.notes, missing if missing.any() else None)
     pixels, unchanged, orientation, notes = _decoded(data)
     return Picture(rgb(pixels), data if unchanged else png(pixels), orientation, notes)
 
 
-def read_pixels(data: bytes) -> np.ndarray:
-    """The pixels (H, W, 3) of `read_image`, without encoding anything."""
+def read_pixels(data: bytes, channels: Channels = RGB) -> np.ndarray:
+    """The pixels of `read_image`, without encoding anything."""
+    if channels != RGB:
+        stored = read_stored(data)
+        return upright(channels.take(stored.values, stored.bits), stored.remaining)
     return rgb(_decoded(data)[0])
+
+
+def read_stored(data: bytes, chosen: bool = True) -> Stored:
+    """Decode an image file to the values it stores. chosen: whether the user has chosen its bands."""
+    page = tiff.open_page(data)
+    if page is not None:
+        _check_size(page.height, page.width)
+        values, bits = page.bands(0, page.height)
+        return Stored(values, bits, page.orientation, page.orientation, page.nodata, page.notes(chosen))
+    with open_image(data) as opened:
+        notes = _notes(opened, deep=False)
+        orientation, remaining = decode(opened)
+        values = _values(opened, data)
+    return Stored(values, 8 * values.dtype.itemsize, remaining, orientation, None, notes)
+
+
+def _values(opened: Image.Image, data: bytes) -> np.ndarray:
+    """(H, W, bands), bytes unless the file holds more."""
+    if opened.format == "PNG" and data[24] == 16:  # IHDR's bit depth; Pillow reduces colours to 8 bits
+        values = np.asarray(imagecodecs.png_decode(data))
+    elif opened.mode in ("L", "LA", "RGB", "RGBA") or opened.mode[0] in "IF":
+        values = np.asarray(opened)
+    else:
+        values = np.asarray(opened.convert("L" if opened.mode == "1" else "RGB"))
+    return values if values.ndim == 3 else values[..., None]
 
 
 def _decoded(data: bytes) -> tuple[np.ndarray, bool, int, tuple[str, ...]]:
@@ -60,7 +108,8 @@ def _decoded(data: bytes) -> tuple[np.ndarray, bool, int, tuple[str, ...]]:
     page = tiff.open_page(data)
     if page is not None:
         values = stored_values(page)
-        return upright(page.eight_bits(values), page.orientation), False, page.orientation, _tiff_notes(page, values)
+        pixels = upright(page.eight_bits(values), page.orientation)
+        return pixels, False, page.orientation, _tiff_notes(page, values)
     with open_image(data) as opened:
         deep = "16" in str([tile[3] for tile in getattr(opened, "tile", [])]) or opened.mode.startswith("I")
         keepable = opened.format in KEPT_FORMATS and opened.mode in ("RGB", "L") and not deep
@@ -104,7 +153,7 @@ def stored_values(page: tiff.Page) -> np.ndarray:
 
 def _tiff_notes(page: tiff.Page, values: np.ndarray) -> tuple[str, ...]:
     dark = _too_dark(int(values.min()), int(values.max())) if page.bits == 16 and values.size else ()
-    return dark + page.notes
+    return dark + page.notes()
 
 
 def _check_size(height: int, width: int) -> None:
@@ -116,7 +165,7 @@ def _too_dark(low: float, high: float) -> tuple[str, ...]:
     """A note on 16-bit values that use only the lower bits."""
     if high >= 0x1000 or low == high:
         return ()
-    return (f"16-bit values reach only {high:.0f} of 65535: almost black in 8 bits, rescale them first",)
+    return (f"16-bit values reach only {high:.0f} of 65535: almost black in 8 bits, set `range`",)
 
 
 @contextmanager
@@ -157,10 +206,10 @@ def _eight_bits(opened: Image.Image) -> np.ndarray:
     if opened.mode.startswith("I"):
         values = np.asarray(opened)
         if values.size and (values.min() < 0 or values.max() > 0xFFFF):
-            raise Unreadable("holds 32-bit values: save it with 8 or 16 bits a channel")
+            raise Unreadable(f"holds 32-bit values: {SAVE_AS}")
         return (values >> 8).astype(np.uint8)
     if opened.mode == "F":
-        raise Unreadable("holds floating-point values: save it with 8 or 16 bits a channel")
+        raise Unreadable(f"holds floating-point values: {SAVE_AS}")
     return np.asarray(opened.convert("L" if opened.mode in ("1", "L", "LA") else "RGB"))
 
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import tifffile
 
+from dualteacher.data import channels
 from dualteacher.data.formats.errors import Unreadable
 from dualteacher.data.pack import LARGEST
 
@@ -28,6 +29,7 @@ JPEG = 7
 FAX_AND_OLD_JPEG = (2, 3, 4, 6)
 ALPHA = (1, 2)  # values of the tag ExtraSamples
 GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)  # GeoTIFF 1.1, OGC 19-008r4, section 7.1.1
+NODATA = 42113  # GDAL_NODATA, ASCII
 PIECE = 1 << 20  # bytes read at once of an image stored uncompressed in one piece
 
 
@@ -47,6 +49,7 @@ class Page:
             self.bits, self.samples = page.bitspersample, page.samplesperpixel
             self.photometric, self.compression = int(page.photometric or 0), int(page.compression)
             self.alpha = bool(page.extrasamples) and int(page.extrasamples[-1]) in ALPHA
+            self.nodata = _nodata(page)
             self.georeference = [] if self.orientation != 1 else _tags(page)
             self.colors = _palette(page) if self.photometric == PALETTE else None  # (n, 3) uint8
             self._planes = self.samples if int(page.planarconfig or 1) == 2 and self.samples > 1 else 1
@@ -79,18 +82,26 @@ class Page:
         )
         return known and self.compression not in FAX_AND_OLD_JPEG
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is left out of the picture."""
+    def notes(self, chosen: bool = False) -> tuple[str, ...]:
+        """What is left out of the picture. chosen: whether the user has chosen its bands."""
         notes = []
         bands = self.samples - self.alpha
-        if bands > 3:
+        if bands > 3 and not chosen:
             notes.append(f"holds {bands} bands: the first three are read as red, green and blue")
-        elif bands == 2:
+        elif bands == 2 and not chosen:
             notes.append("holds 2 bands: only the first is read")
         if self.pictures > 1:
             notes.append(f"holds {self.pictures} pictures: only the first is read")
         return tuple(notes)
+
+    def bands(self, top: int, bottom: int) -> tuple[np.ndarray, int]:
+        """(stored values of some rows, (n, W, bands), bits), with 0 for black and colours for a palette's indices."""
+        values = self.values(top, bottom)
+        if self.colors is not None:
+            return self.colors[values[..., 0]], 8
+        if self.photometric == WHITE_IS_ZERO and values.dtype.kind in "bu":
+            values = ~values if values.dtype.kind == "b" else ((1 << self.bits) - 1 - values).astype(values.dtype)
+        return values, self.bits
 
     def values(self, top: int, bottom: int) -> np.ndarray:
         """What the file stores for some rows, (bottom - top, W, samples); Unreadable where it is damaged."""
@@ -147,14 +158,7 @@ class Page:
         """Stored values as uint8, (n, W) if the picture is grey, else (n, W, 3). Of more bits, the upper 8 are kept."""
         if self.colors is not None:
             return self.colors[values[..., 0]]
-        if values.dtype.kind == "f":
-            raise Unreadable("holds floating-point values: save it with 8 or 16 bits a channel")
-        if values.dtype.kind == "b" or self.bits < 8:
-            values = values.astype(np.uint8) * np.uint8(255 // ((1 << self.bits) - 1))
-        elif values.dtype != np.uint8:
-            if values.size and (values.min() < 0 or values.max() > 0xFFFF):
-                raise Unreadable("holds 32-bit values: save it with 8 or 16 bits a channel")
-            values = (values >> (min(self.bits, 16) - 8)).astype(np.uint8)
+        values = channels.eight_bits(values, self.bits)
         if self.photometric == WHITE_IS_ZERO:
             values = 255 - values
         return values[..., :3] if self.samples - self.alpha >= 3 else values[..., 0]
@@ -178,6 +182,14 @@ def _palette(page: tifffile.TiffPage) -> np.ndarray:
     if page.colormap is None:
         raise Unreadable("damaged (a TIFF with a palette that is missing)")
     return (page.colormap >> 8).astype(np.uint8).T
+
+
+def _nodata(page: tifffile.TiffPage) -> float | None:
+    """GDAL's nodata value."""
+    try:
+        return float(str(page.tags.valueof(NODATA)).strip(" \0"))
+    except ValueError:  # no such tag
+        return None
 
 
 def _tags(page: tifffile.TiffPage) -> list[tuple[int, int, int, Any, bool]]:

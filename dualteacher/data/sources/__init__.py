@@ -20,8 +20,8 @@ SPLITS: tuple[Split, Split] = ("train", "val")
 class Content(Protocol):
     """Classes and images of a source's archives.
 
-    Two methods are optional (see inspection.py). jobs(split): read and check the images, if the content has to decode
-    them anyway. findings(): problems visible without opening a file.
+    Three members are optional (see inspection.py). jobs(split): read and check the images, if the content has to decode
+    them anyway. findings(): problems visible without opening a file. channels: of the images, if not RGB.
     """
 
     def classes(self) -> list[ClassInfo]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from dualteacher import settings
+from dualteacher.core.labels import IGNORE
 from dualteacher.data import inspection, likeness
+from dualteacher.data.channels import Channels
 from dualteacher.data.fetch import Archive
 from dualteacher.data.formats import file_kinds, folder_files, images, mask_files, palettes
 from dualteacher.data.formats.annotations import record
@@ -28,6 +30,8 @@ from dualteacher.system.os_errors import broken_link
 from dualteacher.system.walk import links
 
 CHANGED = "run the download stage again"
+PERCENTILES = (1, 99)  # of `range: percentile`
+MEASURED = 1 << 20  # pixels to measure them on, over all training images
 
 
 class Folder:
@@ -100,7 +104,39 @@ class FolderContent:
 
     def jobs(self, split: Split) -> Iterator[Callable[[], Checked]]:
         """One per image, for `inspection.run`: reads, converts and checks the image and its mask."""
+        _ = self.channels  # measured before threads need it
         return (partial(self.load, entry) for entry in self.entries(split))
+
+    @cached_property
+    def channels(self) -> Channels:
+        """The images' channels; `range: percentile` is measured here, on all training images."""
+        bands = None if self.options.bands is None else tuple(self.options.bands)
+        if self.options.range == "percentile":
+            return self._measured(Channels(bands))
+        return Channels(bands, tuple((low, high) for low, high in self.options.limits) or None)
+
+    def _measured(self, channels: Channels) -> Channels:
+        names = [entry.image for entry in self.layout.train]
+        jobs = (partial(self._some_values, name, channels, -(-MEASURED // len(names))) for name in names)
+        found = list(console.progress(parallel.ordered(jobs), "measure range", len(names), "image"))
+        values = np.concatenate([np.empty((0, channels.count)), *found])
+        if not len(values):
+            raise UserError(f"{self.root}: no training image can be read; run `python -m dualteacher check-data`")
+        limits = np.percentile(values, PERCENTILES, axis=0).T
+        return replace(channels, limits=tuple((low, high if high > low else low + 1) for low, high in _rounded(limits)))
+
+    def _some_values(self, name: str, channels: Channels, number: int) -> np.ndarray:
+        """At most `number` evenly spaced pixels with data, (n, C); none of an unusable file."""
+        try:
+            data = self._read(name)
+            height, width = images.size(data)
+            with inspection.MEMORY.hold(height * width * inspection.BYTES_PER_PIXEL):
+                stored = images.read_stored(data)
+                known = ~channels.missing(stored.values, stored.nodata)
+                step = -(-int(known.sum()) // number) or 1
+                return np.stack([band[known][::step] for band in channels.select(stored.values)], axis=1)
+        except images.Unreadable:
+            return np.empty((0, channels.count))
 
     def findings(self) -> list[Finding]:
         """Problems visible from the file names."""
@@ -121,7 +157,7 @@ class FolderContent:
             image = self._read(entry.image)
             height, width = images.size(image)
             with inspection.MEMORY.hold(height * width * inspection.BYTES_PER_PIXEL):
-                picture = images.read_image(image)
+                picture = images.read_image(image, self.channels)
                 found = [Finding("warning", entry.image, note, "note") for note in picture.notes]
                 where = entry.mask or where
                 return self._checked(entry, picture, found)
@@ -151,6 +187,8 @@ class FolderContent:
             text = "indices stored as RGB with three equal channels: reading the first"
             found.append(Finding("warning", entry.mask, text, "grey"))
         mask, unlisted, nearest, far = self.table.index(values, exact=read.palette is not None and not self.table.color)
+        if picture.missing is not None and mask.shape == picture.missing.shape:
+            mask[picture.missing] = IGNORE
         if nearest or far:
             text = f"unlisted values: {nearest} pixels take the nearest listed value"
             text += f", {far} beyond the tolerance are ignored" if far else ""
@@ -178,3 +216,8 @@ class FolderContent:
         if self.hashes is not None and hashlib.sha256(data).hexdigest() != self.hashes.get(name):
             raise images.Unreadable(f"changed since the download stage; {CHANGED}")
         return data
+
+
+def _rounded(values: np.ndarray) -> list[list[float]]:
+    """To six digits, which read well in a description."""
+    return [[float(f"{value:.6g}") for value in row] for row in values]

@@ -149,7 +149,8 @@ FORMATS = [
            "pretrained backbone, in this package's key names"),
     Format(_spelt(DATASET.folder / "{train,val}.arrow"), "prepare",
            f"images and masks, as an uncompressed, memory-mapped Arrow IPC file, format {pack.FORMAT}."
-           " Its metadata holds `dualteacher.format`, `.dataset`, `.classes` (JSON) and `.sha256`",
+           " Its metadata holds `dualteacher.format`, `.dataset`, `.classes` (JSON) and `.sha256`; with chosen bands or"
+           " range also `.channels` (JSON)",
            {entry.name: (str(entry.type), PACK[entry.name]) for entry in pack.SCHEMA}),
     Format(_spelt(DATASET.classes), "prepare", "a list: index, name, color [r, g, b] of each class"),
     Format(_spelt(DATASET.stats), "prepare", "pixel counts by image and class, without zeros",
@@ -165,7 +166,8 @@ FORMATS = [
            "the partition's origin. A generated one also has `fraction` or `count` as requested, and the block that was"
            " split; an official one has its list's repository, commit and sha256", PROVENANCE),
     Format(_spelt(RUN.student), "warmup, train",
-           f"the network. Its metadata has one entry, `{tensors.ENTRY}`: JSON with these keys"
+           f"the network. Its metadata has one entry, `{tensors.ENTRY}`: JSON with these keys and, with chosen bands or"
+           " range, `channels`"
            " ([export.md](../export.md))", DESCRIPTION),
     Format(_spelt(RUN.history), "warmup, train", "one row per epoch",
            {c.name: (TYPES.get(c.dtype, c.dtype), c.meaning) for c in history.COLUMNS}),

@@ -1,0 +1,136 @@
+"""Chosen bands and ranges of values: what `prepare` stores, and where a file has no data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pictures import described, mask, put, tiff
+from pydantic import ValidationError
+
+from dualteacher.data import pack
+from dualteacher.data.channels import RGB, Channels
+from dualteacher.data.formats import images
+from dualteacher.data.formats.images import Unreadable
+from dualteacher.data.pack import ClassInfo, Pack, PackWriter
+from dualteacher.data.sources.folder import Folder, FolderContent
+from dualteacher.system.errors import UserError
+
+SIZE = (20, 31)
+
+
+def deep(i: int, bands: int = 4) -> np.ndarray:
+    """Twelve-bit values of a scene, (H, W, bands) uint16; each band has a range of its own."""
+    values = np.random.default_rng(i).integers(0, 1000, (*SIZE, bands), dtype=np.uint16)
+    return values + np.arange(bands, dtype=np.uint16) * 700
+
+
+def scene(folder: Path, number: int = 8, **options: Any) -> Path:
+    for i in range(number):
+        put(folder / f"images/{i}.tif", tiff(deep(i), photometric="rgb", planarconfig="contig", **options))
+        put(folder / f"masks/{i}.png", mask(i))
+    return folder
+
+
+def opened(folder: Path, **changes: Any) -> FolderContent:
+    return Folder(described(folder, **changes)).look()
+
+
+def stored(content: FolderContent) -> dict[str, np.ndarray]:
+    """The pixels that a pack keeps, by id."""
+    found = [sample for split in ("train", "val") for sample in content.samples(split)]
+    return {sample.image_id: pack.decode_image(sample.image) for sample in found}
+
+
+def test_bands_and_range_decide_what_a_pack_stores(tmp_path: Path) -> None:
+    ranges = [[2100, 3100], [0, 1000], [700, 1700]]
+    for image_id, pixels in stored(opened(scene(tmp_path), bands=[4, 1, 2], range=ranges)).items():
+        values = deep(int(image_id[-1]))[..., [3, 0, 1]].astype(float)
+        expected = np.rint((values - [2100, 0, 700]) * 0.255).astype(np.uint8)
+        np.testing.assert_array_equal(pixels, expected)
+
+
+def test_without_a_range_the_upper_eight_bits_are_kept(tmp_path: Path) -> None:
+    for image_id, pixels in stored(opened(scene(tmp_path), bands=[1, 2, 4])).items():
+        np.testing.assert_array_equal(pixels, deep(int(image_id[-1]))[..., [0, 1, 3]] >> 8)
+
+
+def test_percentiles_are_measured_on_the_training_images_band_by_band(tmp_path: Path) -> None:
+    content = opened(scene(tmp_path), range="percentile")
+    training = np.stack([deep(int(image_id[-1])) for image_id in content.ids("train")])[..., :3]
+    expected = np.percentile(training.reshape(-1, 3), (1, 99), axis=0).T
+    assert content.channels.bands is None
+    np.testing.assert_allclose(content.channels.limits, expected, rtol=1e-5)
+    (pixels, *_) = stored(content).values()
+    assert np.median(pixels) > 100, "not almost black"
+    assert opened(tmp_path, range="percentile").channels == content.channels
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
+def test_any_number_type_is_read_with_a_range(dtype: type) -> None:
+    values = (deep(1).astype(np.int32) - 1500).astype(dtype)
+    pixels = images.read_pixels(
+        tiff(values, photometric="rgb", planarconfig="contig"), Channels(None, ((-1500.0, -500.0),))
+    )
+    np.testing.assert_array_equal(pixels, np.clip(np.rint(deep(1)[..., :3] * 0.255), 0, 255))
+
+
+def test_pixels_without_data_belong_to_no_class(tmp_path: Path) -> None:
+    scene(tmp_path)
+    values = deep(0).astype(np.float32)
+    values[:2] = np.nan
+    values[2:4] = -9999
+    nodata = [(42113, 2, 6, "-9999", True)]
+    put(tmp_path / "images/0.tif", tiff(values, photometric="rgb", planarconfig="contig", extratags=nodata))
+    content = opened(tmp_path, bands=[4, 2, 1], range=[0, 3000])
+    checked = next(
+        content.load(e) for split in ("train", "val") for e in content.entries(split) if e.image_id[-1] == "0"
+    )
+    assert checked.sample is not None and checked.sample.mask is not None
+    found = pack.decode_mask(checked.sample.mask)
+    assert (found[:4] == 255).all()
+    np.testing.assert_array_equal(found[4:], mask(0)[4:])
+    assert (pack.decode_image(checked.sample.image)[:4] == 0).all()
+
+
+def test_what_a_file_lacks_is_said_in_one_line(tmp_path: Path) -> None:
+    four = tiff(deep(0), photometric="rgb", planarconfig="contig")
+    with pytest.raises(Unreadable, match="holds 4 bands, and `bands` asks for band 5"):
+        images.read_image(four, Channels((5, 1, 2)))
+    for channels in (RGB, Channels((1, 2, 4))):
+        with pytest.raises(Unreadable, match=r"floating-point values.*`range`"):
+            images.read_image(tiff(deep(0).astype(np.float32), photometric="rgb", planarconfig="contig"), channels)
+    for i in range(8):
+        put(tmp_path / f"images/{i}.tif", b"II*\0 nothing")
+        put(tmp_path / f"masks/{i}.png", mask(i))
+    with pytest.raises(UserError, match="no training image can be read"):
+        _ = opened(tmp_path, range="percentile").channels
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"bands": [0, 1, 2]}, "greater than or equal to 1"),
+        ({"range": [5, 5]}, "low must be less than high"),
+        ({"range": [[0, 1], [0, 2]]}, "one for each of the 3 bands"),
+        ({"range": "minmax"}, "range"),
+    ],
+)
+def test_impossible_choices_are_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        described(tmp_path, **changes)
+
+
+def test_a_pack_keeps_its_channels_and_is_unchanged_without(tmp_path: Path) -> None:
+    classes = [ClassInfo("a", (0, 0, 0)), ClassInfo("b", (1, 1, 1))]
+    for channels in (RGB, Channels((4, 1, 2), ((0.5, 2.25),)), Channels(None, ((0.0, 1.0),) * 3)):
+        with PackWriter(tmp_path / "p.arrow", "d", classes, channels):
+            pass
+        assert Pack(tmp_path / "p.arrow").channels == channels
+        assert (b"dualteacher.channels" in (tmp_path / "p.arrow").read_bytes()) == (channels != RGB)
+    content = (tmp_path / "p.arrow").read_bytes()
+    (tmp_path / "p.arrow").write_bytes(content.replace(b"[0.0, 1.0]", b"[0.0, 2.0]"))
+    with pytest.raises(UserError, match="damaged"):
+        Pack(tmp_path / "p.arrow")
