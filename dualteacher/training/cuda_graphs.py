@@ -13,7 +13,9 @@ the log says why.
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -57,13 +59,33 @@ def recorder() -> Record:
     pool = torch.cuda.graph_pool_handle()
 
     def record(run: Callable[[], Parts]) -> tuple[Parts, Callable[[], None]]:
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: the loader's pinning thread may allocate meanwhile
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            parts = run()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        gc.collect()  # a dead cycle may hold gradient accumulators of an eager step, which belong to its stream
+        try:
+            # thread_local: the loader's pinning thread may allocate meanwhile
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                parts = run()
+        except RuntimeError:
+            _clean_up(stream, pool)
+            raise
         return parts, graph.replay
 
     return record
+
+
+def _clean_up(stream: torch.cuda.Stream, pool: tuple[int, int]) -> None:
+    """Undo what torch leaves behind when a capture fails (pytorch#171263).
+
+    The capture's stream stays current, the default generator refuses to draw outside a capture, and the allocator
+    still serves the capture's pool, so it does not free cached memory when memory runs out.
+    """
+    torch.cuda.set_stream(stream)
+    generator = torch.cuda.default_generators[stream.device.index]
+    fresh = torch.Generator(stream.device)
+    fresh.manual_seed(generator.initial_seed())
+    generator.graphsafe_set_state(fresh)
+    with suppress(RuntimeError):  # raised if the allocator has been told already
+        torch._C._cuda_endAllocateToPool(stream.device.index, pool)
 
 
 @dataclass
@@ -108,7 +130,7 @@ class Graphs:
                 parts, replay = self.record(partial(self.eager, job, images, numbers, clock, shard))
                 self.captured[key] = Captured((images, numbers), parts, replay)
             except RuntimeError as error:
-                self._give_up(job, str(error).splitlines()[0])
+                self._give_up(job, _first_cause(error))
         return self.eager(job, batch, draws, clock, shard)
 
     def _test(self, found: Captured, job: Job, batch: StepBatch, draws: Any, clock: Clock, shard: Shard) -> Parts:
@@ -124,6 +146,8 @@ class Graphs:
         parts = self.eager(job, batch, draws, clock, shard)
         self._compare(job, parts, replayed, self._gradients(), gradients)
         found.tested = True
+        if job.device.type == "cuda":
+            torch.cuda.empty_cache()  # a graph has its own memory: give that of the eager steps to other jobs
         return parts
 
     def _compare(
@@ -152,6 +176,13 @@ class Graphs:
     def _state(self) -> list[Tensor]:
         """What a pass changes: gradients and buffers."""
         return [*self._gradients(), *(buffer for module in self.modules for buffer in module.buffers())]
+
+
+def _first_cause(error: BaseException) -> str:
+    """First line of the error that came first: a failed capture raises another one when it ends."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def leaves(tree: Any) -> list[Any]:
