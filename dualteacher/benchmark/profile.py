@@ -25,6 +25,7 @@ PARTS: list[tuple[Any, str, str]] = [  # owner, function, part that its time cou
     (mixing, "strong_view", "strong views: jitter, blur, grayscale"),
     (mixing, "cutmix", "mixing"),
     (mixing, "classmix", "mixing"),
+    (mixing, "copy_paste", "mixing"),
     (upsampling, "cross_entropy_sum", "losses and their gradient, full resolution"),
     (torch.Tensor, "backward", "student, backward"),
     (ema, "update", "teacher's moving average"),

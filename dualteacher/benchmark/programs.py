@@ -72,7 +72,7 @@ class Plain:
     def __call__(self, step: int) -> dict[str, Tensor]:
         now = clock(step)
         torch.manual_seed(seeds.derive(0, "dropout", now.step, 0))  # as the training loop does
-        draws = self.method.draw(now, self.batch, 0, self.device)
+        draws = self.method.draw(now, self.batch, 0, self.device).views[0]
         with autocast(self.device, self.precision):
             return self.training.step(self.batch.to(self.device), draws, now.epoch, now.step_in_epoch)
 

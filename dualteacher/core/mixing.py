@@ -1,4 +1,4 @@
-"""CutMix, ClassMix and the strong view, on batches (paper, section 3.2; settings of the released code).
+"""CutMix, ClassMix, copy-paste and the strong view, on batches (paper, section 3.2; settings of the released code).
 
 A mix is a paste mask (B, H, W), True where an image keeps its own pixel, and a permutation that gives each image's
 partner. The same mask mixes image, pseudo-label and confidence. (The released code does not mix CutMix's confidence,
@@ -9,7 +9,8 @@ All random numbers are drawn on the host as a function of (seed, step, image pos
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,6 +100,41 @@ def draw(
     )
 
 
+def rarity(pixels: Sequence[int]) -> Tensor:
+    """Exponents (C,) for scores u in [0, 1): those of u ** exponent favour rare classes with weight 1/√share.
+
+    A class's exponent is the inverse of its weight (weighted sampling without replacement, Efraimidis & Spirakis 2006).
+    pixels: labelled pixels per class.
+    """
+    count = torch.tensor(pixels, dtype=torch.float32)
+    return (count / count.max().clamp(min=1)).sqrt()
+
+
+def draw_copy_paste(
+    mixing: Mixing,
+    seed: int,
+    step: int,
+    batch: int,
+    rarity: Tensor,
+    size: tuple[int, int],
+    labelled: int,
+    *,
+    first: int = 0,
+    groups: int = 1,
+) -> Draws:
+    """Draws for `copy_paste`: as `draw`, but `partner` is the index of a labelled image of the same group.
+
+    labelled: number of labelled images. A group uses each of them once before any twice. rarity: see `rarity`.
+    """
+    own = draw(mixing, seed, step, batch, len(rarity), size, first=first, groups=groups, view=1)
+    known, each = labelled // groups, batch // groups
+    partner = []
+    for group in range(groups):
+        rng = seeds.generator(seed, "copy-paste", step, first + group * each)
+        partner.append(group * known + np.resize(rng.permutation(known), each))
+    return replace(own, partner=torch.from_numpy(np.concatenate(partner)), rank=own.rank**rarity)
+
+
 def _draw_image(mixing: Mixing, rng: np.random.Generator, classes: int) -> tuple[Any, ...]:
     centre = rng.uniform(0, 1, 2)
     rank = rng.random(classes)
@@ -149,10 +185,15 @@ def class_mask(label: Tensor, rank: Tensor) -> Tensor:
 
 def paste(own: PseudoLabelled, mask: Tensor, partner: Tensor) -> PseudoLabelled:
     """Own pixels where `mask` (B, H, W) is True, the partner's elsewhere."""
+    return _choose(mask, own, PseudoLabelled(*(tensor[partner] for tensor in own)))
+
+
+def _choose(mask: Tensor, one: PseudoLabelled, other: PseudoLabelled) -> PseudoLabelled:
+    """Pixels of `one` where `mask` (B, H, W) is True, of `other` elsewhere."""
     return PseudoLabelled(
-        torch.where(mask.unsqueeze(1), own.image, own.image[partner]),
-        torch.where(mask, own.label, own.label[partner]),
-        torch.where(mask, own.confidence, own.confidence[partner]),
+        torch.where(mask.unsqueeze(1), one.image, other.image),
+        torch.where(mask, one.label, other.label),
+        torch.where(mask, one.confidence, other.confidence),
     )
 
 
@@ -172,6 +213,18 @@ def classmix(strong: PseudoLabelled, draws: Draws) -> PseudoLabelled:
     argmax and maximum, without that tensor.
     """
     return paste(strong, class_mask(strong.label, draws.rank), draws.partner)
+
+
+def copy_paste(strong: PseudoLabelled, labelled: Tensor, label: Tensor, draws: Draws) -> PseudoLabelled:
+    """ClassMix from labelled images, as in DACS (Tranheden et al., WACV 2021), rare classes preferred as in AEL.
+
+    Pastes half (rounded down) of the classes of a labelled image onto each image of the strong views, with their true
+    labels and confidence 1. Draws the classes with probability ∝ 1/√share, one after the other (AEL: Hu et al., NeurIPS
+    2021). labelled (L, 3, H, W) gets a strong view first; label (L, H, W). draws: of `draw_copy_paste`.
+    """
+    image, label = strong_view(labelled[draws.partner], draws), label[draws.partner]
+    pasted = PseudoLabelled(image, label, torch.ones_like(strong.confidence))
+    return _choose(class_mask(label, draws.rank), pasted, strong)
 
 
 def strong_view(image: Tensor, draws: Draws) -> Tensor:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from dualteacher.core import balance, losses
 from dualteacher.core.balance import PseudoLabelBalance
+from dualteacher.core.mixing import Draws
+from dualteacher.core.transfer import send
 from dualteacher.data.loader import Images, StepBatch
 from dualteacher.methods import student_pass
 from dualteacher.models.segmenter import Segmenter
@@ -46,6 +48,13 @@ class Shard(NamedTuple):
     groups: int = 1
 
 
+class StepDraws(NamedTuple):
+    """A step's draws, one per view, and the factor () of its unlabelled losses; see `Method.ramp`."""
+
+    views: list[Draws]
+    ramp: Tensor
+
+
 class Losses(NamedTuple):
     """The loss to minimise, and its terms for the history (detached scalars on the device)."""
 
@@ -78,9 +87,9 @@ class Method(ABC):
         """pixels: called only if a setting needs class balance; None counts all classes as equally frequent."""
         self.options = options  # the method's entry in params.yaml
         self.settings = settings
-        pixels = pixels or (lambda: [1] * student.num_classes)
-        self.supervised_loss = losses.on_labelled(settings.loss, _class_weights(settings, student, pixels))
-        self.balance = _balance(options, student, pixels)
+        self.pixels = pixels or (lambda: [1] * student.num_classes)
+        self.supervised_loss = losses.on_labelled(settings.loss, _class_weights(settings, student, self.pixels))
+        self.balance = _balance(options, student, self.pixels)
         self.teachers: list[Segmenter] = []
         self.partners: list[Segmenter] = []
         student.fix_norms(settings.batch.norm == "frozen")
@@ -113,6 +122,16 @@ class Method(ABC):
     def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> Any:
         """Draw the random numbers of one step as a function of (seed, step), and copy them to the device."""
         return None
+
+    def ramp(self, clock: Clock) -> float:
+        """Factor of the unlabelled losses: rises linearly from 0 to 1 over the first `ramp_steps` steps."""
+        steps: int = self.options.ramp_steps
+        return min(1.0, clock.step / steps) if steps else 1.0
+
+    def step_draws(self, views: Sequence[Draws], clock: Clock, device: torch.device) -> StepDraws:
+        """The draws of a step's views and its ramp, on the device."""
+        ramp = torch.tensor(self.ramp(clock), dtype=torch.float32)
+        return StepDraws([view.to(device) for view in views], send(ramp, device))
 
     @abstractmethod
     def loss(self, student: Segmenter, images: Images, draws: Any, clock: Clock, shard: Shard = ALL) -> Losses:

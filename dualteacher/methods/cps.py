@@ -11,28 +11,16 @@ train the new head.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-from torch import Tensor
 
 from dualteacher.core import losses, mixing, seeds
-from dualteacher.core.mixing import Draws
-from dualteacher.core.transfer import send
 from dualteacher.data.loader import Images, StepBatch
-from dualteacher.methods.base import ALL, Clock, Losses, Method, Pixels, Shard, by_group
+from dualteacher.methods.base import ALL, Clock, Losses, Method, Pixels, Shard, StepDraws, by_group
 from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models import segmenter
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import CPS as Options
 from dualteacher.settings import Settings
-
-
-class Crossed(NamedTuple):
-    """A step's draws, and the weight () of its unlabelled loss."""
-
-    mixing: Draws
-    weight: Tensor
 
 
 class CPS(Method):
@@ -59,17 +47,16 @@ class CPS(Method):
     def mix(self, clock: Clock) -> str:
         return "cutmix"
 
-    def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> Crossed:
+    def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> StepDraws:
         count, _, height, width = batch.unlabelled.shape
         size = (height, width)
         draws = mixing.draw(self.settings.mixing, seed, clock.step, count, 0, size, **shard._asdict())
-        weight = torch.tensor(self.weight(clock), dtype=torch.float32)
-        return Crossed(draws.to(device), send(weight, device))
+        return self.step_draws([draws], clock, device)
 
-    def loss(self, student: Segmenter, images: Images, draws: Crossed, clock: Clock, shard: Shard = ALL) -> Losses:
+    def loss(self, student: Segmenter, images: Images, draws: StepDraws, clock: Clock, shard: Shard = ALL) -> Losses:
         pair = (student, self.partners[0])
         labels = [self_label(network, images) for network in pair]
-        mixed = [mixing.strong_cutmix(one, draws.mixing, self.settings.mixing) for one in labels]
+        mixed = [mixing.strong_cutmix(one, draws.views[0], self.settings.mixing) for one in labels]
         batch = [images.labelled, mixed[0].image]  # the same mixed images for both networks, with different labels
         supervised, crossed = [], []
         for network, target in zip(pair, reversed(mixed), strict=True):
@@ -78,15 +65,10 @@ class CPS(Method):
             # cross entropy with the other network's hard labels, mean over the valid pixels
             crossed.append(by_group(shard.groups, losses.supervised_loss, unknown, target.label))
         first, second = torch.stack(supervised).sum(), torch.stack(crossed).sum()
-        total = first + draws.weight * second
+        total = first + self.options.unlabelled_weight * (draws.ramp * second)
         parts = {"loss": total, "loss_supervised": first, "loss_mix": second}
         detached = {name: value.detach() for name, value in parts.items()}
         return Losses(total, detached | {"kept": torch.ones_like(detached["loss"])})
-
-    def weight(self, clock: Clock) -> float:
-        """Weight of the unlabelled loss: rises linearly over `ramp_steps` to `unlabelled_weight`."""
-        risen = min(1.0, clock.step / self.options.ramp_steps) if self.options.ramp_steps else 1.0
-        return risen * self.options.unlabelled_weight
 
     def images_seen(self) -> tuple[int, int]:
         batch = self.settings.batch

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from dualteacher.core import losses, mixing
-from dualteacher.core.mixing import Draws, PseudoLabelled
+from dualteacher.core.mixing import PseudoLabelled
 from dualteacher.data.loader import Images, StepBatch
-from dualteacher.methods.base import ALL, Clock, Losses, Method, Shard, by_group
+from dualteacher.methods.base import ALL, Clock, Losses, Method, Shard, StepDraws, by_group
 from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Matching as Options
@@ -39,19 +39,20 @@ class Matching(Method):
     def mix(self, clock: Clock) -> str:
         return "cutmix"
 
-    def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> list[Draws]:
+    def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> StepDraws:
         count, _, height, width = batch.unlabelled.shape
         fixed = partial(mixing.draw, self.settings.mixing, seed, clock.step, count, 0, (height, width))
-        return [fixed(view=view, **shard._asdict()).to(device) for view in range(self.views)]
+        views = [fixed(view=view, **shard._asdict()) for view in range(self.views)]
+        return self.step_draws(views, clock, device)
 
-    def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock, shard: Shard = ALL) -> Losses:
+    def loss(self, student: Segmenter, images: Images, draws: StepDraws, clock: Clock, shard: Shard = ALL) -> Losses:
         weak = self_label(student, images, self.balance)
-        strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws]
+        strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws.views]
         batch = [images.labelled, *(view.image for view in strong)]
         logits = self.logits(student, batch)
         supervised = by_group(shard.groups, self.supervised_loss, logits[0], images.label)
         unlabelled = self.view_loss(logits[1:], strong, shard.groups)
-        return self.sum_up(supervised, unlabelled, weak.confidence)
+        return self.sum_up(supervised, unlabelled, draws.ramp, weak.confidence)
 
     def view_loss(self, logits: Sequence[Tensor], strong: list[PseudoLabelled], groups: int) -> Tensor:
         """Thresholded cross entropy, mean over the views."""
@@ -61,9 +62,9 @@ class Matching(Method):
         ]
         return torch.stack(each).mean()
 
-    def sum_up(self, supervised: Tensor, unlabelled: Tensor, confidence: Tensor) -> Losses:
+    def sum_up(self, supervised: Tensor, unlabelled: Tensor, ramp: Tensor, confidence: Tensor) -> Losses:
         """The total loss and its terms for the history."""
-        total = supervised + self.options.unlabelled_weight * unlabelled
+        total = supervised + self.options.unlabelled_weight * (ramp * unlabelled)
         parts = {"loss": total, "loss_supervised": supervised, "loss_mix": unlabelled}
         detached: dict[str, Any] = {name: value.detach() for name, value in parts.items()}
         return Losses(total, detached | {"kept": losses.kept_share(confidence, self.options.threshold)})

@@ -15,15 +15,19 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dualteacher.core import ema, losses, mixing
-from dualteacher.core.mixing import Draws, PseudoLabelled
+from dualteacher.core.mixing import PseudoLabelled
 from dualteacher.data.loader import Images, StepBatch
 from dualteacher.methods import pseudo_labels
-from dualteacher.methods.base import ALL, Clock, Losses, Method, Pixels, Shard, by_group
+from dualteacher.methods.base import ALL, Clock, Losses, Method, Pixels, Shard, StepDraws, by_group
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
 from dualteacher.settings import Teacher as TeacherSettings
 
-MIX_LOSS = {"cutmix": losses.cutmix_loss, "classmix": losses.classmix_loss}  # for options.pixels == "share"
+MIX_LOSS = {  # for options.pixels == "share"
+    "cutmix": losses.cutmix_loss,
+    "classmix": losses.classmix_loss,
+    "copy_paste": losses.classmix_loss,
+}
 
 
 class Teaching(Method):
@@ -38,6 +42,8 @@ class Teaching(Method):
         super().__init__(options, settings, student, pixels)
         self.options: TeacherSettings = options
         self.teachers = [make_teacher(student, options.normalisation) for _ in range(self.number)]
+        if "copy_paste" in options.mixes:
+            self.rarity = mixing.rarity(self.pixels())
 
     @property
     def threshold(self) -> float:
@@ -56,23 +62,24 @@ class Teaching(Method):
     def mix(self, clock: Clock) -> str:
         return self.options.mixes[clock.epoch % len(self.options.mixes)]
 
-    def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> Draws:
+    def draw(self, clock: Clock, batch: StepBatch, seed: int, device: torch.device, shard: Shard = ALL) -> StepDraws:
         count, _, height, width = batch.unlabelled.shape
-        classes = self.teachers[0].num_classes
-        draws = mixing.draw(self.settings.mixing, seed, clock.step, count, classes, (height, width), **shard._asdict())
-        return draws.to(device)
+        which, size = (self.settings.mixing, seed, clock.step, count), (height, width)
+        views = [mixing.draw(*which, self.teachers[0].num_classes, size, **shard._asdict())]
+        if self.mix(clock) == "copy_paste":
+            views.append(mixing.draw_copy_paste(*which, self.rarity, size, len(batch.labelled), **shard._asdict()))
+        return self.step_draws(views, clock, device)
 
     def pseudo_label(self, images: Images, clock: Clock) -> PseudoLabelled:
         """The active teacher's labels for the weak views; padding gets IGNORE and confidence 0."""
         return pseudo_labels.label(self.teachers[self.active(clock)], images, self.balance)
 
-    def loss(self, student: Segmenter, images: Images, draws: Draws, clock: Clock, shard: Shard = ALL) -> Losses:
+    def loss(self, student: Segmenter, images: Images, draws: StepDraws, clock: Clock, shard: Shard = ALL) -> Losses:
         options = self.options
         weak = self.pseudo_label(images, clock)
-        strong = weak._replace(image=mixing.strong_view(weak.image, draws))
+        strong = weak._replace(image=mixing.strong_view(weak.image, draws.views[0]))
         name = self.mix(clock)
-        cutmix = name == "cutmix"
-        mixed = mixing.cutmix(weak, draws, self.settings.mixing) if cutmix else mixing.classmix(strong, draws)
+        mixed = self.mixed(name, weak, strong, images, draws)
 
         parts = [images.labelled, mixed.image]
         if options.consistency_weight > 0:
@@ -90,8 +97,19 @@ class Teaching(Method):
         if options.consistency_weight > 0:
             consistent = partial(losses.consistency_loss, threshold=threshold)
             consistency = by_group(groups, consistent, logits[2], weak.label, weak.confidence)
-        total = supervised + options.unlabelled_weight * mix + options.consistency_weight * consistency
+        ramped = draws.ramp * mix, draws.ramp * consistency
+        total = supervised + options.unlabelled_weight * ramped[0] + options.consistency_weight * ramped[1]
         return Losses(total, self._parts(total, supervised, mix, consistency, weak.confidence))
+
+    def mixed(
+        self, name: str, weak: PseudoLabelled, strong: PseudoLabelled, images: Images, draws: StepDraws
+    ) -> PseudoLabelled:
+        """The mixed images of the mix `name`."""
+        if name == "cutmix":
+            return mixing.cutmix(weak, draws.views[0], self.settings.mixing)
+        if name == "classmix":
+            return mixing.classmix(strong, draws.views[0])
+        return mixing.copy_paste(strong, images.labelled, images.label, draws.views[1])
 
     def _parts(
         self, total: Tensor, supervised: Tensor, mix: Tensor, consistency: Tensor, confidence: Tensor

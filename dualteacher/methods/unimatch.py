@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from dualteacher.core import mixing
-from dualteacher.core.mixing import Draws
 from dualteacher.data.loader import Images
-from dualteacher.methods.base import ALL, Clock, Losses, Shard, by_group
+from dualteacher.methods.base import ALL, Clock, Losses, Shard, StepDraws, by_group
 from dualteacher.methods.matching import Matching
 from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models.segmenter import Segmenter
@@ -25,15 +24,15 @@ class UniMatch(Matching):
     options: Options
     views = 2
 
-    def loss(self, student: Segmenter, images: Images, draws: list[Draws], clock: Clock, shard: Shard = ALL) -> Losses:
+    def loss(self, student: Segmenter, images: Images, draws: StepDraws, clock: Clock, shard: Shard = ALL) -> Losses:
         weak = self_label(student, images, self.balance)
-        strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws]
+        strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws.views]
         batch = [images.labelled, *(view.image for view in strong), weak.image]
         logits = self.logits(student, batch, self.perturb)
         supervised = by_group(shard.groups, self.supervised_loss, logits[0], images.label)
         perturbed = self.view_loss(logits[-1:], [weak], shard.groups)
         unlabelled = (self.view_loss(logits[1:-1], strong, shard.groups) + perturbed) / 2
-        return self.sum_up(supervised, unlabelled, weak.confidence)
+        return self.sum_up(supervised, unlabelled, draws.ramp, weak.confidence)
 
     def perturb(self, level: torch.Tensor, last: int) -> torch.Tensor:
         """Drop random channels of the last `last` images of a feature map (B, C, h, w)."""

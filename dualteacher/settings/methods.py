@@ -23,7 +23,8 @@ class Teacher(Section):
     ema_decay: Share  # maximum decay of the teachers' moving average
     unlabelled_weight: NotNegative  # weight of the loss on mixed images
     consistency_weight: NotNegative  # weight of the loss on the strong view
-    mixes: Annotated[list[Literal["cutmix", "classmix"]], Field(min_length=1)]  # used in rotation
+    ramp_steps: Count  # steps over which both weights rise from 0; 0: constant, as published
+    mixes: Annotated[list[Literal["cutmix", "classmix", "copy_paste"]], Field(min_length=1)]  # used in rotation
     normalisation: Literal["running", "batch"]  # batch-norm statistics of the teachers
     pixels: Literal["share", "confident"]  # loss on mixed images: all, weighted by confident share; or confident only
     adaptive_floor: Share | None  # minimum of adaptive per-class thresholds (maximum: `threshold`); null: not adaptive
@@ -53,6 +54,7 @@ class Matching(Section):
     kind: str
     threshold: Share  # minimum confidence of a pseudo-label
     unlabelled_weight: NotNegative  # weight of the loss on unlabelled images
+    ramp_steps: Count  # steps over which the weight rises from 0; 0: constant, as published
     adaptive_floor: Share | None  # minimum of adaptive per-class thresholds (maximum: `threshold`); null: not adaptive
     alignment: Share  # of pseudo-label class shares with those of the labels; 0: off, 1: full
 

@@ -39,7 +39,7 @@ COLUMNS = (
     Column("loss_supervised", "float64", "on the labelled images", "losses"),
     Column("loss_mix", "float64", "on the mixed or strongly augmented images", "losses"),
     Column("loss_consistency", "float64", "implicit consistency, on the strong view", "losses"),
-    Column("mix", "string", "cutmix or classmix; null if none", "loop"),
+    Column("mix", "string", "cutmix, classmix or copy_paste; null if none", "loop"),
     Column("teacher", "Int64", "index of the active teacher; null if none", "loop"),
     Column("kept", "float64", "share of the unlabelled pixels whose pseudo-label passes the threshold", "losses"),
     Column("skipped", "int64", "batches skipped (optimizer.bad_batch: skip)", "losses"),

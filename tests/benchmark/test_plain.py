@@ -69,6 +69,7 @@ def test_losses_and_gradients(case, dtype, epoch):
     now = programs.clock(epoch)
     method, student = ours.job.method, ours.job.student
     draws = method.draw(now, ours.batch, 0, CPU)
+    (view,) = draws.views
     torch.manual_seed(0)
     expected = method.loss(student, finish(ours.batch), draws, now)
     expected.total.backward()
@@ -76,7 +77,7 @@ def test_losses_and_gradients(case, dtype, epoch):
     training = theirs.training
     mix = plain.MIXES[epoch]
     teacher = training.teachers[epoch]
-    found = plain.losses(training.student, teacher, theirs.batch, draws, mix, training.options, training.mixing)
+    found = plain.losses(training.student, teacher, theirs.batch, view, mix, training.options, training.mixing)
     found["loss"].backward()
     assert found.keys() == expected.parts.keys()
     assert 0.1 < float(found["kept"]) < 0.9

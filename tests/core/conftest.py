@@ -82,7 +82,7 @@ def toy_settings(**sections: dict) -> settings_module.Settings:
     raw["batch"] |= {"labelled": 2, "unlabelled": 2, "crop": 32}
     raw["runtime"] |= {"device": "cpu", "checkpoint_minutes": 60, "workers": 0}
     dual = raw["methods"]["dual_teacher"]
-    match = {"threshold": 0.3, "unlabelled_weight": 1.0, "adaptive_floor": None, "alignment": 0.0}
+    match = {"threshold": 0.3, "unlabelled_weight": 1.0, "ramp_steps": 0, "adaptive_floor": None, "alignment": 0.0}
     raw["methods"] |= {
         "fixmatch": match | {"kind": "fixmatch"},
         "unimatch": match | {"kind": "unimatch", "feature_dropout": 0.5},
@@ -93,6 +93,7 @@ def toy_settings(**sections: dict) -> settings_module.Settings:
         "dual_teacher_permanent": dual | {"temporary": False},
         "dual_teacher_balanced": dual
         | {"threshold": 0.5, "pixels": "confident", "adaptive_floor": 0.3, "alignment": 0.5, "period_at_least": 2},
+        "dual_teacher_paste": dual | {"mixes": ["copy_paste"], "ramp_steps": 6},
     }
     for name, values in sections.items():
         raw[name] = raw[name] | values

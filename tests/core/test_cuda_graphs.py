@@ -97,7 +97,10 @@ def order_in_a_tensor(monkeypatch):
     monkeypatch.setattr(mixing, "draw", draw)
 
 
-NAMES = ["supervised", "mean_teacher", "dual_teacher", "dual_teacher_balanced", "fixmatch", "unimatch", "cps"]
+NAMES = [
+    "supervised", "mean_teacher", "dual_teacher", "dual_teacher_balanced", "dual_teacher_paste", "fixmatch", "unimatch",
+    "cps",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,47 @@ def test_a_groups_draws_do_not_depend_on_how_the_batch_is_cut():
         rows = slice(first, first + 2 * groups)
         assert torch.equal(whole.box[rows], part.box) and torch.equal(whole.partner[rows] - first, part.partner)
         assert torch.equal(whole.rank[rows], part.rank) and whole.order == part.order
+
+
+PIXELS = [9000, 900, 90, 0]
+
+
+def test_copy_paste_brings_whole_classes_of_labelled_images_with_their_true_labels():
+    strong = tagged(6, (8, 8))
+    generator = torch.Generator().manual_seed(1)
+    labelled, label = torch.rand(2, 3, 8, 8, generator=generator), torch.randint(0, 3, (2, 8, 8), generator=generator)
+    label[:, 6:] = 255
+    draws = mixing.draw_copy_paste(SILENT, 0, 3, 6, mixing.rarity(PIXELS), (8, 8), 2)
+    assert draws.partner.bincount().tolist() == [3, 3]
+    mixed = mixing.copy_paste(strong, labelled, label, draws)
+    view = mixing.strong_view(labelled[draws.partner], draws)
+    for i, truth in enumerate(label[draws.partner]):
+        pasted = mixed.confidence[i] == 1  # no tag is 1
+        (one,) = truth[pasted].unique().tolist()  # one of three classes
+        assert one != 255 and torch.equal(pasted, truth == one)
+        assert (mixed.label[i][pasted] == one).all() and torch.equal(mixed.image[i][:, pasted], view[i][:, pasted])
+        for found, own in zip(mixed, strong, strict=True):
+            assert torch.equal(found[i][..., ~pasted], own[i][..., ~pasted])
+
+
+def test_copy_paste_prefers_rare_classes():
+    """Of two classes whose shares are 100 to 1, the rare one is chosen ten times as often as the other."""
+    rarity = mixing.rarity(PIXELS)
+    ranks = torch.cat([mixing.draw_copy_paste(SILENT, 0, s, 32, rarity, (8, 8), 4).rank for s in range(40)])
+    label = torch.tensor([0, 2]).repeat(len(ranks), 1, 1)
+    chosen = mixing.class_mask(label, ranks).float().mean((0, 1))
+    assert chosen.sum() == 1 and chosen[1] == pytest.approx(10 / 11, abs=0.03)
+
+
+def test_copy_paste_stays_within_a_group_however_the_batch_is_cut():
+    draw = partial(mixing.draw_copy_paste, MIXING, 1, 7)
+    rarity = mixing.rarity(PIXELS)
+    whole = draw(12, rarity, (32, 32), 8, groups=4)
+    assert ((whole.partner // 2) == (torch.arange(12) // 3)).all()
+    for first, groups in ((0, 2), (2, 2), (3, 1)):
+        part = draw(3 * groups, rarity, (32, 32), 2 * groups, first=3 * first, groups=groups)
+        rows = slice(3 * first, 3 * (first + groups))
+        assert torch.equal(whole.partner[rows] - 2 * first, part.partner) and torch.equal(whole.rank[rows], part.rank)
 
 
 def test_jitter_equals_torchvision_image_by_image():

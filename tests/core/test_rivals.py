@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dualteacher import methods
 from dualteacher.core import losses, mixing
 from dualteacher.data.loader import StepBatch, finish
-from dualteacher.methods.base import Clock
+from dualteacher.methods.base import Clock, Shard
 
 from .conftest import toy_settings
 from .test_methods import EPOCH, batch_of, flat, step, student_of
@@ -67,7 +68,7 @@ def test_unimatch_sees_two_different_strong_views_and_fixmatch_the_first_of_them
     _, fix = build("fixmatch", settings)
     _, uni = build("unimatch", settings)
     batch = batch_of(settings)
-    (only,), (first, second) = (m.draw(clock_at(0), batch, 0, torch.device("cpu")) for m in (fix, uni))
+    (only,), (first, second) = (m.draw(clock_at(0), batch, 0, torch.device("cpu")).views for m in (fix, uni))
     assert torch.equal(only.strong_jitter, first.strong_jitter) and torch.equal(only.box, first.box)
     assert not torch.equal(first.box, second.box)
 
@@ -95,7 +96,7 @@ def test_cps_networks_start_apart_and_learn_each_others_labels():
     frozen = [copy.deepcopy(network) for network in (student, partner)]
     labels = [losses.pseudo_label(network(batch.unlabelled), (32, 32)) for network in frozen]
     mixed = [
-        mixing.strong_cutmix(mixing.PseudoLabelled(batch.unlabelled, *one), draws.mixing, settings.mixing)
+        mixing.strong_cutmix(mixing.PseudoLabelled(batch.unlabelled, *one), draws.views[0], settings.mixing)
         for one in labels
     ]
     expected = sum(
@@ -108,17 +109,38 @@ def test_cps_networks_start_apart_and_learn_each_others_labels():
     assert float(result.parts["loss_mix"]) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_an_untrained_partner_teaches_little_by_little():
-    settings = toy_settings(
-        methods={"cps": {"kind": "cps", "ramp_steps": 4, "unlabelled_weight": 0.5, "partner_seed": 1}}
-    )
-    student, method = build("cps", settings)
-    for number, weight in ((0, 0.0), (1, 0.125), (3, 0.375), (4, 0.5), (9, 0.5)):
+def with_options(settings, name: str, **changes: Any):
+    """The settings with other options of a method, and a threshold that an untrained network reaches."""
+    options = settings.methods[name]
+    threshold = {"threshold": 0.3} if hasattr(options, "threshold") else {}
+    changed = options.model_copy(update=threshold | changes)
+    return settings.model_copy(update={"methods": settings.methods | {name: changed}})
+
+
+@pytest.mark.parametrize("name", [*RIVALS, "mean_teacher", "dual_teacher"])
+def test_unlabelled_losses_rise_little_by_little(name):
+    settings = with_options(toy_settings(), name, ramp_steps=4, unlabelled_weight=0.5)
+    student, method = build(name, settings)
+    for number, risen in ((0, 0.0), (1, 0.25), (4, 1.0), (9, 1.0)):
         draws = method.draw(clock_at(number), batch_of(settings), 0, torch.device("cpu"))
         parts = method.loss(student, finish(batch_of(settings)), draws, clock_at(number)).parts
-        assert float(parts["loss"]) == pytest.approx(
-            float(parts["loss_supervised"] + weight * parts["loss_mix"]), rel=1e-5
-        )
+        unlabelled = 0.5 * parts["loss_mix"] + 0.2 * parts.get("loss_consistency", 0)
+        assert float(unlabelled) > 0
+        assert float(parts["loss"]) == pytest.approx(float(parts["loss_supervised"] + risen * unlabelled), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [*RIVALS, "mean_teacher", "dual_teacher", "dual_teacher_paste"])
+@pytest.mark.parametrize("sizes", [(4, 12, 1), (2, 14, 2)], ids=["1:3", "1:7"])
+def test_more_unlabelled_than_labelled_images(name, sizes):
+    labelled, unlabelled, groups = sizes
+    sizes = {"labelled": labelled, "unlabelled": unlabelled, "groups": groups, "accumulate": 1, "crop": 32}
+    settings = with_options(toy_settings(batch=sizes), name)
+    student, method = build(name, settings)
+    batch, shard = batch_of(settings), Shard(0, groups)
+    draws = method.draw(clock_at(7), batch, 0, torch.device("cpu"), shard)
+    found = method.loss(student, finish(batch), draws, clock_at(7), shard)
+    found.total.backward()
+    assert torch.isfinite(found.total) and float(found.parts["loss_mix"]) > 0
 
 
 def test_cost_counts_every_pass():
