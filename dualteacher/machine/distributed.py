@@ -105,5 +105,6 @@ def average_gradients(networks: Sequence[nn.Module], world: World) -> None:
 
 
 def average_buffers(networks: Sequence[nn.Module], world: World) -> None:
-    """Average the running statistics, which each process updated from its own images."""
-    average([b for network in networks for b in network.buffers() if b.is_floating_point()], world)
+    """Average the running statistics, which each process updated from its own images; not those of frozen modules."""
+    modules = [module for network in networks for module in network.modules() if module.training]
+    average([b for module in modules for b in module.buffers(recurse=False) if b.is_floating_point()], world)

@@ -80,9 +80,14 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def synchronise_norms(network: nn.Module) -> None:
-    """Replace every batch normalisation in `network` by SyncBatchNorm, in place, keeping its state."""
+    """Replace every batch normalisation in `network` by SyncBatchNorm, in place, keeping its state.
+
+    Except those that are frozen (`model.freeze`): they take no statistics from batches.
+    """
     for name, child in list(network.named_children()):
         if isinstance(child, _BatchNorm) and not isinstance(child, SyncBatchNorm):
+            if child.affine and not child.weight.requires_grad:
+                continue
             replace = SyncBatchNorm(
                 child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
             )

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dualteacher.core import ema, losses, mixing
@@ -133,15 +133,17 @@ class Teaching(Method):
 
 
 def make_teacher(student: Segmenter, normalisation: str) -> Segmenter:
-    """A copy of the student in eval mode, without gradient.
+    """A copy of the student in eval mode, without gradient. It shares what is frozen (`model.freeze`).
 
     normalisation: statistics of batch normalisation. "running": the running ones, which the EMA averages too. "batch":
     those of the current batch, as in the released code; the buffers stay unchanged.
     """
-    teacher = copy.deepcopy(student).requires_grad_(False).eval()
+    shared = student.frozen_parts()
+    teacher = copy.deepcopy(student, {id(part): part for part in shared}).requires_grad_(False).eval()
     if normalisation == "batch":
+        fixed = {module for part in shared if isinstance(part, nn.Module) for module in part.modules()}
         for module in teacher.modules():
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, _BatchNorm) and module not in fixed:
                 module.train()
                 module.momentum = 0.0
     return teacher

@@ -58,6 +58,11 @@ class MixTransformer(PyramidVisionTransformerV2):
         self.channels = variant.channels
         self.reductions = (*STRIDES[:3], output_stride)
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Blocks for layer-wise learning rates; timm's own for PVTv2 are whole stages."""
+        blocks = [(r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^stages\.(\d+)\.norm", (99999,))]
+        return {"stem": r"^patch_embed", "blocks": [(r"^stages\.(\d+)\.downsample", (0,)), *blocks]}
+
     def forward(self, image: Tensor) -> list[Tensor]:
         """Normalised image (B, 3, H, W) → one map (B, channels[k], ~H/reductions[k], ~W/reductions[k]) per stage k."""
         features = self.patch_embed(image)

@@ -16,7 +16,7 @@ from dualteacher.models.segmenter import Segmenter, build
 from dualteacher.system import paths
 from dualteacher.system.errors import UserError
 
-LATER = {"sync_norm": False}  # keys of `model` that older files lack, with their former default
+LATER = {"sync_norm": False, "freeze": "none"}  # keys of `model` that older files lack, with their former default
 
 
 def save(path: Path, segmenter: Segmenter, description: Mapping[str, Any]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dualteacher import settings
 from dualteacher.core import seeds
 from dualteacher.data.channels import RGB, Channels
-from dualteacher.models import backbones, conversion, heads, tensors
+from dualteacher.models import backbones, blocks, conversion, heads, tensors
 from dualteacher.models.heads.layers import resize
 
 
@@ -36,6 +37,8 @@ class Segmenter(nn.Module):
         self.multiple = backbone.multiple
         self.channels_last = backbone.channels_last
         self.backbone = backbone.network
+        frozen = blocks.freeze(model.backbone, self.backbone, model.freeze)
+        self.frozen = tuple(f"backbone.{name}" if name else "backbone" for name in frozen)  # modules, parameters
         self.head, self.stride = heads.create(
             model.architecture, backbone.channels, backbone.strides, model.head_width, num_classes, model.dropout
         )
@@ -43,6 +46,7 @@ class Segmenter(nn.Module):
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1))
         # Channels-last weights make the convolutions run channels-last: a step takes 0.55 of the time on a CPU.
         self.to(memory_format=torch.channels_last)
+        self.train()
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Image (B, 3, H, W), RGB in [0, 1] → the feature maps that the head takes, finest first."""
@@ -63,9 +67,12 @@ class Segmenter(nn.Module):
         """Image (B, 3, H, W), RGB in [0, 1], any H and W ≥ 32 → logits (B, num_classes, ~H/stride, ~W/stride)."""
         return self.head(self.features(image))
 
-    def train(self, mode: bool = True) -> Segmenter:
-        """As in torch, except that fixed norms stay in eval mode."""
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, except that what is frozen, and fixed norms, stay in eval mode."""
         super().train(mode)
+        for part in self.frozen_parts():
+            if isinstance(part, nn.Module):
+                part.eval()
         if self.fixed_norms:
             for module in self.backbone.modules():
                 if isinstance(module, _BatchNorm):
@@ -81,30 +88,63 @@ class Segmenter(nn.Module):
             self.fixed_norms = fixed
             self.train(self.training)
 
-    def parameter_groups(self, learning_rate: float, head_multiplier: float, weight_decay: float) -> list[dict]:
-        """Optimiser groups: backbone and head, each with and without weight decay. Omits empty groups.
+    def frozen_parts(self) -> list[nn.Module | nn.Parameter]:
+        """What training leaves as it is (`model.freeze`): the largest modules, and single parameters of others."""
+        return [operator.attrgetter(name)(self) for name in self.frozen]
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The state dict without what is frozen."""
+        state = self.state_dict()
+        return {key: value for key, value in state.items() if not self._is_frozen(key)} if self.frozen else state
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Load what `trained_state` gave; what is frozen stays."""
+        self.load_state_dict({key: value for key, value in self.state_dict().items() if self._is_frozen(key)} | state)
+
+    def _is_frozen(self, key: str) -> bool:
+        return any(key == name or key.startswith(f"{name}.") for name in self.frozen)
+
+    def parameter_groups(
+        self, learning_rate: float, head_multiplier: float, weight_decay: float, layer_decay: float = 1.0
+    ) -> list[dict]:
+        """Optimiser groups: backbone and head, each with and without weight decay. Omits empty groups and frozen
+        parameters.
 
         Weights and biases of normalisation layers do not decay; other biases do, as in the published settings. The
-        head's learning rate is `head_multiplier` times the backbone's. Each group has "name", "params" (in layer
-        order), "lr" and "weight_decay".
+        head's learning rate is `head_multiplier` times the backbone's. With a `layer_decay` below 1 the backbone has
+        groups per layer: the rate of its last block is multiplied by it once, that of the block before twice, and so on
+        down to the stem. Each group has "name", "params" (in layer order), "lr" and "weight_decay".
         """
+        rates = self._backbone_rates(learning_rate, layer_decay)
         groups = []
-        for name, part, rate in (
-            ("backbone", self.backbone, learning_rate),
-            ("head", self.head, learning_rate * head_multiplier),
-        ):
+        for name, part in (("backbone", self.backbone), ("head", self.head)):
             decaying, constant = _by_decay(part)
-            groups.append({"name": f"{name}_decay", "params": decaying, "lr": rate, "weight_decay": weight_decay})
-            groups.append({"name": f"{name}_no_decay", "params": constant, "lr": rate, "weight_decay": 0.0})
-        return [group for group in groups if group["params"]]
+            for kind, parameters, decay in (("decay", decaying, weight_decay), ("no_decay", constant, 0.0)):
+                by_rate: dict[tuple[str, float], list[nn.Parameter]] = {}
+                for parameter in parameters:
+                    place = rates.get(parameter, (name, learning_rate * (head_multiplier if name == "head" else 1.0)))
+                    by_rate.setdefault(place, []).append(parameter)
+                for (layer, rate), chosen in by_rate.items():
+                    groups.append({"name": f"{layer}_{kind}", "params": chosen, "lr": rate, "weight_decay": decay})
+        return groups
+
+    def _backbone_rates(self, learning_rate: float, layer_decay: float) -> dict[nn.Parameter, tuple[str, float]]:
+        """Parameter → (name of its layer, learning rate); empty if the backbone's layers have one rate."""
+        if layer_decay == 1.0:
+            return {}
+        layers = blocks.layers(self.settings.backbone, self.backbone)
+        above = max(layers.values()) + 1
+        rates = {layer: learning_rate * layer_decay ** (above - layer) for layer in range(above)}
+        named = self.backbone.named_parameters()
+        return {parameter: (f"backbone_{layers[key]}", rates[layers[key]]) for key, parameter in named}
 
 
 def _by_decay(part: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters (outside, inside) normalisation layers, recognised by "norm" in the class name."""
+    """Trainable parameters (outside, inside) normalisation layers."""
     decaying: list[nn.Parameter] = []
     constant: list[nn.Parameter] = []
     for module in part.modules():
-        chosen = constant if "norm" in type(module).__name__.lower() else decaying
+        chosen = constant if blocks.is_norm(module) else decaying
         chosen += [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
     return decaying, constant
 

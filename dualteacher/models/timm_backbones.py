@@ -131,19 +131,19 @@ def translated(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     weight = state.get(PATCHES)
     if weight is None or not _is_fixed(name) or not _free(name)[1]:
         return state
-    whole = _whole(name)
-    rules = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
-    if rules is None or weight.shape != whole.get_parameter(PATCHES).shape:  # timm would resample the patches
+    network = whole(name)
+    rules = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if rules is None or weight.shape != network.get_parameter(PATCHES).shape:  # timm would resample the patches
         return state
     with contextlib.redirect_stdout(io.StringIO()):  # timm prints
         try:
-            return dict(rules(dict(state), whole))
+            return dict(rules(dict(state), network))
         except (*FAILURES, KeyError):
             return state
 
 
 @cache
-def _whole(name: str) -> nn.Module:
+def whole(name: str) -> nn.Module:
     """timm's classification network on the meta device."""
     with torch.device("meta"):
         return timm.create_model(name)

@@ -20,6 +20,7 @@ class Model(Section):
     head_width: AtLeastOne  # channels of the head
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]  # dropout before the classifier
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # stochastic depth of the student; teachers run at full depth
+    freeze: Literal["none", "backbone", "backbone_norms"] | AtLeastOne  # not trained; a number: so many first blocks
     sync_norm: bool  # synchronise batch normalisation over a run's processes
 
     @property
@@ -146,6 +147,9 @@ class Optimizer(Section):
     momentum: Share  # for sgd
     weight_decay: NotNegative  # not applied to normalisation layers
     head_multiplier: Positive  # ratio of the head's learning rate to the backbone's
+    layer_decay: Annotated[
+        float, Field(gt=0.0, le=1.0)
+    ]  # factor on the learning rate per block of the backbone, from the last down
     ramp_steps: Count  # steps of linear learning-rate ramp at the start
     ramp_ratio: Share  # the ramp starts at this fraction of the learning rate
     power: NotNegative  # exponent of the polynomial decay after the ramp

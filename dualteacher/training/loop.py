@@ -90,9 +90,9 @@ def run(job: Job) -> Progress:
 def load_final_weights(job: Job, progress: Progress) -> None:
     """Give the student the weights to save: those of its average, or of the best epoch."""
     if job.average is not None:
-        job.student.load_state_dict(job.average.state_dict())
+        job.student.load_trained_state(job.average.trained_state())
     if progress.best is not None:
-        job.student.load_state_dict(progress.best["weights"])
+        job.student.load_trained_state(progress.best["weights"])
         logger.info("%s: keeping epoch %d, the best on the held-out images", job.name, progress.best["epoch"])
     job.student.eval()
 
@@ -219,7 +219,7 @@ def finish_epoch(job: Job, progress: Progress, clock: Clock, rate: float, last: 
     progress.history.append(row)
     held_out = row.get("held_out_miou", math.nan)
     if held_out > (progress.best["score"] if progress.best else -math.inf):  # False for NaN
-        weights = {key: value.to("cpu", copy=True) for key, value in job.scored.state_dict().items()}
+        weights = {key: value.to("cpu", copy=True) for key, value in job.scored.trained_state().items()}
         progress.best = {"score": held_out, "epoch": clock.epoch, "step": progress.step, "weights": weights}
 
 
@@ -232,8 +232,8 @@ def checkpoint(job: Job, optimizer: torch.optim.Optimizer, progress: Progress) -
         "sums": progress.sums,
         "counted": progress.counted,
         "best": progress.best,
-        "student": job.student.state_dict(),
-        "others": [network.state_dict() for network in others(job)],
+        "student": job.student.trained_state(),
+        "others": [network.trained_state() for network in others(job)],
         "balance": job.method.balance.state_dict() if job.method.balance is not None else None,
         "optimizer": optimizer.state_dict(),
     }
@@ -250,9 +250,9 @@ def resume(job: Job, optimizer: torch.optim.Optimizer) -> Progress:
     state = job.store.load(job.device)
     if state is None:
         return Progress()
-    job.student.load_state_dict(state["student"])
+    job.student.load_trained_state(state["student"])
     for network, saved in zip(others(job), state["others"], strict=True):
-        network.load_state_dict(saved)
+        network.load_trained_state(saved)
     if job.method.balance is not None:
         job.method.balance.load_state_dict(state["balance"])
     optimizer.load_state_dict(state["optimizer"])

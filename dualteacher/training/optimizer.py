@@ -13,7 +13,7 @@ from dualteacher.settings import Optimizer
 
 def make_optimizer(networks: Sequence[Segmenter], optimizer: Optimizer, learning_rate: float) -> torch.optim.Optimizer:
     """AdamW or SGD over the networks' parameter groups, with one fused kernel per group."""
-    rates = (learning_rate, optimizer.head_multiplier, optimizer.weight_decay)
+    rates = (learning_rate, optimizer.head_multiplier, optimizer.weight_decay, optimizer.layer_decay)
     groups = [group for network in networks for group in network.parameter_groups(*rates)]
     if optimizer.name == "adamw":
         betas = (optimizer.betas[0], optimizer.betas[1])

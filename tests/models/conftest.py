@@ -20,6 +20,7 @@ def model(**changes: Any) -> settings.Model:
         "head_width": 16,
         "dropout": 0.1,
         "drop_path": 0.1,
+        "freeze": "none",
         "sync_norm": False,
     }
     return settings.Model.model_validate(values | changes)
