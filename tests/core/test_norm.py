@@ -69,6 +69,21 @@ def test_by_view_is_one_pass_per_part_and_statistics_follow_the_first(synchronis
     assert equal(statistics(student), statistics(copies[0]))
 
 
+def test_by_view_with_synchronised_statistics_of_a_process_group(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)  # a group of one process
+    settings = settings_of("by_view")
+    student = student_of(settings).train()
+    sync_norm.synchronise_norms(student)
+    alone = copy.deepcopy(student)
+    parts = parts_of(settings)
+    student_pass.logits(student, parts, "by_view")
+    alone(parts[0])
+    assert equal(statistics(student), statistics(alone))
+    alone(parts[1])
+    assert not equal(statistics(student), statistics(alone))
+
+
 @pytest.mark.parametrize("norm", ["joint", "by_view"])
 def test_perturbation_reaches_the_last_part_only(norm):
     settings = settings_of(norm)
