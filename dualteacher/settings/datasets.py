@@ -34,13 +34,13 @@ class MapTiles(Section):
 
 
 class BlueMarble(MapTiles):
-    """NASA Blue Marble tiles with Köppen–Geiger climate classes, cut from the global images during `prepare`."""
+    """NASA Blue Marble tiles with Köppen–Geiger climate classes; see docs/embedded-data.md."""
 
     source: Literal["bluemarble"]
 
 
 class LandCover(MapTiles):
-    """NASA Blue Marble tiles with six classes of MODIS land cover, cut from the global images during `prepare`.
+    """NASA Blue Marble tiles with six classes of MODIS land cover; see docs/embedded-data.md.
 
     The picture shows a snowy month: a `north` above 55 adds tundra that looks white and is labelled vegetation.
     """
