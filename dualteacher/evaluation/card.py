@@ -71,9 +71,10 @@ def _facts(weights: Path, model: Segmenter, description: Mapping[str, Any]) -> l
         size = f"fitted into {' × '.join(map(str, inference['resize']))} pixels, {size}"
     if inference["mode"] == "slide":
         size += f", in windows of {inference['window']} pixels every {inference['stride']}"
+    norm = ", group normalisation" if network.head_norm == "group" else ""
     return [
         ["weights", f"`{weights.name}`, self-describing safetensors"],
-        ["network", f"{network.architecture}, head width {network.head_width}, on {network.backbone}"],
+        ["network", f"{network.architecture}, head width {network.head_width}{norm}, on {network.backbone}"],
         ["parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"],
         ["backbone pretrained", _pretrained(model)],
         ["input", "RGB images (B, 3, H, W) in [0, 1]; the network normalises them itself"],

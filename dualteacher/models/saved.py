@@ -16,7 +16,8 @@ from dualteacher.models.segmenter import Segmenter, build
 from dualteacher.system import paths
 from dualteacher.system.errors import UserError
 
-LATER = {"sync_norm": False, "freeze": "none"}  # keys of `model` that older files lack, with their former default
+# keys of `model` that older files lack, with their former default
+LATER = {"sync_norm": False, "freeze": "none", "head_norm": "batch"}
 
 
 def save(path: Path, segmenter: Segmenter, description: Mapping[str, Any]) -> None:

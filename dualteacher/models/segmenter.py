@@ -40,8 +40,9 @@ class Segmenter(nn.Module):
         frozen = blocks.freeze(model.backbone, self.backbone, model.freeze)
         self.frozen = tuple(f"backbone.{name}" if name else "backbone" for name in frozen)  # modules, parameters
         self.head, self.stride = heads.create(
-            model.architecture, backbone.channels, backbone.strides, model.head_width, num_classes, model.dropout
-        )
+            model.architecture, backbone.channels, backbone.strides, model.head_width, num_classes, model.dropout,
+            model.head_norm,
+        )  # fmt: skip
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1))
         # Channels-last weights make the convolutions run channels-last: a step takes 0.55 of the time on a CPU.

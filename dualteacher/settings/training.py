@@ -18,6 +18,7 @@ class Model(Section):
     backbone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]  # mit_b0 … mit_b5, or a name in timm
     weights: Annotated[str, Field(min_length=1)]  # wheel, timm, none, a file's path, or path#network
     head_width: AtLeastOne  # channels of the head
+    head_norm: Literal["batch", "group"]  # normalisation in the head; group: for small batches; dpt has none
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]  # dropout before the classifier
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # stochastic depth of the student; teachers run at full depth
     freeze: Literal["none", "backbone", "backbone_norms"] | AtLeastOne  # not trained; a number: so many first blocks

@@ -20,6 +20,7 @@ SMALL = {
 }  # fmt: skip
 TWO = {"batch.labelled": 2, "batch.unlabelled": 2, "batch.groups": 2}
 DEEPLAB = {"model.backbone": "mit_b0", "model.architecture": "deeplabv3plus", "batch.crop": 512}
+GROUPS = DEEPLAB | {"model.head_norm": "group"}
 NO_WARMUP = {"warmup.steps": 0, "warmup.epochs": None, "report.baseline": "dual_teacher"}
 
 BY_VIEW = NO_WARMUP | {"grid.method": ["dual_teacher"], "batch.norm": "by_view"}
@@ -46,6 +47,8 @@ def parse(changes: dict[str, Any]) -> settings.Settings:
         {"model.backbone": "mit_b0"},
         {"model.backbone": "vit_small_patch14_dinov2", "model.architecture": "dpt", "batch.crop": 28},
         DEEPLAB | TWO,
+        GROUPS,
+        GROUPS | {"model.backbone": "mobilenetv2_100", "batch.crop": 17},
         TWO | {"runtime.processes": 2, "model.sync_norm": True},
         NO_WARMUP | {"grid.method": ["dual_teacher"]},  # its student sees both batches in one pass
         FROZEN,
@@ -61,7 +64,11 @@ def test_two_values_are_enough(changes: dict[str, Any]) -> None:
     [
         ({}, "batch.labelled = 1|raise batch.labelled to 2 or more, or batch.crop to more than 32"),
         ({"batch.crop": 8}, "batch.labelled = 1|batch.crop = 8 leaves one value per image at stride 32"),
-        (DEEPLAB, "batch.labelled = 1|model.architecture = deeplabv3plus|raise batch.labelled to 2 or more"),
+        (DEEPLAB, "batch.labelled = 1|architecture = deeplabv3plus|to 2 or more, or set model.head_norm to group"),
+        (
+            GROUPS | {"model.backbone": "resnet50", "batch.crop": 16},
+            "crop = 16 leaves one value per image at stride 16",
+        ),
         (TWO | {"batch.accumulate": 2}, "batch.labelled = 2|batch.accumulate = 2|raise batch.labelled to 4"),
         (TWO | {"runtime.processes": 2}, "batch.labelled = 2|runtime.processes = 2|raise batch.labelled to 4"),
         (DEEPLAB | TWO | {"runtime.processes": 2, "model.sync_norm": True}, "batch.labelled = 2|raise batch.labelled"),

@@ -25,13 +25,16 @@ WHOLE = Inference(mode="whole", batch=4, resize=None, multiple=32, window=96, st
 
 
 @pytest.mark.parametrize(
-    ("backbone", "architecture"),
-    [("tf_efficientnet_lite0", "segformer"), ("mit_b0", "segformer"), ("tf_efficientnet_lite0", "deeplabv3plus")],
+    ("backbone", "architecture", "norm"),
+    [
+        ("tf_efficientnet_lite0", "segformer", "batch"),
+        ("mit_b0", "segformer", "group"),
+        ("tf_efficientnet_lite0", "deeplabv3plus", "batch"),
+    ],
 )
-def test_the_form_that_is_exported_computes_the_same(backbone, architecture):
-    segmenter = randomised(
-        build(model(backbone=backbone, architecture=architecture, sync_norm=False), 5, None, drop_path=0.2)
-    )
+def test_the_form_that_is_exported_computes_the_same(backbone, architecture, norm):
+    section = model(backbone=backbone, architecture=architecture, head_norm=norm)
+    segmenter = randomised(build(section, 5, None, drop_path=0.2))
     before = {name: value.clone() for name, value in segmenter.state_dict().items()}
     image = torch.rand(2, 3, 96, 64)
     with torch.no_grad():

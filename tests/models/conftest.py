@@ -18,6 +18,7 @@ def model(**changes: Any) -> settings.Model:
         "backbone": "mit_b0",
         "weights": "none",
         "head_width": 16,
+        "head_norm": "batch",
         "dropout": 0.1,
         "drop_path": 0.1,
         "freeze": "none",

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from dualteacher.models.heads import DeepLabV3PlusHead, SegFormerHead
+from dualteacher.models.heads.layers import normalisation
 from dualteacher.system.errors import UserError
 
 CHANNELS = (8, 12, 20, 32)
@@ -28,9 +29,10 @@ def plain_segformer(head: SegFormerHead, maps: list[Tensor]) -> Tensor:
     return head.classifier(head.dropout(F.relu(head.norm(head.fuse(torch.cat(wide[::-1], dim=1))))))
 
 
+@pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("training", [False, True])
-def test_fusing_before_upsampling_changes_nothing(training: bool) -> None:
-    head = SegFormerHead(CHANNELS, 16, 5, dropout=0.0).train(training)
+def test_fusing_before_upsampling_changes_nothing(training: bool, norm: str) -> None:
+    head = SegFormerHead(CHANNELS, 16, 5, 0.0, norm).train(training)
     maps = levels()
     inputs = [*maps, *head.parameters()]
     fast, plain = head(maps), plain_segformer(head, maps)
@@ -83,3 +85,18 @@ def test_deeplab_refuses_a_training_batch_of_one_in_words() -> None:
     with pytest.raises(UserError, match=r"batch\.labelled"):
         head(maps)
     assert head.eval()(maps).shape == (1, 7, 24, 18)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(256, 32), (128, 32), (100, 25), (48, 12), (16, 4), (6, 1), (3, 1)])
+def test_groups_divide_the_channels(channels: int, groups: int) -> None:
+    norm = normalisation(channels, "group")
+    assert isinstance(norm, torch.nn.GroupNorm) and norm.num_groups == groups
+    assert norm(torch.randn(2, channels, 1, 1)).abs().max() > 0.1, "image pooling is not normalised away"
+
+
+@pytest.mark.parametrize("kind", [SegFormerHead, DeepLabV3PlusHead])
+def test_with_groups_an_image_trains_alone_as_in_a_batch(kind: type[SegFormerHead | DeepLabV3PlusHead]) -> None:
+    channels, sides = (CHANNELS, SIDES) if kind is SegFormerHead else ((24, 40), ((24, 18), (6, 5)))
+    maps = [torch.randn(2, c, *side) for c, side in zip(channels, sides, strict=True)]
+    head = kind(channels, 16, 5, 0.0, "group").train()
+    torch.testing.assert_close(head(maps)[:1], head([level[:1] for level in maps]), rtol=1e-4, atol=1e-5)

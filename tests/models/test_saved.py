@@ -25,7 +25,7 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_saved_network_comes_back_whole(tmp_path: Path) -> None:
-    section = model(backbone=LITE, architecture="deeplabv3plus")
+    section = model(backbone=LITE, architecture="deeplabv3plus", head_norm="group")
     network = randomised(build(section, 4, None, drop_path=0.3))
     network.mean.fill_(0.25)  # what the file says counts, not what timm says today
     saved.save(tmp_path / "student.safetensors", network, {"classes": [{"name": "Gewässer"}], "crop": 96})
@@ -84,6 +84,16 @@ def other_head(path: Path) -> None:
 
 def not_tensors(path: Path) -> None:
     path.write_text("<html>not found</html>")
+
+
+def test_a_file_of_an_older_version_has_batch_normalisation(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    network = randomised(build(model(), 3, None, drop_path=0.0))
+    saved.save(path, network, {})
+    redescribe(path, model={key: value for key, value in model().model_dump().items() if key not in saved.LATER})
+    found, _ = saved.load(path)
+    assert found.settings == model()
+    assert all(torch.equal(value, found.state_dict()[key]) for key, value in network.state_dict().items())
 
 
 def redescribe(path: Path, **changes: Any) -> None:

@@ -14,12 +14,21 @@ Head = SegFormerHead | DeepLabV3PlusHead | DPTHead
 
 
 def create(
-    architecture: str, channels: Sequence[int], strides: Sequence[int], width: int, num_classes: int, dropout: float
+    architecture: str,
+    channels: Sequence[int],
+    strides: Sequence[int],
+    width: int,
+    num_classes: int,
+    dropout: float,
+    norm: str = "batch",
 ) -> tuple[Head, float]:
-    """(a randomly initialised head, stride of its logits) for feature maps of these channels and strides."""
+    """(a randomly initialised head, stride of its logits) for feature maps of these channels and strides.
+
+    norm: "batch" or "group", the normalisation in the head; DPT has none.
+    """
     if architecture == "dpt":
         dpt = DPTHead(channels, width, num_classes, dropout, plain=len(set(strides)) == 1)
         stride = strides[0] / dpt.finer
         return dpt, int(stride) if stride.is_integer() else stride
     head = SegFormerHead if architecture == "segformer" else DeepLabV3PlusHead
-    return head(channels, width, num_classes, dropout), strides[0]
+    return head(channels, width, num_classes, dropout, norm), strides[0]

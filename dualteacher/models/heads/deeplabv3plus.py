@@ -17,15 +17,20 @@ class DeepLabV3PlusHead(nn.Module):
     RATES = (6, 12, 18)
     LOW_LEVEL = 48  # channels of the reduced fine map, few enough not to outweigh the pyramid
 
-    def __init__(self, channels: Sequence[int], width: int, num_classes: int, dropout: float) -> None:
+    def __init__(
+        self, channels: Sequence[int], width: int, num_classes: int, dropout: float, norm: str = "batch"
+    ) -> None:
         super().__init__()
+        self.any_batch = norm != "batch"
         fine, coarse = channels
-        self.pointwise = convolution(coarse, width, 1)
-        self.atrous = nn.ModuleList(convolution(coarse, width, 3, dilation=rate) for rate in self.RATES)
-        self.pooled = convolution(coarse, width, 1)
-        self.project = convolution((2 + len(self.RATES)) * width, width, 1)
-        self.low_level = convolution(fine, self.LOW_LEVEL, 1)
-        self.decoder = nn.Sequential(convolution(width + self.LOW_LEVEL, width, 3), convolution(width, width, 3))
+        self.pointwise = convolution(coarse, width, 1, norm)
+        self.atrous = nn.ModuleList(convolution(coarse, width, 3, norm, rate) for rate in self.RATES)
+        self.pooled = convolution(coarse, width, 1, norm)
+        self.project = convolution((2 + len(self.RATES)) * width, width, 1, norm)
+        self.low_level = convolution(fine, self.LOW_LEVEL, 1, norm)
+        self.decoder = nn.Sequential(
+            convolution(width + self.LOW_LEVEL, width, 3, norm), convolution(width, width, 3, norm)
+        )
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
         initialise_classifier(self.classifier)
@@ -39,10 +44,10 @@ class DeepLabV3PlusHead(nn.Module):
 
     def pyramid(self, coarse: Tensor) -> Tensor:
         """(B, C_16, h', w') → (B, width, h', w'): five parallel branches with different fields of view."""
-        if self.training and coarse.shape[0] == 1:
+        if self.training and coarse.shape[0] == 1 and not self.any_batch:
             raise UserError(
                 "model.architecture = deeplabv3plus: batch normalisation after its image pooling needs at least two"
-                " images per training batch; set batch.labelled to at least 2"
+                " images per training batch; set batch.labelled to at least 2, or model.head_norm to group"
             )
         pooled = self.pooled(coarse.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *coarse.shape[-2:])
         atrous = [branch(coarse) for branch in self.atrous]

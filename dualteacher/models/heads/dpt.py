@@ -15,7 +15,7 @@ class DPTHead(nn.Module):
 
     The four maps of a plain ViT have one stride p. Reassembled they have p/4, p/2, p and 2p, with 1/8, 1/4, 1/2 and all
     of their channels. The maps of a pyramid stay as they are. The logits are twice as fine as the finest map: stride
-    p/8 on a plain ViT. No batch normalisation, as in the recipes for DINOv2.
+    p/8 on a plain ViT. No normalisation layers, as in the recipes for DINOv2.
     """
 
     def __init__(

@@ -20,11 +20,23 @@ def pointwise(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return dense.linear(features.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
-def convolution(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Sequential:
-    """Same-size convolution, batch normalisation, ReLU."""
+def normalisation(channels: int, norm: str) -> nn.Module:
+    """Batch normalisation; or with norm "group", which does not depend on the batch, group normalisation.
+
+    In as many groups as divide the channels, at most 32 (Wu & He, ECCV 2018), of at least four channels: the image
+    pooling of DeepLabV3+ has one value per channel, and a group of one value would always come out as 0.
+    """
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    most = max(1, min(32, channels // 4))
+    return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
+
+
+def convolution(inputs: int, outputs: int, kernel: int, norm: str, dilation: int = 1) -> nn.Sequential:
+    """Same-size convolution, normalisation, ReLU."""
     conv = nn.Conv2d(inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    return nn.Sequential(conv, normalisation(outputs, norm), nn.ReLU(inplace=True))
 
 
 def initialise_classifier(classifier: nn.Conv2d) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dualteacher.models.heads.layers import initialise_classifier, pointwise, resize
+from dualteacher.models.heads.layers import initialise_classifier, normalisation, pointwise, resize
 
 
 class _ScaledReLU(torch.autograd.Function):
@@ -39,11 +39,13 @@ class SegFormerHead(nn.Module):
     Parameters as in the official implementation; `fuse` takes the levels coarsest first.
     """
 
-    def __init__(self, channels: Sequence[int], width: int, num_classes: int, dropout: float) -> None:
+    def __init__(
+        self, channels: Sequence[int], width: int, num_classes: int, dropout: float, norm: str = "batch"
+    ) -> None:
         super().__init__()
         self.linear = nn.ModuleList(nn.Linear(channel, width) for channel in channels)
         self.fuse = nn.Conv2d(len(channels) * width, width, 1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
+        self.norm = normalisation(width, norm)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
         nn.init.kaiming_normal_(self.fuse.weight, nonlinearity="relu")
