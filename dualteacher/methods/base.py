@@ -53,6 +53,7 @@ class StepDraws(NamedTuple):
 
     views: list[Draws]
     ramp: Tensor
+    channels: Tensor | None = None  # factors of feature channels; see unimatch_v2.py
 
 
 class Losses(NamedTuple):
@@ -141,7 +142,7 @@ class Method(ABC):
         """Update the teachers, after the optimiser's step."""
 
     def logits(
-        self, network: Segmenter, parts: Sequence[Tensor], perturb: student_pass.Perturb | None = None
+        self, network: Segmenter, parts: Sequence[Tensor], perturb: student_pass.Perturb = student_pass.NOTHING
     ) -> list[Tensor]:
         """The logits of a batch's parts, the labelled images first, normalised as `batch.norm` says."""
         return student_pass.logits(network, parts, self.settings.batch.norm, perturb)

@@ -8,8 +8,9 @@ frozen: one pass. The backbone normalises with the running statistics it started
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -17,27 +18,37 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dualteacher.models.segmenter import Segmenter
 
-Perturb = Callable[[Tensor, int], Tensor]  # changes the last n images of a feature map (B, C, h, w)
+Perturb = Mapping[int, Callable[[Tensor], Tensor]]  # by a part's index: changes its feature maps (B, C, h, w)
+NOTHING: Perturb = MappingProxyType({})
 
 
-def logits(network: Segmenter, parts: Sequence[Tensor], norm: str, perturb: Perturb | None = None) -> list[Tensor]:
-    """Each part's logits. perturb: applied to the last part's feature maps."""
-    sizes = [len(part) for part in parts]
+def logits(network: Segmenter, parts: Sequence[Tensor], norm: str, perturb: Perturb = NOTHING) -> list[Tensor]:
+    """Each part's logits. perturb: changes feature maps between backbone and head."""
     if norm != "by_view":
-        last = sizes[-1] if perturb is not None else 0
-        return list(_forward(network, torch.cat([*parts]), last, perturb).split(sizes))
-    found = [network(parts[0])]
+        return list(_forward(network, parts, perturb))
+    found = [*_forward(network, parts[:1], _of(perturb, 0))]
     with _running_statistics_kept(network):
-        for number, part in enumerate(parts[1:], 1):
-            last = len(part) if perturb is not None and number == len(parts) - 1 else 0
-            found.append(_forward(network, part, last, perturb))
+        for number in range(1, len(parts)):
+            found += _forward(network, parts[number : number + 1], _of(perturb, number))
     return found
 
 
-def _forward(network: Segmenter, images: Tensor, last: int, perturb: Perturb | None) -> Tensor:
-    if perturb is None or not last:
-        return network(images)
-    return network.head([perturb(level, last) for level in network.features(images)])
+def _of(perturb: Perturb, number: int) -> Perturb:
+    """The perturbation of one part, as that of the only one."""
+    return {0: perturb[number]} if number in perturb else NOTHING
+
+
+def _forward(network: Segmenter, parts: Sequence[Tensor], perturb: Perturb) -> Sequence[Tensor]:
+    """The parts' logits, in one pass."""
+    sizes = [len(part) for part in parts]
+    images = torch.cat([*parts])
+    if not perturb:
+        return network(images).split(sizes)
+    levels = []
+    for level in network.features(images):
+        pieces = level.split(sizes)
+        levels.append(torch.cat([perturb[i](piece) if i in perturb else piece for i, piece in enumerate(pieces)]))
+    return network.head(levels).split(sizes)
 
 
 @contextmanager

@@ -6,14 +6,13 @@ channels. Each loss is the mean of CE · [confidence ≥ threshold] over the val
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 
 from dualteacher.core import mixing
 from dualteacher.data.loader import Images
+from dualteacher.methods import student_pass
 from dualteacher.methods.base import ALL, Clock, Losses, Shard, StepDraws, by_group
 from dualteacher.methods.matching import Matching
-from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import UniMatch as Options
 
@@ -24,20 +23,19 @@ class UniMatch(Matching):
     options: Options
     views = 2
 
+    def perturb(self, draws: StepDraws) -> student_pass.Perturb:
+        """Drops random channels of the weak view, the last part."""
+        return {1 + self.views: lambda level: F.dropout2d(level, self.options.feature_dropout)}
+
     def loss(self, student: Segmenter, images: Images, draws: StepDraws, clock: Clock, shard: Shard = ALL) -> Losses:
-        weak = self_label(student, images, self.balance)
+        weak = self.pseudo_label(student, images)
         strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws.views]
         batch = [images.labelled, *(view.image for view in strong), weak.image]
-        logits = self.logits(student, batch, self.perturb)
+        logits = self.logits(student, batch, self.perturb(draws))
         supervised = by_group(shard.groups, self.supervised_loss, logits[0], images.label)
         perturbed = self.view_loss(logits[-1:], [weak], shard.groups)
         unlabelled = (self.view_loss(logits[1:-1], strong, shard.groups) + perturbed) / 2
         return self.sum_up(supervised, unlabelled, draws.ramp, weak.confidence)
-
-    def perturb(self, level: torch.Tensor, last: int) -> torch.Tensor:
-        """Drop random channels of the last `last` images of a feature map (B, C, h, w)."""
-        kept, weak = level[:-last], level[-last:]
-        return torch.cat([kept, F.dropout2d(weak, self.options.feature_dropout)])
 
     def images_seen(self) -> tuple[int, int]:
         batch = self.settings.batch

@@ -34,6 +34,7 @@ class Segmenter(nn.Module):
         self.channels = channels  # how images are read for it
         self.pretrained: dict[str, Any] = {}  # where the backbone's start came from; see weights.py
         self.levels = backbone.levels
+        self.widths = backbone.channels  # of the feature maps that the head takes
         self.multiple = backbone.multiple
         self.channels_last = backbone.channels_last
         self.backbone = backbone.network

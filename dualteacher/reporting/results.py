@@ -40,7 +40,7 @@ METRICS = [
     "partition_sha256",
 ]
 PER_CLASS = ["class_index", "class_name", "iou", "accuracy", "target_pixels", "predicted_pixels"]
-SPOKEN = {"cps": "CPS", "fixmatch": "FixMatch", "unimatch": "UniMatch"}
+SPOKEN = {"cps": "CPS", "fixmatch": "FixMatch", "unimatch": "UniMatch", "unimatch_v2": "UniMatch V2"}
 PICTURES = ["image_id", "right", "image", "truth", "prediction"]
 PER_IMAGE = ["image_id", "miou", "pixel_accuracy"]
 CALIBRATION = ["low", "high", "pixels", "right", "confidence"]

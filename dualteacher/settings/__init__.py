@@ -45,6 +45,7 @@ from dualteacher.settings.methods import (
     Supervised,
     Teacher,
     UniMatch,
+    UniMatchV2,
 )
 from dualteacher.settings.reader import Settings, load, parse
 from dualteacher.settings.runtime import Runtime
@@ -68,5 +69,5 @@ __all__ = [
     "FolderClass", "FolderValidation", "Grid", "Inference", "Inside", "Jitter", "LandCover", "Length", "Loss",
     "MapTiles", "MaskValue", "Matching", "MeanTeacher", "Mixing", "Model", "Name", "NotNegative", "Optimizer",
     "Partition", "Place", "Positive", "Report", "Runtime", "Sampling", "Section", "Settings", "Share", "Supervised",
-    "Teacher", "Textures", "Train", "UniMatch", "Warmup", "load", "parse",
+    "Teacher", "Textures", "Train", "UniMatch", "UniMatchV2", "Warmup", "load", "parse",
 ]  # fmt: skip

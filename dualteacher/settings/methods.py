@@ -60,9 +60,11 @@ class Matching(Section):
 
 
 class FixMatch(Matching):
-    """The student's own predictions on weak views are the pseudo-labels for strong views."""
+    """Predictions on weak views are the pseudo-labels for strong views."""
 
     kind: Literal["fixmatch"]
+    teacher: Literal["student", "ema"]  # labels the weak views: the student itself, or its moving average
+    ema_decay: Share  # ema: maximum decay of the moving average
 
 
 class UniMatch(Matching):
@@ -70,6 +72,14 @@ class UniMatch(Matching):
 
     kind: Literal["unimatch"]
     feature_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]  # share of channels to drop
+
+
+class UniMatchV2(Matching):
+    """A moving average of the student labels for two strong views with complementary channel dropout."""
+
+    kind: Literal["unimatch_v2"]
+    ema_decay: Share  # maximum decay of the teacher's moving average
+    dropped: Share  # of images, those whose feature channels are dropped, half in one view and half in the other
 
 
 class CPS(Section):
@@ -87,6 +97,7 @@ AnyMethod = Annotated[
     | DualTeacher
     | FixMatch
     | UniMatch
+    | UniMatchV2
     | CPS,
     Field(discriminator="kind"),
 ]  # fmt: skip

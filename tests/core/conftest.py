@@ -84,8 +84,10 @@ def toy_settings(**sections: dict) -> settings_module.Settings:
     dual = raw["methods"]["dual_teacher"]
     match = {"threshold": 0.3, "unlabelled_weight": 1.0, "ramp_steps": 0, "adaptive_floor": None, "alignment": 0.0}
     raw["methods"] |= {
-        "fixmatch": match | {"kind": "fixmatch"},
+        "fixmatch": match | {"kind": "fixmatch", "teacher": "student", "ema_decay": 0.996},
+        "fixmatch_ema": match | {"kind": "fixmatch", "teacher": "ema", "ema_decay": 0.996},
         "unimatch": match | {"kind": "unimatch", "feature_dropout": 0.5},
+        "unimatch_v2": match | {"kind": "unimatch_v2", "ema_decay": 0.996, "dropped": 0.5},
         "cps": {"kind": "cps", "unlabelled_weight": 1.0, "partner_seed": 1, "ramp_steps": 0},
         "dual_teacher_single": dual | {"teachers": 1},
         "dual_teacher_triple": dual | {"teachers": 3, "period": 2},

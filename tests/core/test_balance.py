@@ -156,7 +156,7 @@ def test_scaled_confidence_passes_exactly_where_its_class_does():
     assert torch.equal(scaled >= 0.95, own_values >= made.thresholds()[labels])
 
 
-@pytest.mark.parametrize("name", ["mean_teacher", "dual_teacher", "fixmatch", "unimatch"])
+@pytest.mark.parametrize("name", ["mean_teacher", "dual_teacher", "fixmatch", "unimatch_v2"])
 def test_methods_learn_the_aligned_labels(name):
     settings = options(name, alignment=1.0, adaptive_floor=0.4)
     student = student_of(settings)

@@ -98,8 +98,8 @@ def order_in_a_tensor(monkeypatch):
 
 
 NAMES = [
-    "supervised", "mean_teacher", "dual_teacher", "dual_teacher_balanced", "dual_teacher_paste", "fixmatch", "unimatch",
-    "cps",
+    "supervised", "mean_teacher", "dual_teacher", "dual_teacher_balanced", "dual_teacher_paste", "fixmatch",
+    "fixmatch_ema", "unimatch", "unimatch_v2", "cps",
 ]  # fmt: skip
 
 

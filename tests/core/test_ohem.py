@@ -59,7 +59,9 @@ def test_all_pixels_ignored():
     assert losses.ohem_loss(logits, torch.full_like(label, 255), 0.7, 100) == 0
 
 
-@pytest.mark.parametrize("name", ["supervised", "mean_teacher", "dual_teacher", "fixmatch", "unimatch", "cps"])
+@pytest.mark.parametrize(
+    "name", ["supervised", "mean_teacher", "dual_teacher", "fixmatch", "unimatch", "unimatch_v2", "cps"]
+)
 def test_every_method_takes_the_loss_from_the_settings(name):
     hard = {"terms": ["ohem"], "ohem_threshold": 0.2, "ohem_minimum": 50}
 

@@ -27,7 +27,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return settings
 
 
-@pytest.mark.parametrize("method", ["dual_teacher", "unimatch"])
+@pytest.mark.parametrize("method", ["dual_teacher", "unimatch", "unimatch_v2"])
 def test_a_stopped_run_ends_with_the_same_bytes(project, method, monkeypatch) -> None:
     expected = run_all(project, method)
     eager = project.model_copy(update={"runtime": project.runtime.model_copy(update={"checkpoint_minutes": 0.0})})

@@ -13,11 +13,14 @@ from dualteacher import methods
 from dualteacher.core import losses, mixing
 from dualteacher.data.loader import StepBatch, finish
 from dualteacher.methods.base import Clock, Shard
+from dualteacher.methods.pseudo_labels import label, self_label
+from dualteacher.methods.unimatch_v2 import draw_channels
 
 from .conftest import toy_settings
 from .test_methods import EPOCH, batch_of, flat, step, student_of
 
-RIVALS = ["fixmatch", "unimatch", "cps"]
+RIVALS = ["fixmatch", "fixmatch_ema", "unimatch", "unimatch_v2", "cps"]
+AVERAGED = ["fixmatch_ema", "unimatch_v2"]  # a moving average of the student labels
 
 
 def clock_at(number: int) -> Clock:
@@ -56,8 +59,6 @@ def test_labelling_leaves_the_student_in_train_mode_and_its_buffers_alone(name):
     settings = toy_settings()
     student, _ = build(name, settings)
     buffers = {key: value.clone() for key, value in student.state_dict().items() if "running" in key}
-    from dualteacher.methods.pseudo_labels import self_label
-
     self_label(student, finish(batch_of(settings)))
     assert student.training
     assert all(torch.equal(student.state_dict()[key], value) for key, value in buffers.items())
@@ -73,14 +74,83 @@ def test_unimatch_sees_two_different_strong_views_and_fixmatch_the_first_of_them
     assert not torch.equal(first.box, second.box)
 
 
-def test_feature_dropout_touches_the_last_images_only():
+def maps_of_ones(name):
+    """What the head gets if every feature is 1: (student, maps, draws)."""
     settings = toy_settings()
-    _, method = build("unimatch", settings)
-    level = torch.ones(5, 64, 4, 4)
-    out = method.perturb(level, 2)
-    assert torch.equal(out[:3], level[:3])
-    planes = out[3:].flatten(2)
-    assert ((planes == 0).all(2) | (planes == 2).all(2)).all() and 0.2 < (planes == 0).float().mean() < 0.8
+    student, method = build(name, settings)
+    batch = batch_of(settings)
+    draws = method.draw(clock_at(0), batch, 0, torch.device("cpu"))
+    maps = []
+    student.features = lambda image: [torch.ones(len(image), width, 4, 4) for width in student.widths]
+    hook = student.head.register_forward_pre_hook(lambda module, inputs: maps.append(inputs[0]))
+    method.loss(student, finish(batch), draws, clock_at(0))
+    hook.remove()
+    return student, maps[-1], draws
+
+
+def test_feature_dropout_touches_the_last_images_only():
+    _, maps, _ = maps_of_ones("unimatch")
+    for level in maps:
+        assert (level[:6] == 1).all()
+        planes = level[6:].flatten(2)
+        assert ((planes == 0).all(2) | (planes == 2).all(2)).all() and 0.1 < (planes == 0).float().mean() < 0.9
+
+
+@pytest.mark.parametrize("name", AVERAGED)
+def test_a_moving_average_labels_and_follows_the_student(name):
+    settings = toy_settings()
+    student, method = build(name, settings)
+    teacher = method.teachers[0]
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    for number, decay in ((0, 0.0), (1, 0.5), (2, 2 / 3), (400, 0.996)):
+        before = flat(teacher)
+        step(method, student, optimizer, number, settings)
+        torch.testing.assert_close(flat(teacher), decay * before + (1 - decay) * flat(student), rtol=1e-4, atol=1e-6)
+        assert method.labeller(student, clock_at(number)) is teacher and method.active(clock_at(number)) == 0
+    images = finish(batch_of(settings))
+    found = method.pseudo_label(student, images)
+    assert not torch.equal(found.confidence, self_label(student, images).confidence)
+    assert torch.equal(found.confidence, label(teacher, images).confidence)
+
+
+def test_fixmatch_without_a_teacher_keeps_no_second_network():
+    _, method = build("fixmatch", toy_settings())
+    assert method.teachers == [] and method.active(clock_at(0)) is None
+
+
+def test_unimatch_v2_draws_fixmatchs_views_and_complementary_channels():
+    settings = toy_settings(batch={"labelled": 4, "unlabelled": 8, "groups": 2})
+    _, fix = build("fixmatch", settings)
+    _, two = build("unimatch_v2", settings)
+    batch, cpu = batch_of(settings), torch.device("cpu")
+    (only,) = fix.draw(clock_at(0), batch, 0, cpu, Shard(0, 2)).views
+    draws = two.draw(clock_at(0), batch, 0, cpu, Shard(0, 2))
+    assert torch.equal(only.box, draws.views[0].box) and len(draws.views) == 2
+    assert draws.channels.shape == (8, 320)  # the widest map of MobileNetV2
+    spared = (draws.channels == 1).all(1)
+    assert [int(half.sum()) for half in spared.chunk(2)] == [2, 2]
+    dropped = draws.channels[~spared]
+    assert ((dropped == 0) | (dropped == 2)).all() and 0.4 < (dropped == 0).float().mean() < 0.6
+    assert len(dropped.unique(dim=0)) == len(dropped), "each image has its own mask"
+    # a process that has the second group only draws the same
+    half = StepBatch(*(tensor.chunk(2)[1] for tensor in batch))
+    assert torch.equal(two.draw(clock_at(0), half, 0, cpu, Shard(4, 1)).channels, draws.channels[4:])
+    assert not torch.equal(two.draw(clock_at(1), batch, 0, cpu, Shard(0, 2)).channels, draws.channels)
+
+
+@pytest.mark.parametrize(("dropped", "each", "spared"), [(0.0, 4, 4), (1.0, 4, 0), (0.5, 3, 1), (0.5, 1, 0)])
+def test_the_share_of_images_with_dropped_channels(dropped, each, spared):
+    channels = draw_channels(0, 0, each, 16, dropped, Shard())
+    assert int((channels == 1).all(1).sum()) == spared
+
+
+def test_the_head_sees_the_two_views_with_complementary_channels():
+    student, maps, draws = maps_of_ones("unimatch_v2")
+    assert [level.shape[1] for level in maps] == list(student.widths)
+    for level in maps:
+        known, first, second = level.split(2)
+        assert (known == 1).all() and torch.equal(first + second, torch.full_like(first, 2.0))
+        assert torch.equal(first[:, :, 0, 0], draws.channels[:, : level.shape[1]])
 
 
 def test_cps_networks_start_apart_and_learn_each_others_labels():
@@ -147,7 +217,8 @@ def test_cost_counts_every_pass():
     settings = toy_settings()  # 2 labelled, 2 unlabelled
     seen = {name: build(name, settings)[1].images_seen() for name in (*RIVALS, "dual_teacher", "supervised")}
     assert seen == {
-        "fixmatch": (4, 2), "unimatch": (8, 2), "cps": (8, 4), "dual_teacher": (6, 2), "supervised": (2, 0),
+        "fixmatch": (4, 2), "fixmatch_ema": (4, 2), "unimatch": (8, 2), "unimatch_v2": (6, 2), "cps": (8, 4),
+        "dual_teacher": (6, 2), "supervised": (2, 0),
     }  # fmt: skip
 
 
@@ -191,8 +262,8 @@ def test_no_step_waits_for_the_device(name):
     settings = toy_settings()
     student, method = build(name, settings)
     student.to("meta")
-    for partner in method.partners:
-        partner.to("meta")
+    for network in (*method.teachers, *method.partners):
+        network.to("meta")
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = StepBatch(*(torch.empty_like(tensor, device="meta") for tensor in batch_of(settings)))
         draws = method.draw(clock_at(0), batch, 0, torch.device("meta"))

@@ -293,7 +293,7 @@ def curves(settings: Settings, method: str) -> pd.DataFrame:
     return pd.read_parquet(paths.Cell("toy", "some", method, 0).history)
 
 
-@pytest.mark.parametrize("method", ["supervised", "dual_teacher", "unimatch", "cps"])
+@pytest.mark.parametrize("method", ["supervised", "dual_teacher", "unimatch", "unimatch_v2", "cps"])
 def test_the_same_groups_in_more_passes_give_the_same_loss_curve(project, monkeypatch, method):
     """Without batch normalisation and dropout, how the groups are spread over passes cannot matter."""
     without_norm(monkeypatch)
