@@ -18,6 +18,7 @@ class MapTiles(Section):
     source: Literal["bluemarble", "landcover"]
     tile: Annotated[int, Field(ge=16, le=512, multiple_of=8)]  # side of a tile, pixels (15 per degree)
     block: Annotated[int, Field(ge=16)]  # side of a block, pixels; training and validation share no block
+    label_by: Literal["block", "tile"]  # label whole blocks of overlapping tiles, or single tiles without overlap
     minimum_land: Share  # minimum share of land in a tile
     north: Annotated[float, Field(ge=-90, le=90)]  # degrees
     south: Annotated[float, Field(ge=-90, le=90)]  # degrees

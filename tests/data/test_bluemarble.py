@@ -25,7 +25,7 @@ PARAMS = settings.load(Path(__file__).parents[2] / "params.yaml")
 
 def wanted(**changes: object) -> settings.BlueMarble:
     """Tiles of 16 in blocks of 32 between 85° and 55° N: rows 75 to 525 of a map of 600 × 1200."""
-    values = {"source": "bluemarble", "tile": 16, "block": 32, "minimum_land": 0.2, "validation": 0.25}
+    values = {"source": "bluemarble", "tile": 16, "block": 32, "minimum_land": 0.2, "validation": 0.25, "label_by": "block"}
     return settings.BlueMarble.model_validate(values | {"north": 85, "south": 55, "limit": None} | changes)
 
 
@@ -55,6 +55,16 @@ def test_every_zone_has_one_class() -> None:
     zones = [zone for _, _, members in bluemarble.TABLE for zone in members]
     assert sorted(zones) == list(range(1, 32))
     assert len({color for _, color, _ in bluemarble.TABLE}) == len(bluemarble.TABLE) == 10
+
+
+def test_tiles_labelled_one_by_one_do_not_overlap_and_validation_is_the_same() -> None:
+    by_block, by_tile = tiles(), tiles(label_by="tile")
+    assert by_tile.ids("val") == by_block.ids("val")
+    assert set(by_tile.ids("train")) < set(by_block.ids("train"))
+    samples = list(by_tile.samples("train"))
+    assert [sample.block for sample in samples] == by_tile.ids("train")
+    corners = [(tile.top, tile.left) for tile in by_tile._splits["train"]]
+    assert all(y % 16 == 0 and x % 16 == 0 for y, x in corners) and len(set(corners)) == len(samples)
 
 
 def test_no_pixel_is_in_two_splits_or_blocks() -> None:

@@ -80,8 +80,9 @@ class Tile:
 class MapTiles:
     """Tiles cut from the map, split by whole geographic blocks. Implements `sources.Content`.
 
-    Inside a block, training tiles overlap by half a tile; validation tiles do not overlap, so each pixel is scored
-    once. No tile crosses a block's border, so splits, and the labelled and unlabelled parts, never overlap.
+    No tile crosses a block's border, and validation tiles do not overlap, so each pixel is scored once. Training tiles
+    overlap by half a tile, and a block is labelled as a whole (`label_by: block`); or they do not overlap, and each is
+    labelled on its own (`tile`). So splits, and the labelled and unlabelled parts, never overlap.
 
     table: its first class is water. image: uint8 (H, W, 3). labels: uint8 (H, W).
     """
@@ -100,20 +101,22 @@ class MapTiles:
     def samples(self, split: Split) -> Iterator[Sample]:
         side = self.options.tile
         for image_id, tile in zip(self.ids(split), self._splits[split], strict=True):
+            block = f"r{tile.block[0]:02d}_c{tile.block[1]:03d}"
             yield Sample(
                 image_id=image_id,
                 image=images.png(self._square(self.image, tile.top, tile.left)),
                 mask=images.png(self._square(self.labels, tile.top, tile.left)),
                 height=side,
                 width=side,
-                block=f"r{tile.block[0]:02d}_c{tile.block[1]:03d}",
+                block=block if self.options.label_by == "block" else image_id,
             )
 
     @cached_property
     def _splits(self) -> dict[Split, list[Tile]]:
         disjoint = self._cut(self.options.tile)
         held_out = self._validation_blocks(disjoint)
-        train = [tile for tile in self._cut(self.options.tile // 2) if tile.block not in held_out]
+        every = disjoint if self.options.label_by == "tile" else self._cut(self.options.tile // 2)
+        train = [tile for tile in every if tile.block not in held_out]
         val = [tile for tile in disjoint if tile.block in held_out]
         return {"train": _spread(train, self.options.limit), "val": _spread(val, self.options.limit)}
 
