@@ -25,8 +25,9 @@ PARAMS = settings.load(Path(__file__).parents[2] / "params.yaml")
 
 def wanted(**changes: object) -> settings.BlueMarble:
     """Tiles of 16 in blocks of 32 between 85° and 55° N: rows 75 to 525 of a map of 600 × 1200."""
-    values = {"source": "bluemarble", "tile": 16, "block": 32, "minimum_land": 0.2, "validation": 0.25, "label_by": "block"}
-    return settings.BlueMarble.model_validate(values | {"north": 85, "south": 55, "limit": None} | changes)
+    values = {"source": "bluemarble", "tile": 16, "block": 32, "label_by": "block", "minimum_land": 0.2}
+    places = {"north": 85, "south": 55, "validation": 0.25, "limit": None}
+    return settings.BlueMarble.model_validate(values | places | changes)
 
 
 def tiles(**changes: object) -> map_tiles.MapTiles:
