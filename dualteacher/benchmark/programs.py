@@ -50,8 +50,8 @@ class Ours:
         unused: Any = None  # needed by a run but not by a step
         self.job = loop.Job(
             name="benchmark", settings=settings, student=student, method=method, dataset=unused, labelled=unused,
-            unlabelled=unused, steps=0, learning_rate=settings.train.learning_rate, seed=0, device=device,
-            store=unused, world=World(), observe=unused,
+            unlabelled=unused, steps=0, steps_per_epoch=4, learning_rate=settings.train.learning_rate, seed=0,
+            device=device, store=unused, world=World(), observe=unused,
         )  # fmt: skip
 
     def __call__(self, step: int) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from dualteacher.models import segmenter
 from dualteacher.reporting.tables import duration
 from dualteacher.settings import Length, Settings
 from dualteacher.system import paths
-from dualteacher.training.loop import steps_per_epoch
+from dualteacher.training.job import steps_per_epoch, total_steps
 
 PASSES = 3  # cost of forward and backward, in forward passes
 # Assumed range of sustained TFLOP/s, unless --tflops is given. The lower end fits published times
@@ -135,14 +135,14 @@ def _cells(
     """For each partition, warm-up and methods: the cost of one run and the number of runs."""
     slots = 2 if loaded.optimizer.name == "adamw" else 1  # optimiser state, in copies of the parameters
     for name in loaded.grid.partitions:
-        labelled = _labelled(loaded, dataset, name, size)
+        labelled, unlabelled = _images(loaded, dataset, name, size)
         runs: list[tuple[str, Length]] = [("warmup", loaded.warmup)]
         runs += [(method, loaded.train) for method in loaded.grid.methods_on(name)]
         for method, length in runs:
             warmup = method == "warmup"
             built = Supervised(None, loaded, student) if warmup else methods.build(method, loaded, student)
             gradient, labelling = built.images_seen()
-            steps = _steps(length, labelled, loaded.batch.labelled)
+            steps = total_steps(length, steps_per_epoch(length, loaded.batch, labelled, unlabelled))
             work = steps * network.flops * (PASSES * gradient + labelling)
             networks = 1 + len(built.teachers)
             state = 4.0 * network.parameters * (networks + slots)
@@ -156,27 +156,29 @@ def _cells(
                 }
 
 
-def _labelled(loaded: Settings, dataset: str, name: str, size: Size) -> int:
-    """Labelled images of a partition: from its file if it exists, else from params.yaml."""
+def _images(loaded: Settings, dataset: str, name: str, size: Size) -> tuple[int, int]:
+    """(labelled, unlabelled) images of a partition: from its file if it exists, else from params.yaml."""
     table = paths.Partition(dataset, name, loaded.grid.seed[0]).table
     if table.exists():
-        return len(partition.read(table).labelled)
+        read = partition.read(table)
+        return len(read.labelled), len(read.unlabelled)
     wanted = loaded.partition[name]
     left = 1 - (wanted.held_out or 0.0)  # approximate: whole blocks are held out
-    return max(1, round(left * _drawn(loaded, dataset, wanted, size)))
+    drawn, unlabelled = _drawn(loaded, dataset, wanted, size)
+    return max(1, round(left * drawn)), unlabelled
 
 
-def _drawn(loaded: Settings, dataset: str, wanted: settings.Partition, size: Size) -> int:
-    """Labelled images including those held out."""
+def _drawn(loaded: Settings, dataset: str, wanted: settings.Partition, size: Size) -> tuple[int, int]:
+    """(labelled images including those held out, unlabelled ones)."""
     if wanted.list is not None:
-        return official_lists.official(loaded.datasets[dataset].source, wanted.list).labelled.lines
+        official = official_lists.official(loaded.datasets[dataset].source, wanted.list)
+        return official.labelled.lines, official.unlabelled.lines
+    drawn = size.train
     if wanted.fraction is not None:
-        return max(1, round(wanted.fraction * size.train))
-    return size.train if wanted.count == "all" or wanted.count is None else int(wanted.count)
-
-
-def _steps(length: Length, labelled: int, batch: int) -> int:
-    return length.steps if length.steps is not None else (length.epochs or 0) * steps_per_epoch(labelled, batch)
+        drawn = max(1, round(wanted.fraction * size.train))
+    elif isinstance(wanted.count, int):
+        drawn = wanted.count
+    return drawn, size.train - drawn
 
 
 def _table(cells: list[dict[str, Any]]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from dualteacher.system.errors import UserError
 
 
 class Clock(NamedTuple):
-    """The current optimiser step, and the number of steps per epoch (one pass over the labelled images)."""
+    """The current optimiser step, and the number of steps per epoch (`train.epochs_of`)."""
 
     step: int
     steps_per_epoch: int

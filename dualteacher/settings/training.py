@@ -159,10 +159,10 @@ class Optimizer(Section):
 
 
 class Length(Section):
-    """Length of training, in optimiser steps or in passes over the labelled images."""
+    """Length of training, in optimiser steps or in epochs."""
 
     steps: Count | None  # optimiser steps
-    epochs: AtLeastOne | None  # passes over the labelled images
+    epochs: AtLeastOne | None  # passes over the labelled images; train: see epochs_of
     learning_rate: Positive  # peak learning rate of the backbone
 
     @model_validator(mode="after")
@@ -179,5 +179,6 @@ class Warmup(Length):
 class Train(Length):
     """Main training phase."""
 
+    epochs_of: Literal["labelled", "unlabelled"]  # an epoch is one pass over these; labelled if none are unlabelled
     validate_every: AtLeastOne  # epochs between validations
     probe_images: Count  # unlabelled images to check pseudo-labels on at each validation

@@ -15,7 +15,7 @@ from dualteacher.system import paths
 from dualteacher.training import calibration, snapshots
 from dualteacher.training.diagnostics import blank, judge_teachers, probe_images, selector, validator
 from dualteacher.training.history import Row
-from dualteacher.training.loop import Progress, steps_per_epoch
+from dualteacher.training.loop import Progress
 from dualteacher.training.run import open_data, train_cell
 
 
@@ -45,8 +45,7 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
 
     def calibrate(progress: Progress) -> pd.DataFrame:
         """Calibration of the last pseudo-labels trained on or, without any, of the student's own predictions."""
-        epoch = steps_per_epoch(len(data.labelled), settings.batch.labelled)
-        clock = Clock(max(progress.step - 1, 0), epoch)
+        clock = Clock(max(progress.step - 1, 0), data.steps_per_epoch(settings.train, settings.batch))
         labeller = chosen.labeller(student, clock) or student
         return calibration.measure(labeller, data.train, probe, settings.inference, device)
 

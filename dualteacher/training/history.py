@@ -32,7 +32,7 @@ class Column:
 
 
 COLUMNS = (
-    Column("epoch", "int64", "counted from 0; an epoch is one pass over the labelled images", "loop"),
+    Column("epoch", "int64", "counted from 0; an epoch is one pass over the labelled images (train.epochs_of)", "loop"),
     Column("step", "int64", "optimiser steps at the epoch's end", "loop"),
     Column("learning_rate", "float64", "of the backbone, at the epoch's end", "loop"),
     Column("loss", "float64", "total loss; losses and `kept` are means over the epoch", "losses"),

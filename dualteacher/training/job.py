@@ -13,7 +13,7 @@ from dualteacher.data.loader import Augmented, Stream
 from dualteacher.machine.distributed import World
 from dualteacher.methods.base import Clock, Method
 from dualteacher.models.segmenter import Segmenter
-from dualteacher.settings import Settings
+from dualteacher.settings import Batch, Length, Settings, Train
 from dualteacher.training.checkpoint import Store
 from dualteacher.training.history import Row
 
@@ -33,6 +33,7 @@ class Job:
     labelled: Stream
     unlabelled: Stream | None
     steps: int
+    steps_per_epoch: int
     learning_rate: float
     seed: int
     device: torch.device
@@ -48,15 +49,20 @@ class Job:
         """The network that is evaluated and saved."""
         return self.student if self.average is None else self.average
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in one pass over the labelled images; at least one."""
-        return steps_per_epoch(len(self.labelled.indices), self.settings.batch.labelled)
+
+def steps_per_epoch(length: Length, batch: Batch, labelled: int, unlabelled: int) -> int:
+    """Full batches in a pass over the images of `train.epochs_of`, or the labelled ones if none are unlabelled.
+
+    At least one. The remainder starts the next pass. A warm-up's epochs pass over the labelled images.
+    """
+    if isinstance(length, Train) and length.epochs_of == "unlabelled" and unlabelled:
+        return max(1, unlabelled // batch.unlabelled)
+    return max(1, labelled // batch.labelled)
 
 
-def steps_per_epoch(labelled: int, batch: int) -> int:
-    """Full batches in a pass over `labelled` images; the remainder starts the next pass."""
-    return max(1, labelled // batch)
+def total_steps(length: Length, per_epoch: int) -> int:
+    """Optimiser steps of a training phase."""
+    return length.steps if length.steps is not None else (length.epochs or 0) * per_epoch
 
 
 @dataclass

@@ -26,7 +26,6 @@ from dualteacher.training.feed import feed
 from dualteacher.training.history import Row
 from dualteacher.training.job import Job as Job
 from dualteacher.training.job import Progress as Progress
-from dualteacher.training.job import steps_per_epoch as steps_per_epoch
 from dualteacher.training.optimizer import make_optimizer, rate_factor
 from dualteacher.training.waiting import Watchdog
 from dualteacher.training.watch import Loggers, Watch

@@ -29,12 +29,13 @@ from dualteacher.machine.distributed import World
 from dualteacher.methods.base import Clock, Method
 from dualteacher.models import saved
 from dualteacher.models.segmenter import Segmenter
-from dualteacher.settings import Length, Settings
+from dualteacher.settings import Batch, Length, Settings
 from dualteacher.system import files, paths, sealed
 from dualteacher.system.console import logger
 from dualteacher.system.errors import Interrupted, UserError
 from dualteacher.training import committee, history, loop, watch
 from dualteacher.training.checkpoint import Store, mark_of
+from dualteacher.training.job import steps_per_epoch, total_steps
 from dualteacher.workflow.contracts import BY_STAGE
 
 Table = Callable[[loop.Progress], pd.DataFrame]
@@ -50,6 +51,10 @@ class Data:
     held_out: list[int]  # labelled, but used only to select the best epoch
     unlabelled: list[int]
     files: tuple[Path, ...]
+
+    def steps_per_epoch(self, length: Length, batch: Batch) -> int:
+        """Optimiser steps in an epoch of the warm-up or of training."""
+        return steps_per_epoch(length, batch, len(self.labelled), len(self.unlabelled))
 
     def pixels_by_image(self) -> np.ndarray:
         """Pixel counts (labelled images, classes) int64. Reads every labelled mask."""
@@ -95,8 +100,8 @@ def train_cell(
     """
     _check(cell, settings, data, method, world)
     watch.check_installed(settings.runtime.loggers)
-    per_epoch = loop.steps_per_epoch(len(data.labelled), settings.batch.labelled)
-    steps = length.steps if length.steps is not None else per_epoch * (length.epochs or 0)
+    per_epoch = data.steps_per_epoch(length, settings.batch)
+    steps = total_steps(length, per_epoch)
     stage = "warmup" if cell.method == "warmup" else "train"
     runtime = settings.runtime.model_copy(update={"precision": precision.chosen(device, settings.runtime.precision)})
     settings = settings.model_copy(update={"runtime": runtime})  # the mark includes the precision in use
@@ -119,6 +124,7 @@ def train_cell(
         labelled=data.labelled_stream(cell.seed, settings.sampling.rare_classes),
         unlabelled=Stream("unlabelled", np.array(data.unlabelled), cell.seed) if method.uses_unlabelled else None,
         steps=steps,
+        steps_per_epoch=per_epoch,
         learning_rate=length.learning_rate,
         seed=cell.seed,
         device=device,

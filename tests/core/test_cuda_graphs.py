@@ -38,8 +38,8 @@ def job_of(name: str, **sections) -> loop.Job:
     unused = None
     return loop.Job(
         name="test", settings=settings, student=student, method=method, dataset=unused, labelled=unused,
-        unlabelled=unused, steps=STEPS, learning_rate=0.01, seed=0, device=CPU, store=unused, world=World(),
-        observe=unused,
+        unlabelled=unused, steps=STEPS, steps_per_epoch=EPOCH, learning_rate=0.01, seed=0, device=CPU, store=unused,
+        world=World(), observe=unused,
     )  # fmt: skip
 
 

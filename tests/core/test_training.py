@@ -26,6 +26,7 @@ from dualteacher.system.console import logger
 from dualteacher.system.errors import Interrupted, UserError
 from dualteacher.training import checkpoint, loop
 from dualteacher.training.checkpoint import Mark, Store, mark_of
+from dualteacher.training.job import steps_per_epoch, total_steps
 from dualteacher.training.optimizer import rate_factor
 
 from .conftest import ROOT, prepare, toy_settings, without_norm
@@ -363,7 +364,23 @@ def test_a_labelled_image_without_a_mask_is_refused(project):
         warmup.run(project, "toy", "some", 0)
 
 
-def test_epochs_count_passes_over_the_labelled_images():
-    assert loop.steps_per_epoch(631, 8) == 78
-    assert loop.steps_per_epoch(3, 8) == 1
-    assert np.isclose(loop.steps_per_epoch(8, 8), 1)
+def test_epochs_count_passes_over_the_labelled_or_the_unlabelled_images():
+    settings = toy_settings(
+        batch={"labelled": 8, "unlabelled": 16}, train={"steps": None, "epochs": 3, "epochs_of": "unlabelled"}
+    )
+    unlabelled, batch = settings.train, settings.batch
+    labelled = unlabelled.model_copy(update={"epochs_of": "labelled"})
+    assert [steps_per_epoch(labelled, batch, count, 900) for count in (631, 3, 8)] == [78, 1, 1]
+    assert [steps_per_epoch(unlabelled, batch, 631, count) for count in (900, 5, 0)] == [56, 1, 78]
+    assert steps_per_epoch(settings.warmup, batch, 631, 900) == 78
+    assert total_steps(unlabelled, 56) == 168 and total_steps(settings.warmup, 56) == settings.warmup.steps
+
+
+def test_epochs_over_the_unlabelled_images_are_the_same_for_every_method(project):
+    """Nine unlabelled images, two a step, so four steps an epoch; five labelled ones would make two."""
+    lengths = {"steps": None, "epochs": 2, "epochs_of": "unlabelled", "validate_every": 1}
+    counted = project.model_copy(update={"train": project.train.model_copy(update=lengths)})
+    histories = [curves(counted, name) for name in ("supervised", "dual_teacher")]
+    for history in histories:
+        assert list(history["step"]) == [4, 8] and list(history["epoch"]) == [0, 1]
+    assert list(histories[1]["teacher"]) == [0, 1] and list(histories[1]["mix"]) == ["cutmix", "classmix"]

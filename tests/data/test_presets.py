@@ -139,6 +139,17 @@ def test_the_estimate_says_that_it_is_one_and_how_it_came_about(
     assert "total disk: about 2" in text and "Time: the FLOPs of a forward pass" in text
 
 
+def test_the_estimate_counts_the_images_that_an_epoch_passes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, size = presets.load("ade20k-631-mit_b1"), estimate.SIZES["ade20k"]
+    some = {"fraction": 0.25, "count": None, "list": None, "held_out": 0.5}
+    monkeypatch.chdir(tmp_path)
+    assert estimate._images(settings.parse(raw), "ade20k", "dual_teacher_631", size) == (631, 19579)
+    shares = settings.parse(raw | {"partition": {"dual_teacher_631": some}})
+    assert estimate._images(shares, "ade20k", "dual_teacher_631", size) == (2526, 15158)
+
+
 def test_the_counting_of_a_known_network() -> None:
     """One convolution of 3 → 8 maps with 3×3 weights: 2 · 27 · 8 operations a pixel."""
 
