@@ -25,7 +25,7 @@ class Evaluate(Section):
 
     scales: Annotated[list[Positive], Field(min_length=1)]  # average predictions at these scales
     flip: bool  # also average with the mirrored image
-    weights: Literal["student", "average"]  # the student's, or their moving average over training
+    weights: Literal["student", "average", "teachers"]  # the student's, their moving average, or the teachers' mean
     gallery: AtLeastOne  # number of images in the gallery
 
 

@@ -9,16 +9,25 @@ from pydantic import Field
 from dualteacher.settings.base import AtLeastOne, Count, NotNegative, Section, Share, by_tag
 
 
-class Supervised(Section):
+class Method(Section):
+    """Options of all methods."""
+
+    kind: str
+
+    @property
+    def has_teachers(self) -> bool:
+        return False
+
+
+class Supervised(Method):
     """Training on labelled images only; no options."""
 
     kind: Literal["supervised"]
 
 
-class Teacher(Section):
-    """Options of all methods with teachers."""
+class Teacher(Method):
+    """Options of the methods with EMA teachers."""
 
-    kind: str
     threshold: Share  # minimum confidence of a pseudo-label
     ema_decay: Share  # maximum decay of the teachers' moving average
     unlabelled_weight: NotNegative  # weight of the loss on mixed images
@@ -29,6 +38,10 @@ class Teacher(Section):
     pixels: Literal["share", "confident"]  # loss on mixed images: all, weighted by confident share; or confident only
     adaptive_floor: Share | None  # minimum of adaptive per-class thresholds (maximum: `threshold`); null: not adaptive
     alignment: Share  # of pseudo-label class shares with those of the labels; 0: off, 1: full
+
+    @property
+    def has_teachers(self) -> bool:
+        return True
 
 
 class MeanTeacher(Teacher):
@@ -48,10 +61,9 @@ class DualTeacher(Teacher):
     temporary: bool  # each turn starts from a copy of the student
 
 
-class Matching(Section):
+class Matching(Method):
     """Options of FixMatch and its successors."""
 
-    kind: str
     threshold: Share  # minimum confidence of a pseudo-label
     unlabelled_weight: NotNegative  # weight of the loss on unlabelled images
     ramp_steps: Count  # steps over which the weight rises from 0; 0: constant, as published
@@ -65,6 +77,10 @@ class FixMatch(Matching):
     kind: Literal["fixmatch"]
     teacher: Literal["student", "ema"]  # labels the weak views: the student itself, or its moving average
     ema_decay: Share  # ema: maximum decay of the moving average
+
+    @property
+    def has_teachers(self) -> bool:
+        return self.teacher == "ema"
 
 
 class UniMatch(Matching):
@@ -81,8 +97,12 @@ class UniMatchV2(Matching):
     ema_decay: Share  # maximum decay of the teacher's moving average
     dropped: Share  # of images, those whose feature channels are dropped, half in one view and half in the other
 
+    @property
+    def has_teachers(self) -> bool:
+        return True
 
-class CPS(Section):
+
+class CPS(Method):
     """Cross pseudo-supervision: two networks train on each other's predictions."""
 
     kind: Literal["cps"]

@@ -80,6 +80,16 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _teachers_can_be_scored(self) -> Settings:
+        without = [name for name in self.grid.methods if not self.methods[name].has_teachers]
+        if self.evaluate.weights == "teachers" and without:
+            raise ValueError(
+                f"evaluate.weights = 'teachers', but {without[0]} of the grid has no teachers; use average, or take"
+                f" {without[0]} out of the grid"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _lists_are_known(self) -> Settings:
         from dualteacher.data import official_lists
 

@@ -12,6 +12,7 @@ from dualteacher.methods.teaching import make_teacher
 from dualteacher.models import saved
 from dualteacher.settings import Settings
 from dualteacher.system import paths
+from dualteacher.system.errors import UserError
 from dualteacher.training import calibration, snapshots
 from dualteacher.training.diagnostics import blank, judge_teachers, probe_images, selector, validator
 from dualteacher.training.history import Row
@@ -30,7 +31,9 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
     if settings.model.sync_norm:
         sync_norm.synchronise_norms(student)
     chosen = methods.build(method, settings, student, data.class_pixels)
-    average = make_teacher(student, "running") if settings.evaluate.weights == "average" else None
+    if settings.evaluate.weights == "teachers" and not chosen.teachers:  # a method outside the grid
+        raise UserError(f"evaluate.weights = 'teachers', but {method} has no teachers; use average")
+    average = None if settings.evaluate.weights == "student" else make_teacher(student, "running")
     scored = student if average is None else average
     validate = validator(scored, data.val, settings, device, world)
     select = selector(scored, data.train, data.held_out, settings, device, world)

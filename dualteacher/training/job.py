@@ -40,7 +40,7 @@ class Job:
     store: Store
     world: World
     observe: Callable[[Clock, bool], Row]
-    average: Segmenter | None = None  # EMA of the student, scored in its place (evaluate.weights: average)
+    average: Segmenter | None = None  # scored in the student's place: its EMA or the teachers' mean (evaluate.weights)
     config: dict[str, Any] = field(default_factory=dict)  # the settings that the result depends on, for the loggers
     passes: Passes | None = None  # forward and backward of a shard; None: as CUDA graphs where they can be
 

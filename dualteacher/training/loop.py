@@ -148,13 +148,22 @@ def step(
         distributed.average_buffers(networks, world)
         method.after_step(job.student, clock)
         if job.average is not None:
-            ema.update(job.average, job.student, ema.decay(clock.step, AVERAGE_DECAY))
+            update_average(job, job.average, clock)
         if method.balance is not None:
             distributed.average([method.balance.pending], world)
             method.balance.step()
     elif method.balance is not None:
         method.balance.pending.zero_()
     return parts
+
+
+def update_average(job: Job, average: Segmenter, clock: Clock) -> None:
+    """Let the scored average follow, as `evaluate.weights` says."""
+    if job.settings.evaluate.weights == "teachers":
+        for number, teacher in enumerate(job.method.teachers):  # running mean
+            ema.update(average, teacher, number / (number + 1))
+    else:
+        ema.update(average, job.student, ema.decay(clock.step, AVERAGE_DECAY))
 
 
 def forward_and_backward(job: Job, batch: loader.StepBatch, draws: Any, clock: Clock, shard: Shard) -> Parts:

@@ -96,7 +96,7 @@ def train_cell(
 ) -> None:  # fmt: skip
     """Train a cell and write its weights, history, cost and alarms. Does nothing if this exact run has finished.
 
-    average: moving average of the student, scored in its place. tables: further outputs, built at the end of the run.
+    average: scored in the student's place; see Job. tables: further outputs, built at the end of the run.
     """
     _check(cell, settings, data, method, world)
     watch.check_installed(settings.runtime.loggers)

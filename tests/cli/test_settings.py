@@ -57,6 +57,7 @@ MISTAKES = [
     ("warmup.epochs", 3, ["warmup", "exactly one of steps and epochs"]),
     ("datasets.bluemarble.block", 100, ["block (100) must be a multiple of tile (96)"]),
     ("runtime.device", "gpu", ["runtime.device = 'gpu'"]),
+    ("evaluate.weights", "teachers", ["evaluate.weights = 'teachers'", "supervised of the grid has no teachers"]),
 ]
 
 

@@ -199,6 +199,12 @@ def test_unlabelled_losses_rise_little_by_little(name):
         assert float(parts["loss"]) == pytest.approx(float(parts["loss_supervised"] + risen * unlabelled), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", [*RIVALS, "supervised", "mean_teacher", "dual_teacher"])
+def test_the_settings_know_which_methods_have_teachers(name):
+    settings = toy_settings()
+    assert settings.methods[name].has_teachers == bool(build(name, settings)[1].teachers)
+
+
 @pytest.mark.parametrize("name", [*RIVALS, "mean_teacher", "dual_teacher", "dual_teacher_paste"])
 @pytest.mark.parametrize("sizes", [(4, 12, 1), (2, 14, 2)], ids=["1:3", "1:7"])
 def test_more_unlabelled_than_labelled_images(name, sizes):

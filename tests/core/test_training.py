@@ -81,10 +81,10 @@ def test_the_same_settings_give_the_same_bytes(project):
     assert changed["student.safetensorsdual_teacher"] != first["student.safetensorsdual_teacher"]
 
 
-def averaged(settings: Settings) -> Settings:
-    """These settings with evaluate.weights: average."""
+def averaged(settings: Settings, weights: str = "average") -> Settings:
+    """These settings with other evaluate.weights."""
     return settings.model_copy(
-        update={"evaluate": settings.evaluate.model_copy(update={"weights": "average"})},
+        update={"evaluate": settings.evaluate.model_copy(update={"weights": weights})},
     )
 
 
@@ -113,6 +113,20 @@ def test_the_average_of_the_students_is_what_is_kept(project, method, monkeypatc
             for number, one in enumerate(steps[1:], 1):
                 expected = torch.lerp(expected, one[key], 1 / (number + 1))  # 1 - 1/(step + 1) is kept
             torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_mean_of_the_teachers_is_what_is_kept(project, monkeypatch):
+    jobs, run = [], loop.run
+    monkeypatch.setattr(loop, "run", lambda job: (jobs.append(job), run(job))[1])
+    run_all(averaged(project, "teachers"), "dual_teacher")
+    kept = saved.load(paths.Cell("toy", "some", "dual_teacher", 0).student)[0].state_dict()
+    teachers = [teacher.state_dict() for teacher in jobs[-1].method.teachers]
+    assert not torch.equal(*(teacher["head.classifier.weight"] for teacher in teachers))
+    for key, value in kept.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (teachers[0][key] + teachers[1][key]) / 2, rtol=1e-4, atol=1e-6)
+    with pytest.raises(UserError, match="supervised has no teachers"):
+        train.run(averaged(project, "teachers"), "toy", "some", "supervised", 0)
 
 
 @pytest.mark.parametrize("method", ["supervised", "mean_teacher", "dual_teacher", "dual_teacher_balanced"])
