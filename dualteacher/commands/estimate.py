@@ -17,13 +17,13 @@ from dualteacher import methods, settings
 from dualteacher.data import official_lists, partition
 from dualteacher.data.pack import Pack
 from dualteacher.methods.supervised import Supervised
-from dualteacher.models import segmenter
+from dualteacher.models import blocks, recompute, segmenter
 from dualteacher.reporting.tables import duration
 from dualteacher.settings import Length, Settings
 from dualteacher.system import paths
 from dualteacher.training.job import steps_per_epoch, total_steps
 
-PASSES = 3  # cost of forward and backward, in forward passes
+BACKWARD = 2  # cost of a backward pass, in forward passes of what is trained
 # Assumed range of sustained TFLOP/s, unless --tflops is given. The lower end fits published times
 # (UniMatch's logs: ResNet-101, VOC, 20 h on four GPUs).
 RATES = (3.0, 30.0)
@@ -56,10 +56,11 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Network:
-    """A network's cost for one image: parameters, forward FLOPs, bytes saved for the backward pass."""
+    """A network's cost for one image: parameters, FLOPs of forward and of backward, bytes saved for the backward."""
 
     parameters: int
     flops: float
+    backward: float
     kept: float
 
 
@@ -119,13 +120,31 @@ def measure(student: segmenter.Segmenter, side: int) -> Network:
             alive.append(tensor)  # a freed storage's id could be reused
         return tensor
 
+    def seen(block: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        note(inputs[0])
+
     alive: list[torch.Tensor] = []
     images = 2  # batch normalisation needs two
     batch = torch.empty(images, 3, side, side, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), FlopCounterMode(display=False) as count:
-        student.train()(batch)
+    student.train()
+    # Checkpointing keeps its blocks' inputs out of the hooks' sight.
+    recomputed = recompute.recomputed(student)
+    watched = [block.register_forward_pre_hook(seen) for block in recomputed]
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        FlopCounterMode(display=False) as count,
+    ):
+        student(batch)
+    for hook in watched:
+        hook.remove()
+    flops = {name: sum(ops.values()) / images for name, ops in count.get_flop_counts().items()}
+    root = type(student).__name__
+    frozen = {key for key, parameter in student.named_parameters(root) if not parameter.requires_grad}
+    saved = sum(flops.get(name, 0.0) for name in blocks.largest(student, root, frozen))
+    total = count.get_total_flops() / images
+    backward = BACKWARD * (total - saved) + (flops[f"{root}.backbone"] - saved if recomputed else 0.0)
     parameters = sum(parameter.numel() for parameter in student.parameters())
-    return Network(parameters, count.get_total_flops() / images, sum(kept.values()) / images)
+    return Network(parameters, total, backward, sum(kept.values()) / images)
 
 
 def _cells(
@@ -143,10 +162,13 @@ def _cells(
             built = Supervised(None, loaded, student) if warmup else methods.build(method, loaded, student)
             gradient, labelling = built.images_seen()
             steps = total_steps(length, steps_per_epoch(length, loaded.batch, labelled, unlabelled))
-            work = steps * network.flops * (PASSES * gradient + labelling)
-            networks = 1 + len(built.teachers)
-            state = 4.0 * network.parameters * (networks + slots)
-            memory = SLACK * (state + 4.0 * network.parameters + gradient / loaded.batch.accumulate * network.kept)
+            work = steps * ((network.flops + network.backward) * gradient + network.flops * labelling)
+            networks = (student, *built.partners, *built.teachers)
+            held = {parameter for one in networks for parameter in one.parameters()}  # each once: some share
+            trained = sum(p.numel() for p in held if p.requires_grad)
+            frozen = sum(p.numel() for p in student.parameters() if not p.requires_grad)
+            state = 4.0 * (sum(p.numel() for p in held) - frozen + slots * trained)
+            memory = SLACK * (state + 4.0 * (frozen + trained) + gradient / loaded.batch.accumulate * network.kept)
             seconds = [max(steps * STEP, work / rate / 1e12) for rate in sorted(rates, reverse=True)]
             if steps:
                 yield {
@@ -212,9 +234,9 @@ def _how(loaded: Settings, rates: tuple[float, float]) -> str:
     side, half = loaded.batch.crop, loaded.runtime.precision != "float32"
     sustained = f"{rates[0]:g}" if rates[0] == rates[1] else f"{rates[0]:g} … {rates[1]:g}"
     return (
-        f"Time: the FLOPs of a forward pass over one {side}×{side} crop, times {PASSES} per training image and 1 per"
-        f" pseudo-labelled image, on a GPU that sustains {sustained} TFLOP/s; at least {STEP:g} s per step. The rate is"
-        " an assumption: time a few minutes of a real run and set --tflops. Data loading, validation and the final"
+        f"Time: the FLOPs of a forward pass over one {side}×{side} crop for each image, and of a backward pass for each"
+        f" training image, on a GPU that sustains {sustained} TFLOP/s; at least {STEP:g} s per step. The rate is an"
+        " assumption: time a few minutes of a real run and set --tflops. Data loading, validation and the final"
         " evaluation are not included.\n"
         "Memory: weights, gradients, optimiser state, teachers and saved activations in float32, times an assumed"
         f" {SLACK:g}{'; bfloat16 takes less' if half else ''}. Disk: for data not yet here, the rounded sizes of the"

@@ -70,14 +70,18 @@ def freeze(name: str, network: nn.Module, what: str | int) -> tuple[str, ...]:
         frozen = {key for key, layer in by_layer.items() if layer <= int(what)}
     for key, parameter in network.named_parameters():
         parameter.requires_grad_(key not in frozen)
-    return tuple(_largest(network, "", frozen))
+    return tuple(largest(network, "", frozen))
 
 
-def _largest(module: nn.Module, place: str, frozen: set[str]) -> Iterator[str]:
+def largest(module: nn.Module, place: str, frozen: set[str]) -> Iterator[str]:
+    """Names of the largest modules all of whose parameters are frozen, and of single parameters of others.
+
+    place: the module's own name, with which all names begin.
+    """
     names = [key for key, _ in module.named_parameters(place)]
     if names and frozen.issuperset(names):
         yield place
         return
     yield from (key for key, _ in module.named_parameters(place, recurse=False) if key in frozen)
     for key, child in module.named_children():
-        yield from _largest(child, f"{place}.{key}" if place else key, frozen)
+        yield from largest(child, f"{place}.{key}" if place else key, frozen)

@@ -11,6 +11,7 @@ from typing import Any
 
 from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 STRIDES = (4, 8, 16, 32)
 
@@ -84,5 +85,8 @@ def _run(stage: Any, features: Tensor) -> Tensor:
     batch, height, width, channels = features.shape
     tokens = features.reshape(batch, height * width, channels)
     for block in stage.blocks:
-        tokens = block(tokens, (height, width))
+        if stage.grad_checkpointing:
+            tokens = checkpoint(block, tokens, (height, width), use_reentrant=False)
+        else:
+            tokens = block(tokens, (height, width))
     return stage.norm(tokens).view(batch, height, width, channels)

@@ -17,7 +17,7 @@ from dualteacher.system import paths
 from dualteacher.system.errors import UserError
 
 # keys of `model` that older files lack, with their former default
-LATER = {"sync_norm": False, "freeze": "none", "head_norm": "batch"}
+LATER = {"sync_norm": False, "freeze": "none", "head_norm": "batch", "recompute": False}
 
 
 def save(path: Path, segmenter: Segmenter, description: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dualteacher import settings
 from dualteacher.core import seeds
 from dualteacher.data.channels import RGB, Channels
-from dualteacher.models import backbones, blocks, conversion, heads, tensors
+from dualteacher.models import backbones, blocks, conversion, heads, recompute, tensors
 from dualteacher.models.heads.layers import resize
 
 
@@ -40,6 +40,8 @@ class Segmenter(nn.Module):
         self.backbone = backbone.network
         frozen = blocks.freeze(model.backbone, self.backbone, model.freeze)
         self.frozen = tuple(f"backbone.{name}" if name else "backbone" for name in frozen)  # modules, parameters
+        if model.recompute:
+            recompute.check(model.backbone, self.backbone)
         self.head, self.stride = heads.create(
             model.architecture, backbone.channels, backbone.strides, model.head_width, num_classes, model.dropout,
             model.head_norm,
@@ -79,6 +81,8 @@ class Segmenter(nn.Module):
             for module in self.backbone.modules():
                 if isinstance(module, _BatchNorm):
                     module.training = False
+        if self.settings.recompute and self.settings.freeze != "backbone":
+            recompute.switch(self.backbone, mode)
         return self
 
     def fix_norms(self, fixed: bool) -> None:

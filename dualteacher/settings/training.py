@@ -22,6 +22,7 @@ class Model(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]  # dropout before the classifier
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)]  # stochastic depth of the student; teachers run at full depth
     freeze: Literal["none", "backbone", "backbone_norms"] | AtLeastOne  # not trained; a number: so many first blocks
+    recompute: bool  # gradient checkpointing of the backbone: less memory, one more forward pass
     sync_norm: bool  # synchronise batch normalisation over a run's processes
 
     @property
@@ -148,9 +149,7 @@ class Optimizer(Section):
     momentum: Share  # for sgd
     weight_decay: NotNegative  # not applied to normalisation layers
     head_multiplier: Positive  # ratio of the head's learning rate to the backbone's
-    layer_decay: Annotated[
-        float, Field(gt=0.0, le=1.0)
-    ]  # factor on the learning rate per block of the backbone, from the last down
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)]  # factor on the learning rate per block, from the last down
     ramp_steps: Count  # steps of linear learning-rate ramp at the start
     ramp_ratio: Share  # the ramp starts at this fraction of the learning rate
     power: NotNegative  # exponent of the polynomial decay after the ramp

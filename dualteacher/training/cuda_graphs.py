@@ -48,6 +48,8 @@ def choose(job: Job, eager: Passes) -> Passes:
         reason = "runtime.graphs is false"
     elif any(isinstance(module, SyncBatchNorm) for network in networks for module in network.modules()):
         reason = "model.sync_norm exchanges statistics within a pass"
+    elif job.settings.model.recompute:
+        reason = "model.recompute restores random states within a pass"
     else:
         return Graphs(eager, [*networks, *([] if job.method.balance is None else [job.method.balance])], recorder())
     logger.info("%s: steps run without CUDA graphs: %s", job.name, reason)

@@ -162,7 +162,7 @@ def test_the_counting_of_a_known_network() -> None:
             return torch.relu(self.layer(image))
 
     network = estimate.measure(One(), 32)  # type: ignore[arg-type]
-    assert network.flops == 2 * 27 * 8 * 32 * 32
+    assert network.flops == 2 * 27 * 8 * 32 * 32 and network.backward == 2 * network.flops
     assert network.parameters == 27 * 8 + 8
     assert network.kept == 4 * 32 * 32 * (3 + 8)  # the image, and what relu gave
 

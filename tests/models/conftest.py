@@ -22,6 +22,7 @@ def model(**changes: Any) -> settings.Model:
         "dropout": 0.1,
         "drop_path": 0.1,
         "freeze": "none",
+        "recompute": False,
         "sync_norm": False,
     }
     return settings.Model.model_validate(values | changes)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from dualteacher.commands import estimate
 from dualteacher.core import ema
 from dualteacher.machine.sync_norm import SyncBatchNorm, synchronise_norms
 from dualteacher.methods.teaching import make_teacher
-from dualteacher.models import blocks
+from dualteacher.models import blocks, recompute
 from dualteacher.models.segmenter import Segmenter, build
 from dualteacher.system.errors import UserError
 
@@ -132,3 +133,50 @@ def test_more_blocks_than_there_are_is_refused() -> None:
     with pytest.raises(UserError, match=r"model.freeze = 9: mit_b0 has 8 blocks; set it to 1 … 8") as caught:
         network(backbone="mit_b0", freeze=9)
     assert "\n" not in str(caught.value)
+
+
+def gradients(segmenter: Segmenter) -> dict[str, torch.Tensor | None]:
+    """Of a pass in train mode, with the same random numbers for all."""
+    torch.manual_seed(5)
+    segmenter.train()(torch.rand(2, 3, 64, 64)).square().mean().backward()
+    return {key: p.grad for key, p in segmenter.named_parameters()}
+
+
+@pytest.mark.parametrize("changes", [{"backbone": "test_vit", "architecture": "dpt"}, {"backbone": "mit_b0"},
+                                     {"backbone": "test_convnext"}, {"freeze": "backbone_norms"}],
+                         ids=lambda changes: next(iter(changes.values())))  # fmt: skip
+def test_recomputing_changes_no_gradient_and_saves_memory(changes: dict[str, Any]) -> None:
+    plain, again = (
+        build(model(**{"backbone": LITE, "recompute": on} | changes), 3, None, drop_path=0.5, seed=0)
+        for on in (False, True)
+    )
+    wanted, found = gradients(plain), gradients(again)
+    assert wanted.keys() == found.keys()
+    for key, value in wanted.items():
+        other = found[key]
+        assert (value is None and other is None) or torch.equal(value, other), key  # type: ignore[arg-type]
+    costs = [estimate.measure(one.to("meta"), 64) for one in (plain, again)]
+    assert costs[1].kept < 0.9 * costs[0].kept
+    assert costs[0].backward == 2 * costs[0].flops and costs[1].flops == costs[0].flops
+    assert 2 * costs[0].flops < costs[1].backward < 3 * costs[0].flops
+    assert all(module.grad_checkpointing for module in recompute.switches(again.backbone))
+    for network in (make_teacher(again, "running"), again.eval()):
+        assert not any(module.grad_checkpointing for module in recompute.switches(network.backbone))
+
+
+def test_recomputing_that_would_change_results_is_refused() -> None:
+    with pytest.raises(UserError, match="batch normalisation") as caught:
+        network(recompute=True)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="timm cannot recompute hrnet_w18"):
+        network(backbone="hrnet_w18", recompute=True)
+
+
+def test_a_frozen_backbone_costs_one_pass_and_no_memory() -> None:
+    costs = {
+        what: estimate.measure(network(backbone="test_vit", architecture="dpt", freeze=what).to("meta"), 64)
+        for what in ("none", 3, "backbone")
+    }
+    assert len({cost.flops for cost in costs.values()}) == len({cost.parameters for cost in costs.values()}) == 1
+    assert costs["none"].backward > costs[3].backward > costs["backbone"].backward > 0
+    assert costs["none"].kept > costs[3].kept > costs["backbone"].kept
