@@ -142,10 +142,11 @@ class Method(ABC):
         """Update the teachers, after the optimiser's step."""
 
     def logits(
-        self, network: Segmenter, parts: Sequence[Tensor], perturb: student_pass.Perturb = student_pass.NOTHING
-    ) -> list[Tensor]:
+        self, network: Segmenter, parts: Sequence[Tensor], perturb: student_pass.Perturb = student_pass.NOTHING,
+        features: student_pass.Features | None = None,
+    ) -> list[Tensor]:  # fmt: skip
         """The logits of a batch's parts, the labelled images first, normalised as `batch.norm` says."""
-        return student_pass.logits(network, parts, self.settings.batch.norm, perturb)
+        return student_pass.logits(network, parts, self.settings.batch.norm, perturb, features)
 
     @abstractmethod
     def images_seen(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import torch
 
 from dualteacher.core import losses, mixing, seeds
 from dualteacher.data.loader import Images, StepBatch
+from dualteacher.methods import student_pass
 from dualteacher.methods.base import ALL, Clock, Losses, Method, Pixels, Shard, StepDraws, by_group
 from dualteacher.methods.pseudo_labels import self_label
 from dualteacher.models import segmenter
@@ -57,12 +58,13 @@ class CPS(Method):
 
     def loss(self, student: Segmenter, images: Images, draws: StepDraws, clock: Clock, shard: Shard = ALL) -> Losses:
         pair = (student, self.partners[0])
-        labels = [self_label(network, images) for network in pair]
+        features = student_pass.once(student)
+        labels = [self_label(network, images, features=features) for network in pair]
         mixed = [mixing.strong_cutmix(one, draws.views[0], self.settings.mixing) for one in labels]
         batch = [images.labelled, mixed[0].image]  # the same mixed images for both networks, with different labels
         supervised, crossed = [], []
         for network, target in zip(pair, reversed(mixed), strict=True):
-            known, unknown = self.logits(network, batch)
+            known, unknown = self.logits(network, batch, features=features)
             supervised.append(by_group(shard.groups, self.supervised_loss, known, images.label))
             # cross entropy with the other network's hard labels, mean over the valid pixels
             crossed.append(by_group(shard.groups, losses.supervised_loss, unknown, target.label))
@@ -74,7 +76,8 @@ class CPS(Method):
 
     def images_seen(self) -> tuple[int, int]:
         batch = self.settings.batch
-        return 2 * (batch.labelled + batch.unlabelled), 2 * batch.unlabelled
+        passes = 1 if self.settings.model.freeze == "backbone" else 2
+        return passes * (batch.labelled + batch.unlabelled), passes * batch.unlabelled
 
 
 METHOD = CPS

@@ -61,11 +61,13 @@ class Matching(Method):
         views = [fixed(view=view, **shard._asdict()) for view in range(self.views)]
         return self.step_draws(views, clock, device)
 
-    def pseudo_label(self, student: Segmenter, images: Images) -> PseudoLabelled:
+    def pseudo_label(
+        self, student: Segmenter, images: Images, features: student_pass.Features | None = None
+    ) -> PseudoLabelled:
         """Labels of the weak views, by the teacher or the student; padding gets IGNORE and confidence 0."""
         if self.teachers:
-            return pseudo_labels.label(self.teachers[0], images, self.balance)
-        return pseudo_labels.self_label(student, images, self.balance)
+            return pseudo_labels.label(self.teachers[0], images, self.balance, features)
+        return pseudo_labels.self_label(student, images, self.balance, features)
 
     def perturb(self, draws: StepDraws) -> student_pass.Perturb:
         """Changes the strong views' features (parts 1, …), between backbone and head."""

@@ -28,10 +28,11 @@ class UniMatch(Matching):
         return {1 + self.views: lambda level: F.dropout2d(level, self.options.feature_dropout)}
 
     def loss(self, student: Segmenter, images: Images, draws: StepDraws, clock: Clock, shard: Shard = ALL) -> Losses:
-        weak = self.pseudo_label(student, images)
+        features = student_pass.once(student)
+        weak = self.pseudo_label(student, images, features)
         strong = [mixing.strong_cutmix(weak, one, self.settings.mixing) for one in draws.views]
         batch = [images.labelled, *(view.image for view in strong), weak.image]
-        logits = self.logits(student, batch, self.perturb(draws))
+        logits = self.logits(student, batch, self.perturb(draws), features)
         supervised = by_group(shard.groups, self.supervised_loss, logits[0], images.label)
         perturbed = self.view_loss(logits[-1:], [weak], shard.groups)
         unlabelled = (self.view_loss(logits[1:-1], strong, shard.groups) + perturbed) / 2
@@ -39,7 +40,8 @@ class UniMatch(Matching):
 
     def images_seen(self) -> tuple[int, int]:
         batch = self.settings.batch
-        return batch.labelled + 3 * batch.unlabelled, batch.unlabelled
+        views = self.views if self.settings.model.freeze == "backbone" else self.views + 1  # the weak view's features
+        return batch.labelled + views * batch.unlabelled, batch.unlabelled
 
 
 METHOD = UniMatch

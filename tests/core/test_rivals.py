@@ -228,21 +228,44 @@ def test_cost_counts_every_pass():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("freeze", ["none", "backbone"])
 @pytest.mark.parametrize("name", [*RIVALS, "supervised", "mean_teacher", "dual_teacher", "dual_teacher_triple"])
-def test_the_counted_images_are_those_that_pass_through_networks(name):
-    """(with gradient, without) of one step, counted at every network's door."""
-    settings = toy_settings()
+def test_the_counted_images_are_those_that_pass_through_networks(name, freeze):
+    """(with gradient, without) of one step, counted at every backbone's door."""
+    settings = toy_settings(model={"freeze": freeze})
     student, method = build(name, settings)
     passed = {True: 0, False: 0}
 
     def count(module, inputs):
         passed[torch.is_grad_enabled()] += len(inputs[0])
 
-    for network in (student, *method.teachers, *method.partners):
-        network.backbone.register_forward_pre_hook(count)
+    backbones = {network.backbone for network in (student, *method.teachers, *method.partners)}
+    assert len(backbones) == 1 or freeze == "none"
+    for backbone in backbones:
+        backbone.register_forward_pre_hook(count)
     draws = method.draw(clock_at(0), batch_of(settings), 0, torch.device("cpu"))
     method.loss(student, finish(batch_of(settings)), draws, clock_at(0))
     assert (passed[True], passed[False]) == method.images_seen()
+
+
+@pytest.mark.parametrize("norm", ["joint", "by_view"])
+@pytest.mark.parametrize("name", ["unimatch", "cps"])
+def test_features_computed_once_are_those_of_every_pass(name, norm, monkeypatch):
+    settings = toy_settings(model={"freeze": "backbone", "dropout": 0.0}, batch={"norm": norm})
+    found = []
+    for shared in (True, False):
+        with monkeypatch.context() as patch:
+            if not shared:
+                patch.setattr(student_pass, "once", lambda network: None)
+            student, method = build(name, settings)
+            optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
+            found.append(step(method, student, optimizer, 0, settings)[1].parts | {"head": flat_gradients(student.head)})
+    for key, value in found[0].items():
+        torch.testing.assert_close(value, found[1][key], rtol=1e-3, atol=1e-5)
+
+
+def flat_gradients(module) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in module.parameters()])
 
 
 def actives(name: str, count: int) -> list[int]:
