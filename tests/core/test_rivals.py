@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dualteacher import methods
 from dualteacher.core import losses, mixing
 from dualteacher.data.loader import StepBatch, finish
+from dualteacher.methods import student_pass
 from dualteacher.methods.base import Clock, Shard
 from dualteacher.methods.pseudo_labels import label, self_label
 from dualteacher.methods.unimatch_v2 import draw_channels
@@ -259,7 +260,9 @@ def test_features_computed_once_are_those_of_every_pass(name, norm, monkeypatch)
                 patch.setattr(student_pass, "once", lambda network: None)
             student, method = build(name, settings)
             optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
-            found.append(step(method, student, optimizer, 0, settings)[1].parts | {"head": flat_gradients(student.head)})
+            found.append(
+                step(method, student, optimizer, 0, settings)[1].parts | {"head": flat_gradients(student.head)}
+            )
     for key, value in found[0].items():
         torch.testing.assert_close(value, found[1][key], rtol=1e-3, atol=1e-5)
 
