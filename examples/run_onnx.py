@@ -42,27 +42,30 @@ def stored(name: str) -> tuple[np.ndarray, int]:
     return (values if values.ndim == 3 else values[..., None]), bits
 
 
-def chosen(name: str, channels: dict) -> Image.Image:
+def chosen(name: str, channels: dict) -> list[Image.Image]:
     """The network's bands, scaled to 8 bits as in training."""
     values, bits = stored(name)
     bands = channels["bands"] or ([1, 2, 3] if values.shape[2] >= 3 else [1, 1, 1])
     values = values[..., [band - 1 for band in bands]]
     if channels["range"] is None:  # that of the number type
-        return Image.fromarray((values >> (bits - 8)).astype(np.uint8))
-    low, high = np.array(channels["range"], float).T
-    scaled = np.nan_to_num((values.astype(float) - low) * (255 / (high - low)), nan=0)
-    return Image.fromarray(np.rint(np.clip(scaled, 0, 255)).astype(np.uint8))
+        pixels = (values >> (bits - 8)).astype(np.uint8)
+    else:
+        low, high = np.array(channels["range"], float).T
+        scaled = np.nan_to_num((values.astype(float) - low) * (255 / (high - low)), nan=0)
+        pixels = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    return [Image.fromarray(band) for band in np.ascontiguousarray(np.moveaxis(pixels, 2, 0))]
 
 
 session = onnxruntime.InferenceSession(sys.argv[1])
 about = json.loads(session.get_modelmeta().custom_metadata_map["dualteacher"])
 fit, classes = about["inference"]["resize"], about["classes"]
 for name in sys.argv[2:]:
-    image = chosen(name, about["channels"]) if "channels" in about else read(name)
+    bands = chosen(name, about["channels"]) if "channels" in about else read(name).split()
+    image = bands[0]
     scale = min(max(fit) / max(image.size), min(fit) / min(image.size)) if fit else 1
     size = [max(64, round(side * scale / 32) * 32) for side in image.size]  # as in training, and a multiple of 32
-    pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float32) / 255
-    output = session.run(None, {"image": pixels.transpose(2, 0, 1)[None]})[0][0]
+    pixels = np.stack([np.asarray(band.resize(size, Image.Resampling.BILINEAR), np.float32) for band in bands]) / 255
+    output = session.run(None, {"image": pixels[None]})[0][0]
     found = output if output.ndim == 2 else output.argmax(0)
     mask = Image.fromarray(found.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
     mask.putpalette([value for entry in classes for value in entry["color"]])

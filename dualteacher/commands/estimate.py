@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dualteacher import methods, settings
 from dualteacher.data import official_lists, partition
+from dualteacher.data.channels import RGB, Channels
 from dualteacher.data.pack import Pack
 from dualteacher.methods.supervised import Supervised
 from dualteacher.models import blocks, recompute, segmenter
@@ -41,6 +42,7 @@ class Size:
     train: int
     val: int
     classes: int
+    channels: Channels = RGB
 
 
 # As published, rounded.
@@ -76,7 +78,9 @@ def run(loaded: Settings, tflops: float | None) -> None:
             print(f"{dataset}: size unknown; run `python -m dualteacher prepare --dataset {dataset}` first")
             continue
         disk += [(f"archives of {dataset}", size.archives), (f"prepared images of {dataset}", size.packs)]
-        student = segmenter.build(loaded.model, size.classes, None, drop_path=loaded.model.drop_path).to("meta")
+        student = segmenter.build(
+            loaded.model, size.classes, None, drop_path=loaded.model.drop_path, channels=size.channels
+        ).to("meta")
         network = measure(student, loaded.batch.crop)
         cells = list(_cells(loaded, dataset, size, student, network, rates))
         print("\n".join(_table(cells)))
@@ -105,7 +109,7 @@ def _size(loaded: Settings, dataset: str) -> Size | None:
     packs = [Pack(place.train), Pack(place.val)]
     raw = sum(path.stat().st_size for path in place.raw.rglob("*") if path.is_file())
     stored = sum(pack.path.stat().st_size for pack in packs)
-    return Size(raw, stored, len(packs[0]), len(packs[1]), len(packs[0].classes))
+    return Size(raw, stored, len(packs[0]), len(packs[1]), len(packs[0].classes), packs[0].channels)
 
 
 def measure(student: segmenter.Segmenter, side: int) -> Network:
@@ -125,7 +129,7 @@ def measure(student: segmenter.Segmenter, side: int) -> Network:
 
     alive: list[torch.Tensor] = []
     images = 2  # batch normalisation needs two
-    batch = torch.empty(images, 3, side, side, device="meta")
+    batch = torch.empty(images, student.channels.count, side, side, device="meta")
     student.train()
     # Checkpointing keeps its blocks' inputs out of the hooks' sight.
     recomputed = recompute.recomputed(student)

@@ -1,6 +1,8 @@
 """Batched augmentations on the device: colour jitter, blur, grayscale, flip.
 
-Images are (B, 3, H, W) floats in [0, 1]. Each image has its own parameters, drawn on the host and passed as tensors, so
+Images are (B, C, H, W) floats in [0, 1]. Of more than three channels, colour operations change the first three as red,
+green and blue, and the others' brightness and contrast; networks whose first channels are not RGB draw no saturation,
+hue or grayscale (`without_colour`). Each image has its own parameters, drawn on the host and passed as tensors, so
 nothing here waits for the device, loops over images or keeps a random state. To leave an image unchanged, pass identity
 parameters (factor 1, angle 0).
 """
@@ -16,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dualteacher.core.upsampling import for_triton
-from dualteacher.settings import Jitter
+from dualteacher.settings import Jitter, Mixing
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 COLUMNS = ("brightness", "contrast", "saturation", "hue")
@@ -46,11 +48,28 @@ def draw_photometric(rng: np.random.Generator) -> list[float]:
     return [*(1 + spread[:3]), spread[3]]
 
 
+def neutralise_colour(factors: np.ndarray) -> None:
+    """Set an image's factors (4,) of saturation and hue to identity."""
+    factors[2:] = 1.0, 0.0
+
+
+def without_colour(mixing: Mixing) -> Mixing:
+    """The settings for channels that are not RGB: brightness and contrast only. Draws the same random numbers."""
+    still = {"saturation": 0.0, "hue": 0.0}
+    jitters = {name: getattr(mixing, name).model_copy(update=still) for name in ("cutmix_jitter", "strong_jitter")}
+    return mixing.model_copy(update={**jitters, "grayscale": 0.0})
+
+
 def jitter(image: Tensor, factors: Tensor, order: Sequence[int] | Tensor = ORDER) -> Tensor:
     """Change brightness, contrast, saturation and hue by `factors` (B, 4), in `order` (indices into COLUMNS).
 
     order: on a GPU a tensor there, so that nothing waits for it and a CUDA graph serves every order.
     """
+    if image.shape[1] > 3:
+        first, others = image[:, :3].contiguous(), image[:, 3:]
+        return torch.cat([jitter(first, factors, order), _one_by_one(others, factors)], 1)
+    if image.shape[1] < 3:
+        return _one_by_one(image, factors)
     if for_triton(image):
         from dualteacher.core import triton_views
 
@@ -62,6 +81,13 @@ def jitter(image: Tensor, factors: Tensor, order: Sequence[int] | Tensor = ORDER
     for index in order:
         image = operations[index](image, columns[index])
     return image
+
+
+def _one_by_one(image: Tensor, factors: Tensor) -> Tensor:
+    """Brightness, then contrast about each channel's own mean."""
+    brightness, contrast, *_ = factors.to(image.dtype).T[:, :, None, None, None]
+    image = _brightness(image, brightness)
+    return torch.lerp(image.mean((2, 3), keepdim=True), image, contrast).clamp_(0, 1)
 
 
 def _on_device(order: Sequence[int] | Tensor, device: torch.device) -> Tensor:
@@ -134,8 +160,11 @@ def _grown(image: Tensor, radius: int) -> tuple[int, int]:
 
 
 def grayscale(image: Tensor, chosen: Tensor) -> Tensor:
-    """Replace the `chosen` (B,) images by their luma."""
-    return torch.where(chosen[:, None, None, None], gray(image), image)
+    """Replace the `chosen` (B,) images' first three channels by their luma."""
+    if image.shape[1] < 3:
+        return image
+    changed = torch.where(chosen[:, None, None, None], gray(image[:, :3]), image[:, :3])
+    return changed if image.shape[1] == 3 else torch.cat([changed, image[:, 3:]], 1)
 
 
 def flip(tensor: Tensor, chosen: Tensor) -> Tensor:

@@ -22,15 +22,21 @@ class Channels:
     """Bands in the order of the network's input, and the values that become 0 and 255.
 
     bands: numbered from 1; None: red, green and blue, or grey three times. limits: (low, high) for all channels or for
-    each; None: the range of the number type, of more than 8 bits the upper 8.
+    each; None: the range of the number type, of more than 8 bits the upper 8. rgb: the first three of `bands` are red,
+    green and blue.
     """
 
     bands: tuple[int, ...] | None = None
     limits: tuple[tuple[float, float], ...] | None = None
+    rgb: bool = True
 
     @property
     def count(self) -> int:
         return 3 if self.bands is None else len(self.bands)
+
+    @property
+    def starts_with_rgb(self) -> bool:
+        return self.rgb and self.count >= 3
 
     def select(self, values: np.ndarray) -> list[np.ndarray]:
         """The channels' bands (H, W) of stored values (H, W, n); Unreadable if there are too few."""
@@ -61,6 +67,7 @@ class Channels:
         return {
             "bands": None if self.bands is None else list(self.bands),
             "range": None if self.limits is None else [list(pair) for pair in self.limits],
+            "rgb": self.rgb,
         }
 
     @classmethod
@@ -72,16 +79,25 @@ class Channels:
         return cls(
             None if bands is None else tuple(int(band) for band in bands),
             None if limits is None else tuple((float(low), float(high)) for low, high in limits),
+            bool(described["rgb"]),
         )
 
     def __str__(self) -> str:
-        bands = "red, green, blue" if self.bands is None else f"bands {', '.join(map(str, self.bands))}"
+        bands = "red, green, blue"
+        if self.bands is not None:
+            known = " (the first three: red, green, blue)" if self.starts_with_rgb else ""
+            bands = f"band{'s' * (self.count > 1)} {', '.join(map(str, self.bands))}{known}"
         if self.limits is None:
             return bands
         return f"{bands} from {', '.join(f'{low:.6g}…{high:.6g}' for low, high in self.limits)}"
 
 
 RGB = Channels()
+
+
+def shown(pixels: np.ndarray) -> np.ndarray:
+    """Channels (H, W, C) as a picture (H, W, 3): the first three, or the first as grey."""
+    return pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, axis=2)
 
 
 def scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:

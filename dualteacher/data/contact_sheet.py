@@ -85,7 +85,7 @@ def _choose(counts: np.ndarray, number: int) -> list[int]:
 
 def _pair(sheet: Image.Image, pack: Pack, i: int, left: int, upper: int) -> None:
     """Draw the image and, next to it, its mask overlay."""
-    image, mask = _shrunk(pack.image(i), pack.mask(i))
+    image, mask = _shrunk(pack.picture(i), pack.mask(i))
     if mask is None:
         over = np.full_like(image, 235)
     else:

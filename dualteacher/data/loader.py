@@ -30,8 +30,8 @@ from dualteacher.settings import Augment
 class StepBatch(NamedTuple):
     """One step's batch as loaded; U may be 0.
 
-    labelled (B, 3, S, S) uint8, label (B, S, S) uint8, labelled_factors (B, 4) colour factors;
-    unlabelled (U, 3, S, S) uint8, inside (U, S, S) bool (False in the padding), unlabelled_factors (U, 4).
+    labelled (B, C, S, S) uint8, label (B, S, S) uint8, labelled_factors (B, 4) colour factors;
+    unlabelled (U, C, S, S) uint8, inside (U, S, S) bool (False in the padding), unlabelled_factors (U, 4).
     """
 
     labelled: Tensor
@@ -52,9 +52,9 @@ class StepBatch(NamedTuple):
 class Images(NamedTuple):
     """A batch on the device after weak augmentation: floats in [0, 1], int64 labels."""
 
-    labelled: Tensor  # (B, 3, S, S)
+    labelled: Tensor  # (B, C, S, S)
     label: Tensor  # (B, S, S) int64
-    unlabelled: Tensor  # (U, 3, S, S)
+    unlabelled: Tensor  # (U, C, S, S)
     inside: Tensor  # (U, S, S) bool
 
 
@@ -125,10 +125,13 @@ class Augmented(Dataset):
         mask = self.pack.mask(item.index) if item.role == "labelled" else None
         rng = seeds.generator(self.seed, "augment", item.role, item.turn, self.pack.ids[item.index])
         size = self.pack.size(item.index)
-        return augment.weak(
+        example = augment.weak(
             *(size, lambda least: self.pack.image(item.index, least), mask, self.settings, self.side, self.pad, rng),
             item.wanted,
         )
+        if not self.pack.channels.starts_with_rgb:
+            views.neutralise_colour(example.factors)
+        return example
 
 
 class Take(NamedTuple):
@@ -165,15 +168,16 @@ class _Collate:
 
     def __call__(self, samples: list[augment.Example]) -> StepBatch:
         known, unknown = samples[: self.labelled], samples[self.labelled :]
-        side = samples[0].mask.shape[0]
-        images, masks, factors = zip(*map(self._stack, (known, unknown), (side, side)), strict=True)
+        shape = samples[0].image.shape
+        images, masks, factors = zip(*map(self._stack, (known, unknown), (shape, shape)), strict=True)
         return StepBatch(images[0], masks[0], factors[0], images[1], masks[1] != IGNORE, factors[1])
 
     @staticmethod
-    def _stack(samples: list[augment.Example], side: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _stack(samples: list[augment.Example], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         if not samples:
+            side, _, channels = shape
             empty = torch.zeros((0, side, side), dtype=torch.uint8)
-            return empty[:, None].expand(0, 3, side, side), empty, torch.zeros((0, 4))
+            return empty[:, None].expand(0, channels, side, side), empty, torch.zeros((0, 4))
         image = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2).contiguous()
         mask = torch.from_numpy(np.stack([s.mask for s in samples]))
         return image, mask, torch.from_numpy(np.stack([s.factors for s in samples]))

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from dualteacher.data.channels import RGB, Channels
+from dualteacher.data.channels import RGB, Channels, shown
 from dualteacher.system import files
 from dualteacher.system.errors import UserError
 
@@ -31,13 +31,14 @@ Image.MAX_IMAGE_PIXELS = LARGEST
 DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # Pillow, on damaged files
 BATCH_BYTES = 8 << 20  # a record batch is written when it reaches this size …
 BATCH_ROWS = 256  # … or this many rows, which bounds memory
+ARRAY = np.lib.format.MAGIC_PREFIX
 AGAIN = "run the prepare stage again"
 REMOVE = "remove the file and run the same command again to restore it"
 
 SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
-        pa.field("image", pa.binary(), nullable=False),  # encoded as published: JPEG or PNG
+        pa.field("image", pa.binary(), nullable=False),  # JPEG or PNG; NumPy's .npy for other than three channels
         pa.field("mask", pa.binary()),  # PNG of class indices (uint8, 255 = ignore); null: no mask
         pa.field("height", pa.int32(), nullable=False),  # pixels
         pa.field("width", pa.int32(), nullable=False),
@@ -87,13 +88,26 @@ def _description_hash(dataset: str, classes: str, channels: str | None) -> str:
     return hashlib.sha256("\0".join([dataset, classes, *further]).encode()).hexdigest()
 
 
+def encode_array(pixels: np.ndarray) -> bytes:
+    """Pixels (H, W, C) in NumPy's own format, for channels that no picture format holds."""
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.ascontiguousarray(pixels), version=(1, 0), allow_pickle=False)
+    return file.getvalue()
+
+
 def decode_image(data: bytes | pa.Buffer, least: tuple[int, int] | None = None) -> np.ndarray:
-    """Encoded image → uint8 (H, W, 3); one of DECODE_ERRORS if it is damaged.
+    """Encoded image → uint8 (H, W, 3), or (H, W, C) from `encode_array`; one of DECODE_ERRORS if it is damaged.
 
     With `least` (H, W), a JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is no smaller than `least`, which
     saves most of the work.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    file = io.BytesIO(data)
+    if file.getbuffer()[: len(ARRAY)] == ARRAY:
+        pixels = np.lib.format.read_array(file, allow_pickle=False)
+        if pixels.ndim != 3 or pixels.dtype != np.uint8:
+            raise ValueError(f"an array of {pixels.dtype} {pixels.shape}")
+        return pixels
+    with Image.open(file) as image:
         if least is not None:
             image.draft(None, (least[1], least[0]))
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))
@@ -192,12 +206,16 @@ class Pack:
         return len(self.ids)
 
     def image(self, i: int, least: tuple[int, int] | None = None) -> np.ndarray:
-        """uint8 (H, W, 3), a copy; with `least` perhaps at a reduced size, see `decode_image`."""
+        """uint8 (H, W, C), a copy; with `least` perhaps at a reduced size, see `decode_image`."""
         self._verify(i)
         try:
             return decode_image(self.encoded(i), least)
         except DECODE_ERRORS as error:
             raise UserError(f"{self.path}: image {self.ids[i]} cannot be decoded ({error})") from None
+
+    def picture(self, i: int) -> np.ndarray:
+        """The image for human eyes, (H, W, 3)."""
+        return shown(self.image(i))
 
     def mask(self, i: int) -> np.ndarray | None:
         """Class indices, uint8 (H, W), 255 = ignore; None if the image has no mask."""

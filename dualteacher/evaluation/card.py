@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from dualteacher.data.channels import RGB, Channels
 from dualteacher.models import tensors
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Evaluate
@@ -77,13 +78,17 @@ def _facts(weights: Path, model: Segmenter, description: Mapping[str, Any]) -> l
         ["network", f"{network.architecture}, head width {network.head_width}{norm}, on {network.backbone}"],
         ["parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"],
         ["backbone pretrained", _pretrained(model)],
-        ["input", "RGB images (B, 3, H, W) in [0, 1]; the network normalises them itself"],
+        ["input", f"{_input(model.channels)} in [0, 1]; the network normalises them itself"],
         ["mean, std", f"{_numbers(model.mean.flatten().tolist())}; {_numbers(model.std.flatten().tolist())}"],
         ["output", f"logits (B, {model.num_classes}, H/{model.stride}, W/{model.stride})"],
         ["image size for prediction", size],
         ["trained on", _data(description)],
         ["trained for", f"{description['steps']:,} steps after the warm-up"],
     ]
+
+
+def _input(channels: Channels) -> str:
+    return "RGB images (B, 3, H, W)" if channels == RGB else f"images (B, {channels.count}, H, W): {channels};"
 
 
 def _pretrained(model: Segmenter) -> str:

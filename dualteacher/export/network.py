@@ -20,7 +20,7 @@ SMALLEST = 64  # minimum image side: below, a feature map of side 1 makes torch.
 
 
 class Logits(nn.Module):
-    """Image (B, 3, H, W), RGB in [0, 1] → logits (B, C, H, W)."""
+    """Image (B, bands, H, W) in [0, 1] → logits (B, C, H, W)."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Logits(nn.Module):
 
 
 class ClassMap(Logits):
-    """Image (B, 3, H, W) → class of each pixel, (B, H, W) uint8."""
+    """Image (B, bands, H, W) → class of each pixel, (B, H, W) uint8."""
 
     def forward(self, image: Tensor) -> Tensor:
         return super().forward(image).argmax(1).to(torch.uint8)
@@ -44,7 +44,9 @@ def program(segmenter: Segmenter, *, argmax: bool = False) -> torch.export.Expor
     dimension = torch.export.Dim
     height, width = (MULTIPLE * dimension(name, min=SMALLEST // MULTIPLE, max=1024) for name in ("h", "w"))
     sizes = {0: dimension("batch", min=1, max=4096), 2: height, 3: width}
-    example = torch.zeros(2, 3, 4 * MULTIPLE, 5 * MULTIPLE)  # torch.export would specialise on equal sizes, or on 1
+    example = torch.zeros(
+        2, segmenter.channels.count, 4 * MULTIPLE, 5 * MULTIPLE
+    )  # torch.export would specialise on equal sizes, or on 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(module, (example,), dynamic_shapes=(sizes,))

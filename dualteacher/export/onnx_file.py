@@ -29,7 +29,7 @@ IMAGE = "image"
 
 
 def from_program(program: torch.export.ExportedProgram) -> onnx.ModelProto:
-    """The float32 model: image (batch, 3, height, width) → logits (batch, C, height, width)."""
+    """The float32 model: image (batch, bands, height, width) → logits (batch, C, height, width)."""
     with _quiet():
         made = torch.onnx.export(
             program, input_names=[IMAGE], output_names=["logits"], opset_version=OPSET, verbose=False

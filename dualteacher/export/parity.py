@@ -19,7 +19,7 @@ from dualteacher.system import console
 
 IMAGES = 16  # images to compare on
 SHARE = 0.999  # minimum share of pixels with the same class
-Runner = Callable[[np.ndarray], np.ndarray]  # images (B, 3, H, W) float32 → logits (B, C, H, W) or classes (B, H, W)
+Runner = Callable[[np.ndarray], np.ndarray]  # images (B, bands, H, W) float32 → logits (B, C, H, W) or classes
 
 
 @dataclass
@@ -104,7 +104,7 @@ def spread(number: int, count: int) -> list[int]:
 
 
 def prepare(image: np.ndarray, inference: Inference) -> np.ndarray:
-    """uint8 (H, W, 3) → float32 (1, 3, H', W'), the network's input; sides ≥ 64 and multiples of 32."""
+    """uint8 (H, W, bands) → float32 (1, bands, H', W'), the network's input; sides ≥ 64 and multiples of 32."""
     multiple = lcm(MULTIPLE, inference.multiple)
     height, width = network_size((image.shape[0], image.shape[1]), inference.model_copy(update={"multiple": multiple}))
     size = (max(height, SMALLEST), max(width, SMALLEST))

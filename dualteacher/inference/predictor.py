@@ -35,7 +35,7 @@ def same_size_runs(pack: Pack, indices: Sequence[int], batch: int) -> Iterator[l
 
 
 def to_tensor(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """uint8 images (H, W, 3) of one size → (B, 3, H, W) float32 in [0, 1] on the device."""
+    """uint8 images (H, W, C) of one size → (B, C, H, W) float32 in [0, 1] on the device."""
     stacked = send(torch.from_numpy(np.stack(images)), device)
     return stacked.permute(0, 3, 1, 2).float().div_(255)
 
@@ -63,7 +63,7 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] → classes (B, H, W) int64."""
+        """Images (B, bands, H, W) in [0, 1] → classes (B, H, W) int64."""
         if self.single_pass:
             return upsampling.argmax(self.logits(images, self.scales[0]), _size(images))
         return torch.cat([self.probabilities(image[None]).argmax(1) for image in images])
@@ -93,7 +93,7 @@ class Predictor:
 
     @torch.no_grad()
     def probabilities(self, image: Tensor) -> Tensor:
-        """One image (1, 3, H, W) → softmax (1, C, H, W), mean over scales and flips."""
+        """One image (1, bands, H, W) → softmax (1, C, H, W), mean over scales and flips."""
         size = _size(image)
         total = image.new_zeros((1, self.model.num_classes, *size))
         for scale in self.scales:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dualteacher.core import balance, losses
+from dualteacher.core import balance, losses, views
 from dualteacher.core.balance import PseudoLabelBalance
 from dualteacher.core.mixing import Draws
 from dualteacher.core.transfer import send
@@ -87,6 +87,8 @@ class Method(ABC):
     def __init__(self, options: Any, settings: Settings, student: Segmenter, pixels: Pixels | None = None) -> None:
         """pixels: called only if a setting needs class balance; None counts all classes as equally frequent."""
         self.options = options  # the method's entry in params.yaml
+        if not student.channels.starts_with_rgb:
+            settings = settings.model_copy(update={"mixing": views.without_colour(settings.mixing)})
         self.settings = settings
         self.pixels = pixels or (lambda: [1] * student.num_classes)
         self.supervised_loss = losses.on_labelled(settings.loss, _class_weights(settings, student, self.pixels))

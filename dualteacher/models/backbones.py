@@ -39,16 +39,20 @@ class Backbone:
     std: tuple[float, ...]
 
 
-def create(name: str, architecture: str, drop_path: float) -> Backbone:
-    """A randomly initialised backbone for a head. UserError if the name is unknown or it does not fit the head."""
+def create(name: str, architecture: str, drop_path: float, bands: int = 3) -> Backbone:
+    """A randomly initialised backbone for images of `bands` channels and a head.
+
+    UserError if the name is unknown or it does not fit the head.
+    """
     output_stride = STRIDES[architecture][-1]
     network: Any
     if name in VARIANTS:
-        network = MixTransformer(name, drop_path=drop_path, output_stride=output_stride)
+        network = MixTransformer(name, drop_path=drop_path, output_stride=output_stride, bands=bands)
         reductions, channels = list(network.reductions), list(network.channels)
         mean, std, multiple = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, 1
     else:
-        network = timm_backbones.create(name, drop_path, output_stride)
+        options = {} if bands == 3 else {"in_chans": bands}
+        network = timm_backbones.create(name, drop_path, output_stride, **options)
         reductions, channels = network.feature_info.reduction(), network.feature_info.channels()
         mean, std = _statistics(name)
         multiple = timm_backbones.multiple(name)

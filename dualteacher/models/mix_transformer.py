@@ -41,9 +41,10 @@ class MixTransformer(PyramidVisionTransformerV2):
     stage's resolution. The weights are the same.
     """
 
-    def __init__(self, name: str, *, drop_path: float = 0.0, output_stride: int = 32) -> None:
+    def __init__(self, name: str, *, drop_path: float = 0.0, output_stride: int = 32, bands: int = 3) -> None:
         variant = VARIANTS[name]
         super().__init__(
+            in_chans=bands,
             num_classes=0,
             depths=variant.depths,
             embed_dims=variant.channels,
@@ -65,7 +66,7 @@ class MixTransformer(PyramidVisionTransformerV2):
         return {"stem": r"^patch_embed", "blocks": [(r"^stages\.(\d+)\.downsample", (0,)), *blocks]}
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Normalised image (B, 3, H, W) → one map (B, channels[k], ~H/reductions[k], ~W/reductions[k]) per stage k."""
+        """Normalised image (B, bands, H, W) → one map (B, channels[k], ~H/reductions[k], …) per stage k."""
         features = self.patch_embed(image)
         levels = []
         for stage in self.stages:

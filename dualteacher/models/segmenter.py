@@ -14,12 +14,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dualteacher import settings
 from dualteacher.core import seeds
 from dualteacher.data.channels import RGB, Channels
-from dualteacher.models import backbones, blocks, conversion, heads, recompute, tensors
+from dualteacher.models import backbones, band_weights, blocks, conversion, heads, recompute, tensors
 from dualteacher.models.heads.layers import resize
 
 
 class Segmenter(nn.Module):
-    """Image (B, 3, H, W) → logits at the stride of its head: 4 for SegFormer and DeepLabV3+ on a pyramid."""
+    """Image (B, C, H, W) → logits at the stride of its head: 4 for SegFormer and DeepLabV3+ on a pyramid."""
 
     fixed_norms = False  # see fix_norms
     stride: float  # of the logits, pixels; need not be whole
@@ -28,7 +28,7 @@ class Segmenter(nn.Module):
 
     def __init__(self, model: settings.Model, num_classes: int, *, drop_path: float, channels: Channels = RGB) -> None:
         super().__init__()
-        backbone = backbones.create(model.backbone, model.architecture, drop_path)
+        backbone = backbones.create(model.backbone, model.architecture, drop_path, channels.count)
         self.settings = model
         self.num_classes = num_classes
         self.channels = channels  # how images are read for it
@@ -46,14 +46,15 @@ class Segmenter(nn.Module):
             model.architecture, backbone.channels, backbone.strides, model.head_width, num_classes, model.dropout,
             model.head_norm,
         )  # fmt: skip
-        self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1))
+        for name, values in (("mean", backbone.mean), ("std", backbone.std)):
+            numbers = torch.tensor(band_weights.statistics(values, channels))
+            self.register_buffer(name, numbers.view(1, channels.count, 1, 1))
         # Channels-last weights make the convolutions run channels-last: a step takes 0.55 of the time on a CPU.
         self.to(memory_format=torch.channels_last)
         self.train()
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Image (B, 3, H, W), RGB in [0, 1] → the feature maps that the head takes, finest first."""
+        """Image (B, C, H, W) in [0, 1] → the feature maps that the head takes, finest first."""
         maps = self.backbone((self.fitted(image) - self.mean) / self.std)
         chosen = [maps[level] for level in self.levels]
         return [level.permute(0, 3, 1, 2) for level in chosen] if self.channels_last else chosen
@@ -68,7 +69,7 @@ class Segmenter(nn.Module):
         return image if whole else resize(image, sides)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W), RGB in [0, 1], any H and W ≥ 32 → logits (B, num_classes, ~H/stride, ~W/stride)."""
+        """Image (B, C, H, W) in [0, 1], any H and W ≥ 32 → logits (B, num_classes, ~H/stride, ~W/stride)."""
         return self.head(self.features(image))
 
     def train(self, mode: bool = True) -> Self:
@@ -179,5 +180,6 @@ def build(
         state, segmenter.pretrained = tensors.read_backbone(backbone_weights, model)
         if model.weights != "none":
             expected = segmenter.backbone.state_dict()
+            state = band_weights.inflate(state, expected, channels)
             segmenter.backbone.load_state_dict(conversion.fit(state, expected, str(backbone_weights)))
     return segmenter

@@ -28,7 +28,7 @@ FAILURES = (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueE
 
 
 def create(name: str, drop_path: float = 0.0, output_stride: int = 32, **loading: Any) -> nn.Module:
-    """timm's feature extractor, without the classifier. loading: timm's `pretrained` and `cache_dir`.
+    """timm's feature extractor, without the classifier. loading: timm's `pretrained`, `cache_dir` and `in_chans`.
 
     UserError if timm does not know the name, cannot extract features, or fixes the image size.
     """

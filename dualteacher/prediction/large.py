@@ -20,14 +20,14 @@ class RowSource(Protocol):
     width: int
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        """Pixels (bottom - top, W, 3) uint8; rows above `top` are not requested again."""
+        """Pixels (bottom - top, W, C) uint8; rows above `top` are not requested again."""
 
 
 class Band(NamedTuple):
     """n finished rows of an image, starting at row `top`."""
 
     top: int
-    pixels: np.ndarray  # (n, W, 3) uint8
+    pixels: np.ndarray  # (n, W, C) uint8
     labels: np.ndarray  # (n, W) uint8
     confidence: np.ndarray | None  # (n, W) float32, the probability of the label
     probabilities: np.ndarray | None = None  # (C, n, W) float32
@@ -56,7 +56,7 @@ class Sweep:
     def bands(self) -> Iterator[Band]:
         """Yield one band per row of windows, from top to bottom."""
         width = self.source.width
-        pixels = np.empty((0, width, 3), np.uint8)
+        pixels = np.empty((0, width, self.predictor.model.channels.count), np.uint8)
 
         def rows(top: int, bottom: int) -> np.ndarray:
             nonlocal pixels

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dualteacher.data.channels import shown
 from dualteacher.data.formats.tiff import Page
 from dualteacher.prediction.large import Band
 from dualteacher.prediction.tiff_writer import Writer
@@ -57,7 +58,7 @@ class Files:
             self._sure.write(np.rint(band.confidence * 255).astype(np.uint8))
         if self._overlay is not None:
             rows = slice(-band.top % self.step, None, self.step)
-            thin, labels = band.pixels[rows, :: self.step], band.labels[rows, :: self.step]
+            thin, labels = shown(band.pixels[rows, :: self.step]), band.labels[rows, :: self.step]
             over = OPACITY * self.look.palette[labels] + (1 - OPACITY) * thin
             self._thin.append(over.round().astype(np.uint8))
 

@@ -126,7 +126,8 @@ class Folder(Section):
     unlabelled: Inside | None  # more images, without masks
     validation: FolderValidation  # images to validate on
     block: Literal["image", "folder", "stem"]  # never split between the sets; stem: Roboflow's copies (.rf.) of a photo
-    bands: Annotated[list[AtLeastOne], Field(min_length=3, max_length=3)] | None = None  # from 1; null: RGB or grey
+    bands: Annotated[list[AtLeastOne], Field(min_length=1, max_length=64)] | None = None  # from 1; null: RGB or grey
+    rgb: bool = True  # whether the first three of `bands` are red, green and blue
     range: Literal["dtype", "percentile"] | Limits | list[Limits] = "dtype"  # of stored values, scaled to 8 bits
     classes: Annotated[list[FolderClass], Field(min_length=2, max_length=MOST_CLASSES)]  # in index order
     ignore: list[MaskValue]  # mask values that belong to no class
@@ -150,7 +151,7 @@ class Folder(Section):
     def _range(self) -> Folder:
         if isinstance(self.range, str):
             return self
-        count = len(self.bands or (1, 2, 3))
+        count = 3 if self.bands is None else len(self.bands)
         if len(self.limits) not in (1, count):
             raise ValueError(f"range: give one [low, high], or one for each of the {count} bands")
         if wrong := next(([low, high] for low, high in self.limits if not low < high), None):

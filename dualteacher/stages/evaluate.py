@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from dualteacher.data.channels import shown
 from dualteacher.data.pack import ClassInfo, Pack
 from dualteacher.evaluation import card, gallery
 from dualteacher.evaluation.scoring import PerImage, score
@@ -135,6 +136,6 @@ def draw_gallery(cell: paths.Cell, predictor: Predictor, val: Pack, device: torc
         image, truth = val.image(i), val.mask(i)
         assert truth is not None
         prediction = predictor(to_tensor([image], device))[0].cpu().numpy().astype(np.uint8)
-        rows.append((image, truth, prediction))
+        rows.append((shown(image), truth, prediction))
     gallery.render(rows, val.classes, cell.gallery)
     gallery.save([val.ids[i] for i in chosen], rows, val.classes, cell.pictures)

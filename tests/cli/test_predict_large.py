@@ -279,3 +279,17 @@ def test_chosen_bands_are_the_same_pixels_whole_in_windows_and_in_python(run_fol
     Image.fromarray(scaled).save("scaled.tif")
     pieces = load("plain").predict("scaled.tif", large=0.001, window=32, stride=16)
     np.testing.assert_array_equal(read("pieces/masks/four.tif"), pieces.mask)
+
+
+def test_four_bands_are_predicted_whole_and_in_windows_with_overlays(run_folder: Path) -> None:
+    values = np.dstack([pixels(75, 50, 1), pixels(75, 50, 2)[..., :1]])
+    network = save_network("run/student.safetensors", channels=Channels((4, 2, 1, 3)))
+    tifffile.imwrite("four.tif", values, photometric="rgb", rowsperstrip=9)
+    how = Inference.model_validate(saved.load(run_folder / "student.safetensors")[1]["inference"])
+    expected = Predictor(network, how)(to_tensor([values[..., [3, 1, 0, 2]]], torch.device("cpu")))[0]
+    predict("four.tif", "--output", "whole")
+    np.testing.assert_array_equal(read("whole/masks/four.png"), expected.numpy())
+    assert read("whole/overlays/four.jpg").shape == (75, 50, 3)
+    predict("four.tif", "--output", "pieces", "--large", "0.001", "--window", "96")
+    np.testing.assert_array_equal(read("pieces/masks/four.tif"), expected.numpy())
+    assert read("pieces/overlays/four.jpg").shape == (75, 50, 3)

@@ -13,7 +13,8 @@ from torch import nn
 
 from dualteacher import settings as settings_module
 from dualteacher.data import partition
-from dualteacher.data.pack import ClassInfo, Pack, PackWriter, Sample
+from dualteacher.data.channels import RGB, Channels
+from dualteacher.data.pack import ClassInfo, Pack, PackWriter, Sample, encode_array
 from dualteacher.models import segmenter, weights
 from dualteacher.system import paths
 from dualteacher.workflow import presets
@@ -40,22 +41,26 @@ def scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, 
     return image.clip(0, 255).astype(np.uint8), mask
 
 
-def write_pack(path: Path, count: int, seed: int, sizes=((48, 64), (56, 40)), unmasked: int = 0) -> Path:
+def write_pack(
+    path: Path, count: int, seed: int, sizes=((48, 64), (56, 40)), unmasked: int = 0, channels: Channels = RGB
+) -> Path:
+    """Of other than three channels, the further ones repeat the first."""
     rng = np.random.default_rng(seed)
-    with PackWriter(path, "toy", CLASSES) as writer:
+    with PackWriter(path, "toy", CLASSES, channels) as writer:
         for i in range(count):
             size = sizes[i % len(sizes)]
             image, mask = scene(rng, size)
             encoded = None if i >= count - unmasked else png(mask)
-            writer.add(Sample(f"image{i:03d}", png(image), encoded, *size))
+            data = png(image) if channels.count == 3 else encode_array(image[..., np.arange(channels.count) % 3])
+            writer.add(Sample(f"image{i:03d}", data, encoded, *size))
     return path
 
 
-def prepare(settings: settings_module.Settings) -> None:
+def prepare(settings: settings_module.Settings, channels: Channels = RGB) -> None:
     """Put prepared data, a partition and empty backbone weights into the current folder."""
     dataset = paths.Dataset("toy")
-    write_pack(dataset.train, 14, seed=1, unmasked=2)
-    write_pack(dataset.val, 4, seed=2)
+    write_pack(dataset.train, 14, seed=1, unmasked=2, channels=channels)
+    write_pack(dataset.val, 4, seed=2, channels=channels)
     pack = Pack(dataset.train)
     partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids[:5])
     weights.prepare_backbone(settings.model, Path("nothing"))

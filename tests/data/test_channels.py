@@ -68,6 +68,14 @@ def test_percentiles_are_measured_on_the_training_images_band_by_band(tmp_path: 
     assert opened(tmp_path, range="percentile").channels == content.channels
 
 
+def test_a_pack_holds_any_number_of_bands(tmp_path: Path) -> None:
+    scene(tmp_path)
+    for bands in ([2], [1, 2, 3, 4], [1, 1, 2, 2, 3, 3, 4]):
+        for image_id, pixels in stored(opened(tmp_path, bands=bands, range=[0, 4000])).items():
+            values = deep(int(image_id[-1]))[..., np.array(bands) - 1]
+            np.testing.assert_array_equal(pixels, np.rint(values * (255 / 4000)).astype(np.uint8))
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
 def test_any_number_type_is_read_with_a_range(dtype: type) -> None:
     values = (deep(1).astype(np.int32) - 1500).astype(dtype)

@@ -53,6 +53,7 @@ def test_the_example_reads_pixels_as_the_pipeline_does(
 FOUR = np.random.default_rng(1).integers(0, 3000, (HEIGHT, WIDTH, 4), dtype=np.uint16)
 CHOSEN = Channels((4, 1, 2), ((100.0, 2000.0),))
 BY_TYPE = Channels((2, 1, 3))
+FOUR_BANDS = Channels((4, 1, 2, 3), ((100.0, 2000.0), (0.0, 3000.0), (7.0, 900.0), (-5.0, 2500.0)))
 STORED = {
     "planes.tif": (tiff(np.moveaxis(FOUR, 2, 0), photometric="rgb", planarconfig="separate"), CHOSEN),
     "signed.tif": (tiff(FOUR.astype(np.int16) - 1500, photometric="rgb", planarconfig="contig"), CHOSEN),
@@ -63,6 +64,8 @@ STORED = {
     "twelve.tif": (tiff(FOUR, photometric="rgb", planarconfig="contig", bitspersample=12), BY_TYPE),
     "deep.png": (png16(DEEP), Channels(None, ((100.0, 40000.0), (0.0, 300.0), (5.0, 60000.0)))),
     "deep_grey.png": (encoded(DEEP[..., 0], "PNG"), Channels(None, ((100.0, 40000.0),))),
+    "four.tif": (tiff(FOUR, photometric="rgb", planarconfig="contig"), FOUR_BANDS),
+    "one.tif": (tiff(FOUR[..., 0]), Channels((1,), ((0.0, 3000.0),))),
     "photo.jpg": (encoded(PHOTO, "JPEG", 6), Channels((3, 2, 1))),
 }
 

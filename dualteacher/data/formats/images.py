@@ -3,7 +3,7 @@
 An image file that a pack can hold unchanged (JPEG or PNG, 8 bits, RGB or grey, upright) keeps its bytes; any other is
 turned upright by its EXIF orientation and re-encoded losslessly as PNG. 16-bit values keep their upper 8 bits,
 transparency is dropped, and only the first picture of a file is read. With chosen bands or a range of values
-(channels.py), the stored values are read and scaled.
+(channels.py), the stored values are read and scaled; a pack holds other than three channels as a NumPy array.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from dualteacher.data import pack
 from dualteacher.data.channels import RGB, SAVE_AS, Channels
 from dualteacher.data.formats import file_kinds, tiff
 from dualteacher.data.formats.errors import Unreadable as Unreadable
@@ -32,7 +33,7 @@ ORIENTATION = 0x0112  # EXIF tag
 class Picture(NamedTuple):
     """An upright image and the bytes that a pack stores."""
 
-    pixels: np.ndarray  # (H, W, 3) uint8
+    pixels: np.ndarray  # (H, W, C) uint8
     data: bytes
     orientation: int  # EXIF orientation that was applied; 1: none
     notes: tuple[str, ...]  # unexpected losses
@@ -65,7 +66,8 @@ def read_image(data: bytes, channels: Channels = RGB) -> Picture:
         stored = read_stored(data, channels.bands is not None)
         pixels = upright(channels.take(stored.values, stored.bits), stored.remaining)
         missing = upright(channels.missing(stored.values, stored.nodata), stored.remaining)
-        return Picture(pixels, png(pixels), stored.orientation, stored.notes, missing if missing.any() else None)
+        data = png(pixels) if channels.count == 3 else pack.encode_array(pixels)
+        return Picture(pixels, data, stored.orientation, stored.notes, missing if missing.any() else None)
     pixels, unchanged, orientation, notes = _decoded(data)
     return Picture(rgb(pixels), data if unchanged else png(pixels), orientation, notes)
 

@@ -14,7 +14,7 @@ import numpy as np
 from dualteacher import settings
 from dualteacher.core.labels import IGNORE
 from dualteacher.data import inspection, likeness
-from dualteacher.data.channels import Channels
+from dualteacher.data.channels import Channels, shown
 from dualteacher.data.fetch import Archive
 from dualteacher.data.formats import file_kinds, folder_files, images, mask_files, palettes
 from dualteacher.data.formats.annotations import record
@@ -112,8 +112,8 @@ class FolderContent:
         """The images' channels; `range: percentile` is measured here, on all training images."""
         bands = None if self.options.bands is None else tuple(self.options.bands)
         if self.options.range == "percentile":
-            return self._measured(Channels(bands))
-        return Channels(bands, tuple((low, high) for low, high in self.options.limits) or None)
+            return self._measured(Channels(bands, rgb=self.options.rgb))
+        return Channels(bands, tuple((low, high) for low, high in self.options.limits) or None, self.options.rgb)
 
     def _measured(self, channels: Channels) -> Channels:
         names = [entry.image for entry in self.layout.train]
@@ -165,16 +165,16 @@ class FolderContent:
             return Checked(entry.image, None, (Finding("error", where, f"cannot be used: {error}"),))
 
     def _checked(self, entry: Entry, picture: images.Picture, found: list[Finding]) -> Checked:
-        shown = partial(
+        result = partial(
             Checked,
             entry.image,
             digest=inspection.digest_of(picture.pixels),
-            picture=likeness.picture(inspection.printable(entry.image), entry.image_id, picture.pixels),
+            picture=likeness.picture(inspection.printable(entry.image), entry.image_id, shown(picture.pixels)),
         )
         height, width = picture.pixels.shape[:2]
         sample = partial(Sample, entry.image_id, picture.data, height=height, width=width, block=entry.block)
         if entry.mask is None:
-            return shown(sample(mask=None), tuple(found))
+            return result(sample(mask=None), tuple(found))
         data = self._read(entry.mask)
         read = mask_files.read_values(data, self.table.color)
         values, orientation = read.values, picture.orientation
@@ -205,7 +205,7 @@ class FolderContent:
         colors = None
         if read.palette is not None and not self.table.color:
             colors = entry.mask, palettes.used(read.values, read.palette)
-        return shown(sample(mask=images.png(mask)), tuple(found), counts, unlisted=suspects, palette=colors)
+        return result(sample(mask=images.png(mask)), tuple(found), counts, unlisted=suspects, palette=colors)
 
     def _read(self, name: str) -> bytes:
         try:

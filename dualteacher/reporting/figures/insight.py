@@ -167,7 +167,7 @@ def _image_and_truth(dataset: str, image_id: str) -> tuple[np.ndarray, np.ndarra
     """A validation image (h, w, 3) and its mask (h, w), subsampled to at most SIDE."""
     pack = _pack(str(paths.Dataset(dataset).val.absolute()))
     index = pack.index(image_id)
-    image, truth = pack.image(index), pack.mask(index)
+    image, truth = pack.picture(index), pack.mask(index)
     assert truth is not None  # only images with a mask are scored
     part = thin(truth.shape, SIDE)
     return image[part], truth[part]
