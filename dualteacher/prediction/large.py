@@ -56,7 +56,7 @@ class Sweep:
     def bands(self) -> Iterator[Band]:
         """Yield one band per row of windows, from top to bottom."""
         width = self.source.width
-        pixels = np.empty((0, width, self.predictor.model.channels.count), np.uint8)
+        pixels = np.empty((0, width, 0), np.uint8)
 
         def rows(top: int, bottom: int) -> np.ndarray:
             nonlocal pixels
