@@ -49,6 +49,7 @@ class PredictOptions(TypedDict, total=False):
     large: float | None  # megapixels; larger images are predicted in windows
     window: int | None  # side, pixels
     stride: int | None  # pixels
+    blend: str | None  # mean or taper: how overlapping windows are averaged
     batch: int | None  # images or windows
 
 
@@ -191,6 +192,8 @@ def _checked(options: PredictOptions) -> Options:
         raise UserError(f"precision = {chosen.precision!r}: one of {', '.join(PRECISIONS)}")
     if not chosen.scales or not all(0.1 <= scale <= 10 for scale in chosen.scales):
         raise UserError(f"scales = {chosen.scales}: one or more numbers from 0.1 to 10")
+    if chosen.blend not in (None, "mean", "taper"):
+        raise UserError(f"blend = {chosen.blend!r}: mean or taper")
     for name, least in (("large", 0.001), ("window", 32), ("stride", 1), ("batch", 1)):
         value = getattr(chosen, name)
         if value is not None and value < least:

@@ -39,6 +39,13 @@ class Precision(StrEnum):
     int8 = "int8"
 
 
+class Blend(StrEnum):
+    """How overlapping windows are averaged."""
+
+    mean = "mean"
+    taper = "taper"
+
+
 class Autocast(StrEnum):
     """Number formats that the network computes in."""
 
@@ -71,6 +78,9 @@ def predict(
     ] = None,
     stride: Annotated[
         int | None, typer.Option(min=1, help="step between windows; default: the weights' setting, or 3/4 window")
+    ] = None,
+    blend: Annotated[
+        Blend | None, typer.Option(help="how overlapping windows are averaged; default: the weights' setting")
     ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="images or windows per batch; default: the weights' setting")
@@ -108,6 +118,7 @@ def predict(
     options = Options(
         device=device, overlays=overlays, confidence=confidence, scales=tuple(scale or [1.0]), flip=flip,
         precision=precision.value, large=large, window=window, stride=stride, batch=batch, every=every, redo=redo,
+        blend=None if blend is None else blend.value,
     )  # fmt: skip
     if not predict.run(weights, images, output, options):
         raise SystemExit(1)

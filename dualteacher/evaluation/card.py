@@ -72,6 +72,7 @@ def _facts(weights: Path, model: Segmenter, description: Mapping[str, Any]) -> l
         size = f"fitted into {' × '.join(map(str, inference['resize']))} pixels, {size}"
     if inference["mode"] == "slide":
         size += f", in windows of {inference['window']} pixels every {inference['stride']}"
+        size += ", tapered" if inference.get("blend") == "taper" else ""
     norm = ", group normalisation" if network.head_norm == "group" else ""
     return [
         ["weights", f"`{weights.name}`, self-describing safetensors"],

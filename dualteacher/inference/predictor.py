@@ -117,8 +117,8 @@ class Predictor:
         return self._slide(images)
 
     def _slide(self, images: Tensor) -> Tensor:
-        """Mean logits (B, C, H, W) over overlapping windows."""
-        grid = Grid(*_size(images), self.inference.window, self.inference.stride)
+        """Logits (B, C, H, W), averaged where windows overlap."""
+        grid = Grid(*_size(images), self.inference.window, self.inference.stride, self.inference.blend)
 
         def score(rows: Tensor, lefts: Sequence[int]) -> Iterator[Tensor]:
             for left in lefts:

@@ -45,7 +45,7 @@ class Sweep:
         confidence: bool, probabilities: bool = False,
     ) -> None:  # fmt: skip
         self.source, self.batch, self.confidence, self.all = source, batch, confidence, probabilities
-        self.grid = Grid(source.height, source.width, window, stride)
+        self.grid = Grid(source.height, source.width, window, stride, predictor.inference.blend)
         self.several = len(predictor.scales) > 1 or predictor.flip or predictor.scales[0] != 1
         # Full-size windows are not resized; windows with a shorter side are rounded like small images.
         multiple = 1 if self.grid.window == (window, window) and not self.several else predictor.inference.multiple

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dualteacher.settings import Inference
+from dualteacher.settings.evaluation import Blend
 from dualteacher.system.errors import UserError
 
 LARGE = 4.0  # megapixels; larger images are predicted in windows, in bounded memory
@@ -33,6 +34,7 @@ class Options:
     large: float | None = None  # megapixels above which to use windows
     window: int | None = None
     stride: int | None = None
+    blend: Blend | None = None
     batch: int | None = None
     every: int = 1  # take every N-th frame of a video
     redo: bool = False
@@ -55,7 +57,8 @@ def inference(path: Path, description: Mapping[str, Any], options: Options) -> I
     stride = options.stride or (known.stride if slides and options.window is None else max(1, window * 3 // 4))
     if stride > window:
         raise UserError(f"--stride {stride}: larger than the window ({window}), which would leave gaps")
-    return known.model_copy(update={"window": window, "stride": stride, "batch": options.batch or known.batch})
+    chosen = {"batch": options.batch or known.batch, "blend": options.blend or known.blend}
+    return known.model_copy(update={"window": window, "stride": stride, **chosen})
 
 
 def largest(options: Options, inference: Inference) -> float:

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from dualteacher.settings.base import AtLeastOne, Name, Positive, Section
 
+Blend = Literal["mean", "taper"]
+
 
 class Inference(Section):
     """How images are predicted, for validation and evaluation."""
@@ -18,6 +20,7 @@ class Inference(Section):
     multiple: AtLeastOne  # round both sides to a multiple of this
     window: AtLeastOne  # slide: side of the window, pixels
     stride: AtLeastOne  # slide: step between windows, pixels
+    blend: Blend = "mean"  # slide: overlapping windows count alike, or fade out towards their edges (taper)
 
 
 class Evaluate(Section):

@@ -14,6 +14,7 @@ from dualteacher.inference.predictor import Predictor
 from dualteacher.inference.windows import Grid, mean_scores, window_starts
 from dualteacher.prediction.large import Sweep
 from dualteacher.settings import Inference
+from dualteacher.settings.evaluation import Blend
 
 SLIDE = Inference(mode="slide", batch=2, resize=None, multiple=1, window=24, stride=16)
 
@@ -57,8 +58,9 @@ def test_evaluation_averages_the_windows_logits(size: tuple[int, int]) -> None:
     assert torch.equal(predictor(images), argmax(expected, size))
 
 
+@pytest.mark.parametrize("blend", ["mean", "taper"])
 @torch.no_grad()
-def test_predict_gives_what_evaluation_gives() -> None:
+def test_predict_gives_what_evaluation_gives(blend: Blend) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
 
     class Source:
@@ -67,7 +69,7 @@ def test_predict_gives_what_evaluation_gives() -> None:
         def rows(self, top: int, bottom: int) -> np.ndarray:
             return pixels[top:bottom]
 
-    predictor = Predictor(Network(), SLIDE)  # type: ignore[arg-type]
+    predictor = Predictor(Network(), SLIDE.model_copy(update={"blend": blend}))  # type: ignore[arg-type]
     bands = list(Sweep(predictor, Source(), 24, 16, 1, confidence=True).bands())
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(255)
     label, confidence = predictor.with_confidence(image)
@@ -87,3 +89,37 @@ def test_rows_are_asked_for_once_and_in_order() -> None:
     assert asked == [(0, 24), (16, 40), (26, 50)]
     assert sum(block.scores.numel() for block in blocks) == 50 * 40
     assert all((block.scores == 1).all() for block in blocks)
+
+
+@pytest.mark.parametrize("size", [(24, 24), (61, 83), (20, 70)])
+@torch.no_grad()
+def test_a_taper_weighs_windows_by_the_place_of_a_pixel_in_them(size: tuple[int, int]) -> None:
+    network, images = Network(), torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    height, width = (min(24, side) for side in size)
+    profiles = (np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2 for side in (height, width))
+    weight = torch.from_numpy(np.outer(*profiles)).float()
+    total, count = torch.zeros(2, 3, *size), torch.zeros(size)
+    for top in window_starts(size[0], 24, 16):
+        for left in window_starts(size[1], 24, 16):
+            where = (..., slice(top, top + height), slice(left, left + width))
+            part = images[where]
+            logits = nn.functional.interpolate(network(part), part.shape[2:], mode="bilinear", align_corners=False)
+            total[where] += logits * weight
+            count[where] += weight
+    tapered = SLIDE.model_copy(update={"blend": "taper"})
+    found = Predictor(network, tapered).logits(images)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, total / count, rtol=1e-4, atol=1e-5)
+
+
+def test_a_taper_leaves_no_seams() -> None:
+    """Windows that disagree: the mean jumps where one ends, the taper passes over."""
+
+    def jump(blend: Blend) -> float:
+        grid = Grid(32, 96, 32, 24, blend)
+        scores = [torch.full((1, 32, 32), float(number % 2)) for number in range(len(grid.lefts))]
+        blocks = mean_scores(grid, lambda top, bottom: None, lambda rows, lefts: scores)
+        line = torch.cat([block.scores for block in blocks], -1)[0, 16]
+        return float(line.diff().abs().max())
+
+    assert jump("mean") == 0.5
+    assert jump("taper") < 0.3
