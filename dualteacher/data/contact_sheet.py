@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dualteacher.core.labels import IGNORE
 from dualteacher.data.pack import Pack
-from dualteacher.system import files
+from dualteacher.system import files, fonts
 
 SHOWN = {"train": 9, "val": 3}  # image pairs
 COLUMNS = 3  # pairs per row
@@ -38,14 +37,14 @@ def write(path: Path, packs: Mapping[str, Pack], pixels: pa.Table) -> None:
     sheet = Image.new("RGB", (width, legend_top + legend_rows * line + MARGIN - 8), PAPER)
     draw = ImageDraw.Draw(sheet)
     numbers = f"{len(packs['train'])} training and {len(packs['val'])} validation images"
-    draw.text((MARGIN, 30), packs["train"].dataset, INK, _font(26, bold=True))
-    draw.text((MARGIN, 66), f"{numbers}, {len(classes)} classes", PALE, _font(15))
+    _write(draw, (MARGIN, 30), packs["train"].dataset, INK, 26, bold=True)
+    _write(draw, (MARGIN, 66), f"{numbers}, {len(classes)} classes", PALE, 15)
     for place, (split, i) in enumerate(cells):
         left = MARGIN + place % COLUMNS * (2 * SIDE + GAP)
         upper = top + place // COLUMNS * row_height
         _pair(sheet, packs[split], i, left, upper)
-        draw.text((left, upper + SIDE + 5), f"{split}  {packs[split].ids[i]}", PALE, _font(13))
-    draw.text((MARGIN, legend_top - 34), "Share of pixels: training / validation", INK, _font(15, bold=True))
+        _write(draw, (left, upper + SIDE + 5), f"{split}  {packs[split].ids[i]}", PALE, 13)
+    _write(draw, (MARGIN, legend_top - 34), "Share of pixels: training / validation", INK, 15, bold=True)
     named = [(info.name, info.color) for info in classes] + [("ignored", (0, 0, 0))]
     shares = {split: count.sum(0) / max(count.sum(), 1) for split, count in counts.items()}
     for index, (name, color) in enumerate(named):
@@ -53,8 +52,8 @@ def write(path: Path, packs: Mapping[str, Pack], pixels: pa.Table) -> None:
         upper = legend_top + index % legend_rows * line
         draw.rounded_rectangle((left, upper, left + 26, upper + 18), 4, color, outline=(180, 184, 190))
         share = " / ".join(f"{shares[split][index]:.1%}" for split in packs)
-        draw.text((left + 36, upper), name, INK, _font(14))
-        draw.text((left + 176, upper), share, PALE, _font(14))
+        _write(draw, (left + 36, upper), name, INK, 14)
+        _write(draw, (left + 176, upper), share, PALE, 14)
     with files.atomic(path) as temporary:
         sheet.save(temporary, "PNG", optimize=True)
 
@@ -110,7 +109,13 @@ def _shrunk(image: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.
     return small, np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans from Matplotlib, so that the sheet looks the same on every machine."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
+def _write(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    color: tuple[int, int, int],
+    size: int,
+    bold: bool = False,
+) -> None:
+    font, shown = fonts.choose(text, size, bold)
+    draw.text(place, shown, color, font)

@@ -13,14 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from skimage.color import label2rgb, rgb2gray
 from skimage.segmentation import find_boundaries
 from skimage.util import montage
 
 from dualteacher.core.labels import IGNORE
 from dualteacher.data.pack import ClassInfo
-from dualteacher.system import files, sealed
+from dualteacher.system import files, fonts, sealed
 
 SIDE = 384  # longest side of a picture in the table, pixels; smaller images keep their size
 CELL = 216  # longest side of a picture on the sheet, pixels
@@ -163,17 +163,19 @@ def _sheet(pictures: list[np.ndarray], scores: list[float], legend: Sequence[Cla
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(COLUMNS):
         left = MARGIN + GAP + column * (CELL + GAP)
-        draw.text((left, MARGIN + HEADER - 4), title, INK, font(15), anchor="ls")
+        draw.text((left, MARGIN + HEADER - 4), title, INK, fonts.choose(title, 15)[0], anchor="ls")
     for row, score in enumerate(scores):
         text = "no truth" if np.isnan(score) else f"{100 * score:.0f} % right"
         right, bottom = MARGIN + 4 * (CELL + GAP) - 6, MARGIN + HEADER + (row + 1) * (CELL + GAP) - 6
-        box = draw.textbbox((right, bottom), text, font(12), anchor="rs")
+        font, _ = fonts.choose(text, 12)
+        box = draw.textbbox((right, bottom), text, font, anchor="rs")
         draw.rounded_rectangle((box[0] - 5, box[1] - 3, box[2] + 5, box[3] + 4), 4, PAPER)
-        draw.text((right, bottom), text, INK, font(12), anchor="rs")
+        draw.text((right, bottom), text, INK, font, anchor="rs")
     for left, top, entry in entries:
         x, y = MARGIN + GAP + left, MARGIN + HEADER + body.height + top
         draw.rounded_rectangle((x, y + 4, x + 13, y + 17), 3, tuple(entry.color), outline=(150, 155, 162))
-        draw.text((x + 19, y + 15), entry.name, MUTED, font(13), anchor="ls")
+        font, name = fonts.choose(entry.name, 13)
+        draw.text((x + 19, y + 15), name, MUTED, font, anchor="ls")
     return sheet
 
 
@@ -182,16 +184,10 @@ def _flow(legend: Sequence[ClassInfo], width: int) -> tuple[list[tuple[int, int,
     placed: list[tuple[int, int, ClassInfo]] = []
     left = top = 0
     for entry in legend:
-        needed = 19 + round(font(13).getlength(entry.name)) + 18
+        font, name = fonts.choose(entry.name, 13)
+        needed = 19 + round(font.getlength(name)) + 18
         if left and left + needed > width - 2 * GAP:
             left, top = 0, top + 24
         placed.append((left, top, entry))
         left += needed
     return placed, top + 24
-
-
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as bundled with Matplotlib, so that the sheet has the same bytes on every machine."""
-    import matplotlib
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)

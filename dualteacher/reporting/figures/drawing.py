@@ -11,6 +11,7 @@ import io
 import math
 import re
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,8 +23,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine as Layout
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 
-from dualteacher.system import files
+from dualteacher.system import files, fonts
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 
@@ -40,7 +43,7 @@ MARKERS = ("s", "o", "^", "D", "v", "P", "X")
 HEAT = (0.16, 0.5, 0.8)  # RGB of the confusion matrices; opacity shows the value
 
 STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans"],  # ships with matplotlib
+    "font.family": [fonts.DEFAULT],
     "font.size": 9.0,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": MUTED,
@@ -123,15 +126,48 @@ def write(figure: Figure, folder: Path) -> Figure:
 
 def _write(figure: Figure, folder: Path) -> None:
     with _style(figure.name):
-        canvas = _laid_out(_compose(figure))
-        for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        drawn, escaped = _readable(lambda: _compose(figure))
+        for suffix, metadata, canvas in (
+            ("png", {"Software": None}, escaped),
+            ("svg", {"Date": None, "Creator": None}, drawn),
+        ):
             with files.atomic(folder / f"{figure.name}.{suffix}") as temporary:
                 canvas.savefig(temporary, format=suffix, metadata=metadata)
                 if suffix == "svg":  # keeps repeated spaces in names
-                    drawn = temporary.read_text(encoding="utf-8")
+                    text = temporary.read_text(encoding="utf-8")
                     temporary.write_text(
-                        drawn.replace('text/css">', 'text/css">text{white-space: pre}', 1), encoding="utf-8"
+                        text.replace('text/css">', 'text/css">text{white-space: pre}', 1), encoding="utf-8"
                     )
+
+
+def _readable(compose: Callable[[], Canvas]) -> tuple[Canvas, Canvas]:
+    """(canvas for SVG, canvas for PNG), laid out, in fonts that have the characters of the names.
+
+    An SVG keeps characters that no font here has, since the reader's browser may have one.
+    """
+    canvas = compose()
+    text = "".join(_texts(canvas))
+    if fonts.lacking(text):
+        matplotlib.rcParams["font.family"] = fonts.family(text)  # `_style` sets it back
+        canvas = compose()
+    if fonts.printable(text) == text:
+        return _laid_out(canvas), canvas
+    escaped = compose()
+    for axes in escaped.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            labels = [label.get_text() for label in axis.get_majorticklabels()]
+            if fonts.lacking("".join(labels)):  # the labels are made anew whenever they are drawn
+                axis.set_major_formatter(FixedFormatter([*map(fonts.printable, labels)]))
+    for item in escaped.findobj(Text):
+        item.set_text(fonts.printable(item.get_text()))
+    return _laid_out(canvas), _laid_out(escaped)
+
+
+def _texts(canvas: Canvas) -> Iterator[str]:
+    for axes in canvas.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            yield from (label.get_text() for label in axis.get_majorticklabels())
+    yield from (item.get_text() for item in canvas.findobj(Text))
 
 
 def inline(panel: Panel, identity: str) -> str:
@@ -147,7 +183,8 @@ def inline(panel: Panel, identity: str) -> str:
 
 @contextmanager
 def _style(salt: str) -> Iterator[None]:
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+")  # `fonts` says which characters no font has
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE | {"svg.hashsalt": f"dualteacher {salt}"})
         yield
