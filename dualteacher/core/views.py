@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dualteacher.core.upsampling import for_triton
+from dualteacher.core.upsampling import for_triton, full_precision
 from dualteacher.settings import Jitter, Mixing
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -150,8 +150,9 @@ def blur(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
     kernel = torch.exp(-0.5 * (offset / sigma.to(image.dtype)[:, None].clamp(min=0.01)) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
     planes = F.pad(image, (radius,) * 4, mode="reflect").reshape(1, batch * channels, *_grown(image, radius))
-    planes = F.conv2d(planes, kernel[:, None, :, None], groups=batch * channels)
-    planes = F.conv2d(planes, kernel[:, None, None, :], groups=batch * channels)
+    with full_precision(image.device):  # bfloat16 weights add up to 1 ± 0.4 %
+        planes = F.conv2d(planes, kernel[:, None, :, None], groups=batch * channels)
+        planes = F.conv2d(planes, kernel[:, None, None, :], groups=batch * channels)
     return planes.reshape(batch, channels, height, width).clamp(0, 1)
 
 

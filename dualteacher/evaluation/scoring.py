@@ -13,9 +13,11 @@ from dualteacher.core.labels import IGNORE
 from dualteacher.core.transfer import send
 from dualteacher.data.pack import Pack
 from dualteacher.evaluation.confusion import ConfusionMatrix
-from dualteacher.inference.predictor import Predictor, same_size_runs, to_tensor
+from dualteacher.inference.predictor import Predictor, floats, same_size_runs
 from dualteacher.machine.distributed import World, reduce_sum
 from dualteacher.system import console, parallel
+
+BATCHES = 2  # decoded at once, for a GPU
 
 
 def score(
@@ -31,13 +33,13 @@ def score(
     matrix = ConfusionMatrix(len(pack.classes), device=device)
     with_mask = world.every_nth([i for i in (range(len(pack)) if images is None else images) if pack.has_mask(i)])
     runs = list(same_size_runs(pack, with_mask, batch))
-    on_cpu = device.type == "cpu"
-    jobs = (partial(decode, pack, run, torch.get_num_threads() if on_cpu else parallel.cores()) for run in runs)
+    on_cpu, pin = device.type == "cpu", device.type == "cuda"
+    jobs = (partial(decode, pack, run, torch.get_num_threads() if on_cpu else parallel.cores(), pin) for run in runs)
     # on a CPU, decoding in parallel with the network would only compete for its cores
-    decoded = (job() for job in jobs) if on_cpu else parallel.ordered(jobs, workers=1)
+    decoded = (job() for job in jobs) if on_cpu else parallel.ordered(jobs, workers=BATCHES)
     batches = console.progress(decoded, "evaluate", total=len(runs), unit="batch") if show else decoded
     for run, (pixels, masks) in zip(runs, batches, strict=True):
-        prediction, target = predictor(to_tensor(pixels, device)), send(torch.from_numpy(masks), device)
+        prediction, target = predictor(floats(send(pixels, device))), send(masks, device)
         matrix.update(target, prediction)
         if per_image is not None:
             per_image.update(run, target, prediction)
@@ -47,11 +49,11 @@ def score(
     return matrix
 
 
-def decode(pack: Pack, run: Sequence[int], threads: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """A run's images (H, W, 3) and stacked masks (B, H, W), decoded with `threads` threads."""
+def decode(pack: Pack, run: Sequence[int], threads: int, pin: bool = False) -> tuple[Tensor, Tensor]:
+    """A run's images (B, H, W, 3) and masks (B, H, W), decoded with `threads` threads; pin: into pinned memory."""
     read = (partial(_image_and_mask, pack, i) for i in run)
-    images, masks = zip(*parallel.ordered(read, threads), strict=True)
-    return images, np.stack(masks)
+    images, masks = (torch.from_numpy(np.stack(part)) for part in zip(*parallel.ordered(read, threads), strict=True))
+    return (images.pin_memory(), masks.pin_memory()) if pin else (images, masks)
 
 
 def _image_and_mask(pack: Pack, i: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 
 import numpy as np
@@ -17,6 +18,8 @@ from dualteacher.data.pack import Pack
 from dualteacher.inference.windows import Grid, mean_scores
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Inference
+
+TIMED = 4  # shapes of images for which cuDNN may time its algorithms, which takes about a second each
 
 
 def network_size(size: tuple[int, int], inference: Inference, scale: float = 1.0) -> tuple[int, int]:
@@ -36,8 +39,12 @@ def same_size_runs(pack: Pack, indices: Sequence[int], batch: int) -> Iterator[l
 
 def to_tensor(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
     """uint8 images (H, W, C) of one size → (B, C, H, W) float32 in [0, 1] on the device."""
-    stacked = send(torch.from_numpy(np.stack(images)), device)
-    return stacked.permute(0, 3, 1, 2).float().div_(255)
+    return floats(send(torch.from_numpy(np.stack(images)), device))
+
+
+def floats(images: Tensor) -> Tensor:
+    """uint8 (B, H, W, C) → (B, C, H, W) float32 in [0, 1]."""
+    return images.permute(0, 3, 1, 2).float().div_(255)
 
 
 class Predictor:
@@ -51,6 +58,7 @@ class Predictor:
         self, model: Segmenter, inference: Inference, scales: Sequence[float] = (1.0,), flip: bool = False
     ) -> None:
         self.model, self.inference, self.scales, self.flip = model, inference, list(scales), flip
+        self._timed: set[torch.Size] = set()
 
     @property
     def device(self) -> torch.device:
@@ -113,8 +121,21 @@ class Predictor:
             else:  # enlarging needs no antialiasing, which is slow
                 images = upsampling.enlarge(images, size)
         if self.inference.mode == "whole":
-            return self.model(images)
+            with self._algorithms(images.shape):
+                return self.model(images)
         return self._slide(images)
+
+    @contextmanager
+    def _algorithms(self, shape: torch.Size) -> Iterator[None]:
+        """cuDNN times its algorithms for the first TIMED shapes only: a data set may have hundreds."""
+        if len(self._timed) < TIMED:
+            self._timed.add(shape)
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = before and shape in self._timed
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
 
     def _slide(self, images: Tensor) -> Tensor:
         """Logits (B, C, H, W), averaged where windows overlap."""

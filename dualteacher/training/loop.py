@@ -222,7 +222,8 @@ def finish_epoch(job: Job, progress: Progress, clock: Clock, rate: float, last: 
     row["skipped"] = round(means.get("skipped", 0.0) * counted)
     row |= {"mix": job.method.mix(clock), "teacher": job.method.active(clock)}
     job.student.eval()
-    row |= job.observe(clock, last)
+    with autocast(job.device, job.settings.runtime.precision):  # as the evaluate stage does
+        row |= job.observe(clock, last)
     job.student.train()
     progress.history.append(row)
     held_out = row.get("held_out_miou", math.nan)

@@ -29,6 +29,13 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 FAR = tl.constexpr(1e38)  # above any logit in bits
 
+# Arguments whose values do not choose a kernel: else Triton compiles again, for seconds, for sizes and strides that are
+# 1 or divisible by 16. For sm_90, the general kernels need no more registers or instructions.
+NUMBERS = (
+    "batch", "classes", "h", "w", "height", "width", "most_x", "ignore",
+    "sb", "sc", "sy", "sx", "gb", "gc", "gy", "gx", "wb", "wy",
+)  # fmt: skip
+
 
 @triton.jit
 def first_output(cell, size, output):
@@ -96,7 +103,7 @@ def entropy_of(own, norm):
     return tl.where((own == 0) & (rest < 0.05), series, (tl.log2(norm) - own) * LN2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NUMBERS)
 def entropy_kernel(
     logits, label, weight, loss, positive, entropy, highest, share,
     batch, classes, h, w, height, width,
@@ -135,7 +142,7 @@ def entropy_kernel(
             tl.store(share + pixel, tl.where(counts, factor / norm, 0.0), mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NUMBERS)
 def label_kernel(
     logits, label, confidence,
     batch, classes, h, w, height, width,
@@ -191,7 +198,7 @@ def pull_of_cells(
     return pull
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NUMBERS)
 def gradient_kernel(
     logits, label, weight, highest, share, gradient,
     batch, classes, h, w, height, width,

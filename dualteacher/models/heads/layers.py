@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -44,3 +45,11 @@ def initialise_classifier(classifier: nn.Conv2d) -> None:
     nn.init.normal_(classifier.weight, std=0.01)
     assert classifier.bias is not None
     nn.init.zeros_(classifier.bias)
+
+
+def cast(weight: Tensor) -> Tensor:
+    """The weight as autocast would cast it. For a weight used in slices: autocast casts each, at every use."""
+    kind = weight.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return weight.to(torch.get_autocast_dtype(kind))
+    return weight

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dualteacher.models.heads.layers import initialise_classifier, normalisation, pointwise, resize
+from dualteacher.models.heads.layers import cast, initialise_classifier, normalisation, pointwise, resize
 
 
 class _ScaledReLU(torch.autograd.Function):
@@ -66,7 +66,7 @@ class SegFormerHead(nn.Module):
         A level's slice of `fuse` commutes with the upsampling, so it is multiplied into the level's linear layer and
         applied at the level's own resolution.
         """
-        slices = self.fuse.weight.flatten(1).chunk(len(levels), dim=1)
+        slices = cast(self.fuse.weight).flatten(1).chunk(len(levels), dim=1)
         total: Tensor | None = None
         for level, linear, weight in zip(reversed(levels), reversed(self.linear), slices, strict=True):
             assert isinstance(linear, nn.Linear)
