@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,20 @@ def summary(seconds: Sequence[float]) -> dict[str, Any]:
     return {"median_seconds": middle, "least_seconds": min(rounded), "most_seconds": max(rounded), "seconds": rounded}
 
 
-def peak(program: Program, device: torch.device, steps: int | None = None) -> int:
-    """Peak memory of the steps (default: two beyond the warm-up), in bytes above the level before the first."""
+def peak(make: Callable[[], Program], device: torch.device, steps: int | None = None) -> int:
+    """Peak memory of the steps (default: two beyond the warm-up), in bytes above the level before the first.
+
+    On a CUDA device above the level before `make`: a graph's memory is allocated when it is captured, not in its steps.
+    """
     steps = steps or warm_up(device) + 2
     if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
+        program = make()
     else:
+        program = make()
         before = resident()
     for step in range(steps):
         program(step)

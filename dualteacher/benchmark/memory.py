@@ -30,8 +30,8 @@ def run(program: str, case: dict[str, Any], device: str, threads: int, pack: str
     if program == "evaluate":
         assert pack is not None
         score_pack, _ = throughput.evaluators(measured, Pack(Path(pack)), place)
-        return peak(lambda step: score_pack(), place, 1)
-    return peak(PROGRAMS[program](measured, place), place)
+        return peak(lambda: lambda step: score_pack(), place, 1)
+    return peak(partial(PROGRAMS[program], measured, place), place)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dualteacher.benchmark import plain
 from dualteacher.benchmark.cases import Case
 from dualteacher.benchmark.plain_network import PlainNetwork
 from dualteacher.core import seeds
-from dualteacher.data.loader import finish
+from dualteacher.data.loader import StepBatch, finish
 from dualteacher.machine.distributed import World
 from dualteacher.machine.precision import autocast
 from dualteacher.methods.base import Clock, Method
@@ -39,12 +39,18 @@ def networks(case: Case, device: torch.device) -> tuple[Settings, Segmenter, Met
     return settings, student, methods.build("dual_teacher", settings, student)
 
 
+def loaded(case: Case, device: torch.device) -> StepBatch:
+    """A batch as the loader hands it over: in pinned memory for a GPU."""
+    batch = case.batch()
+    return StepBatch(*(part.pin_memory() for part in batch)) if device.type == "cuda" else batch
+
+
 class Ours:
     """(a) The training loop's step."""
 
     def __init__(self, case: Case, device: torch.device) -> None:
         settings, student, method = networks(case, device)
-        self.batch = case.batch()
+        self.batch = loaded(case, device)
         self.networks = [student]
         self.optimizer = make_optimizer(self.networks, settings.optimizer, settings.train.learning_rate)
         unused: Any = None  # needed by a run but not by a step
@@ -63,7 +69,7 @@ class Plain:
 
     def __init__(self, case: Case, device: torch.device, same_network: bool = False) -> None:
         settings, segmenter, self.method = networks(case, device)
-        self.device, self.batch, self.precision = device, case.batch(), settings.runtime.precision
+        self.device, self.batch, self.precision = device, loaded(case, device), settings.runtime.precision
         network = segmenter if same_network else PlainNetwork(segmenter)
         trained = network if isinstance(network, Segmenter) else network.copied
         optimizer = make_optimizer([trained], settings.optimizer, settings.train.learning_rate)

@@ -97,8 +97,10 @@ def measure_steps(case: Case, device: torch.device, repeats: int) -> dict[str, d
 
 
 def _peak(program: str, case: Case, device: torch.device, pack: str | None = None) -> int:
-    what = {"program": program, "case": asdict(case), "device": str(device), "pack": pack}
-    return in_a_process_of_its_own(what | {"threads": torch.get_num_threads()})
+    what: dict[str, Any] = {"program": program, "case": asdict(case), "device": str(device), "pack": pack}
+    what["threads"] = torch.get_num_threads()
+    # the CUDA allocator's peak can be reset, a process's cannot
+    return memory.run(**what) if device.type == "cuda" else in_a_process_of_its_own(what)
 
 
 def ratios(steps: dict[str, dict[str, Any]]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from dualteacher.data import loader
 from dualteacher.data.pack import Pack
 from dualteacher.evaluation.scoring import score
 from dualteacher.inference.predictor import Predictor, network_size, same_size_runs, to_tensor
+from dualteacher.machine.precision import autocast
 from dualteacher.models.segmenter import Segmenter
 
 LESSONS = 120  # training steps of the network before it is evaluated,
@@ -79,13 +80,14 @@ def evaluators(
     ready = {size: torch.rand(size, device=device) for size in set(sizes)}
 
     def network() -> None:
-        for size in sizes:
-            with torch.no_grad():
+        with torch.no_grad(), autocast(device, settings.runtime.precision):
+            for size in sizes:
                 student(ready[size])
         wait(device)
 
     def whole() -> None:
-        score(predictor, pack, device, inference.batch)
+        with autocast(device, settings.runtime.precision):
+            score(predictor, pack, device, inference.batch)
         wait(device)
 
     return whole, network

@@ -79,7 +79,7 @@ def test_the_memory_of_a_program_is_that_of_its_own_process(tmp_path):
     ballast = bytearray(200 << 20)
     text = (
         "import torch; from dualteacher.benchmark.measure import peak;"
-        "print(peak(lambda step: torch.ones(25 << 20).sum(), torch.device('cpu')))"
+        "print(peak(lambda: lambda step: torch.ones(25 << 20).sum(), torch.device('cpu')))"
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
     assert 95 << 20 < int(done.stdout) < 130 << 20 and len(ballast)
