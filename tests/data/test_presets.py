@@ -26,6 +26,14 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
 
 
+# labelled images of the presets with DINOv2
+DINOV2 = {
+    "voc": ("92", "183", "366", "732", "1464"),
+    "cityscapes": ("1_16", "1_8", "1_4", "1_2"),
+    "ade20k": ("631", "1263", "2526", "5052", "10105"),
+}
+
+
 def test_every_row_of_the_paper_has_one() -> None:
     names = set(presets.names()) - {
         "bluemarble",
@@ -40,6 +48,9 @@ def test_every_row_of_the_paper_has_one() -> None:
         rows |= {f"voc-{n}-{backbone}" for n in (92, 183, 366, 732, 1464)}
         rows |= {f"voc-blended-{n}-{backbone}" for n in ("1_16", "1_8", "1_4")}
         rows |= {f"cityscapes-{n}-{backbone}" for n in ("1_16", "1_8", "1_4", "1_2")}
+    for encoder in ("dinov2_small", "dinov2_base", "dinov2_small-frozen", "dinov2_base-frozen"):
+        for dataset, labels in DINOV2.items():
+            rows |= {f"{dataset}-{n}-{encoder}" for n in labels}
     assert names == rows
 
 
@@ -75,7 +86,7 @@ def test_the_lengths_of_the_cnn_presets_follow_from_the_lists() -> None:
     images = {"voc": (10582, 80), "cityscapes": (2975, 200)}
     for name in presets.names():
         source = name.partition("-")[0]
-        if source in images:
+        if source in images and "resnet" in name:
             loaded = settings.parse(presets.load(name))
             (partition,) = loaded.grid.partition
             labelled = official_lists.official(source, partition).labelled.lines
@@ -83,6 +94,32 @@ def test_the_lengths_of_the_cnn_presets_follow_from_the_lists() -> None:
             turn = (total - labelled) // 16
             assert loaded.methods["dual_teacher"].period == turn and loaded.train.steps == passes * turn, name
             assert loaded.train.validate_every == max(passes * turn // (labelled // 16) // 10, 1), name
+
+
+def test_the_published_recipe_for_dinov2() -> None:
+    """UniMatch V2's: images per step, crop, passes over the unlabelled images."""
+    published = {"voc": (16, 518, 60), "cityscapes": (8, 798, 180), "ade20k": (8, 518, 60)}
+    for dataset, labels in DINOV2.items():
+        for size, width in (("small", 64), ("base", 128)):
+            loaded = settings.parse(presets.load(f"{dataset}-{labels[-1]}-dinov2_{size}"))
+            batch, train = loaded.batch, loaded.train
+            assert (batch.labelled, batch.crop, train.epochs) == published[dataset]
+            assert batch.labelled == batch.unlabelled and batch.groups == 4 and train.epochs_of == "unlabelled"
+            assert (train.learning_rate, loaded.optimizer.head_multiplier, loaded.optimizer.power) == (5e-6, 40, 0.9)
+            assert loaded.model.backbone == f"vit_{size}_patch14_dinov2" and loaded.model.head_width == width
+            assert batch.crop % 14 == 0
+            kinds = [loaded.methods[name].kind for name in loaded.grid.method]
+            assert kinds == ["supervised", "fixmatch", "unimatch_v2", "dual_teacher"]
+
+
+def test_frozen_presets_differ_in_what_is_trained() -> None:
+    for dataset, labels in DINOV2.items():
+        for name in (f"{dataset}-{n}-dinov2_{size}" for n in labels for size in ("small", "base")):
+            frozen = presets.load(f"{name}-frozen")
+            changed = {key for key, _, _ in presets.differences(frozen, presets.load(name))}
+            assert changed == {"model.freeze", "report.title"}, name
+            (partition,) = settings.parse(frozen).grid.partition
+            assert partition.endswith(name.split("-")[1]), name
 
 
 @pytest.fixture
