@@ -59,8 +59,9 @@ def chosen(name: str, channels: dict) -> list[Image.Image]:
 session = onnxruntime.InferenceSession(sys.argv[1])
 about = json.loads(session.get_modelmeta().custom_metadata_map["dualteacher"])
 fit, classes = about["inference"]["resize"], about["classes"]
+channels = about.get("channels", {"bands": None, "range": None})
 for name in sys.argv[2:]:
-    bands = chosen(name, about["channels"]) if "channels" in about else read(name).split()
+    bands = chosen(name, channels) if channels["bands"] or channels["range"] else read(name).split()
     image = bands[0]
     scale = min(max(fit) / max(image.size), min(fit) / min(image.size)) if fit else 1
     size = [max(64, round(side * scale / 32) * 32) for side in image.size]  # as in training, and a multiple of 32

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from dualteacher.commands import export
-from dualteacher.data.channels import RGB, Channels
+from dualteacher.data.channels import Channels
 from dualteacher.data.formats import images
 from dualteacher.data.pack import ClassInfo
 from dualteacher.inference.predictor import Predictor
@@ -209,7 +209,7 @@ def _job(name: str, picture: Picture, large: int, channels: Channels) -> Callabl
             what = "a folder; give a list of its files" if file.is_dir() else "no such file"
             raise UserError(broken_link(file) or f"{file}: {what}")
         return partial(reading.read, Input(file, name), large, channels)
-    values = pixels_of(picture, name) if channels == RGB else _stored(picture, name)
+    values = pixels_of(picture, name) if channels.ordinary else _stored(picture, name)
     return partial(Opened, name, Path(name), [], Decoded(values, channels), None)
 
 

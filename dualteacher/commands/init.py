@@ -14,7 +14,14 @@ from pydantic import ValidationError
 from dualteacher import settings
 from dualteacher.commands.init_params import compose, sample
 from dualteacher.data import likeness
-from dualteacher.data.formats import detect_classes, detect_layout, file_kinds, folder_files, folder_layout
+from dualteacher.data.formats import (
+    detect_bands,
+    detect_classes,
+    detect_layout,
+    file_kinds,
+    folder_files,
+    folder_layout,
+)
 from dualteacher.data.formats.annotations import importer
 from dualteacher.settings import strict_yaml
 from dualteacher.system import files
@@ -129,7 +136,10 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
         described["block"] = "stem"
         arranged = folder_layout.arrange(names, valid(folder, described))
     described |= {"classes": found.classes, "ignore": found.ignore, "tolerance": found.tolerance}
+    bands, said = detect_bands.guess(folder, sample([entry.image for entry in entries]))
+    described |= bands
     told = [*_say_unused(folder, [*arranged.files(), *(imported.sources if imported else [])]), *told, *found.assumed]
+    told += said
     return described, [*_say_places(places, arranged, own), *(imported.told if imported else []), *told]
 
 

@@ -20,6 +20,11 @@ from dualteacher.workflow import engines, presets
 
 OWN_DATA = Path("own_data")
 AFFIXES = ("mask_prefix", "image_prefix", "image_suffix")  # rare, so left out if empty
+BANDS = {  # likewise
+    "bands": "of a file, from 1, in the order of the network's input",
+    "rgb": "whether the first three bands are red, green and blue",
+    "range": "of stored values, scaled to 8 bits: dtype, percentile, [low, high], or a pair per band",
+}
 LOOKED_AT = 1000  # masks and images opened at most, evenly spread
 PARTITION = """\
 partition: # which training images keep their masks; held_out: share of those kept for choosing the best epoch
@@ -142,6 +147,11 @@ def _dataset(name: str, wanted: settings.Folder) -> str:
         f"    unlabelled: {_flow(wanted.unlabelled)} # more images without masks, or null",
         f"    validation: {{share: {_flow(own.share)}, images: {_flow(own.images)}, masks: {_flow(own.masks)}}}",
         f"    block: {wanted.block} # image, folder, or stem (copies of a photo, .rf.): stays on one side as a whole",
+        *(
+            f"    {key}: {_flow(value)} # {meaning}"
+            for key, meaning in BANDS.items()
+            if (value := getattr(wanted, key)) != settings.Folder.model_fields[key].default
+        ),
         "    classes: # value: in the mask files, a number or [r, g, b]",
         *(
             f"      - {{name: {_flow(c.name)}, color: {_flow(c.color)}, value: {_flow(c.value)}}}"

@@ -35,6 +35,11 @@ class Channels:
         return 3 if self.bands is None else len(self.bands)
 
     @property
+    def ordinary(self) -> bool:
+        """Whether files are read as without choices: RGB or grey, whatever it shows, in the number type's range."""
+        return self.bands is None and self.limits is None
+
+    @property
     def starts_with_rgb(self) -> bool:
         return self.rgb and self.count >= 3
 
@@ -83,7 +88,7 @@ class Channels:
         )
 
     def __str__(self) -> str:
-        bands = "red, green, blue"
+        bands = "red, green, blue" if self.rgb else "the first three bands"
         if self.bands is not None:
             known = " (the first three: red, green, blue)" if self.starts_with_rgb else ""
             bands = f"band{'s' * (self.count > 1)} {', '.join(map(str, self.bands))}{known}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dualteacher.data.channels import RGB, Channels
+from dualteacher.data.channels import Channels
 from dualteacher.data.formats import images, tiff
 from dualteacher.prediction.inputs import Input
 from dualteacher.prediction.large import RowSource
@@ -32,7 +32,7 @@ class Decoded:
     """An image in memory, decoded at the first access to its pixels."""
 
     def __init__(self, data: bytes | np.ndarray, channels: Channels) -> None:
-        """data: a file's content, or its stored values (H, W, bands); for RGB the pixels (H, W, 3) uint8."""
+        """data: a file's content, or its stored values (H, W, bands); of ordinary channels, pixels (H, W, 3) uint8."""
         self._data: bytes | np.ndarray | None = data
         self.channels = channels
         self.height, self.width = images.size(data) if isinstance(data, bytes) else data.shape[:2]
@@ -45,7 +45,7 @@ class Decoded:
         if isinstance(data, bytes):
             pixels = images.read_pixels(data, self.channels)
         else:
-            pixels = data if self.channels == RGB else self.channels.take(data, 8 * data.dtype.itemsize)
+            pixels = data if self.channels.ordinary else self.channels.take(data, 8 * data.dtype.itemsize)
         self.height, self.width = pixels.shape[:2]  # turned upright
         return pixels
 
@@ -92,7 +92,7 @@ def read(job: Input, large: int, channels: Channels) -> Opened | Failure:
         if page is not None and page.height * page.width > large:
             if page.orientation != 1:
                 raise images.Unreadable("is turned by its orientation tag: save so large an image upright")
-            return Opened(job.name, job.file, taken, page if channels == RGB else Scaled(page, channels), page)
+            return Opened(job.name, job.file, taken, page if channels.ordinary else Scaled(page, channels), page)
         source = Decoded(job.file.read_bytes(), channels)
         if source.height * source.width <= large:
             source.pixels  # noqa: B018 - decode in this thread, not in the network's

@@ -91,7 +91,9 @@ class Work:
                 if self._done(name, job.file):
                     self.before += 1
                 else:
-                    yield Opened(name, job.file, taken, Decoded(pixels, self.channels), None)
+                    frame = Decoded(pixels, self.channels)
+                    frame.pixels  # noqa: B018 - Unreadable if the frame lacks bands
+                    yield Opened(name, job.file, taken, frame, None)
         except (OSError, Unreadable) as error:
             yield Failure(job.file, " ".join(str(error).split()))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import described, mask, put, tiff
+from pictures import described, encoded, mask, photo, put, tiff
 from pydantic import ValidationError
 
 from dualteacher.data import pack
@@ -142,3 +142,8 @@ def test_a_pack_keeps_its_channels_and_is_unchanged_without(tmp_path: Path) -> N
     (tmp_path / "p.arrow").write_bytes(content.replace(b"[0.0, 1.0]", b"[0.0, 2.0]"))
     with pytest.raises(UserError, match="damaged"):
         Pack(tmp_path / "p.arrow")
+
+
+def test_false_colours_alone_change_neither_reading_nor_storing() -> None:
+    data = encoded(photo(1), "JPEG")
+    assert images.read_image(data, Channels(rgb=False)).data is data

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 import yaml
 from own_project import project  # noqa: F401
-from pictures import encoded, fill, mask, photo, put
+from pictures import encoded, fill, mask, photo, png16, put, tiff
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -319,3 +320,40 @@ def test_no_data_of_gis_programs_is_no_class(
     dataset, told = made(folder)
     assert [entry.value for entry in dataset.classes] == expected and dataset.ignore == ignore
     assert ("taken for no data" in told) == bool({-1, -9999, 32767} & set(ignore))
+
+
+def multiband(folder: Path, bands: int, dtype: type, **options: Any) -> Path:
+    for i in range(4):
+        values = np.random.default_rng(i).integers(0, 200, (20, 31, bands)).astype(dtype)
+        put(folder / f"images/{i}.tif", tiff(values, planarconfig="contig", **options))
+        put(folder / f"masks/{i}.png", mask(i))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "bands, dtype, options, expected",
+    [
+        (4, np.uint8, {"photometric": "rgb", "extrasamples": ["unspecified"]}, ([1, 2, 3, 4], True, "dtype")),
+        (4, np.uint16, {"photometric": "rgb", "extrasamples": ["unassalpha"]}, (None, True, "percentile")),
+        (13, np.uint16, {"photometric": "minisblack"}, (list(range(1, 14)), False, "percentile")),
+        (2, np.float32, {"photometric": "minisblack"}, ([1, 2], False, "percentile")),
+        (3, np.uint8, {"photometric": "rgb"}, (None, True, "dtype")),
+    ],
+)
+def test_bands_and_deep_values_are_taken_and_said(
+    bands: int, dtype: type, options: dict[str, Any], expected: tuple[list[int] | None, bool, str]
+) -> None:
+    dataset, told = made(multiband(Path("own_data/field"), bands, dtype, **options))
+    assert (dataset.bands, dataset.rgb, dataset.range) == expected
+    assert (f"bands: {bands} in each image" in told) == (expected[0] is not None)
+    assert ("range: percentile" in told) == (expected[2] == "percentile")
+    assert Folder(dataset).look().channels.count == len(expected[0] or "RGB")
+
+
+def test_bands_that_differ_by_image_are_read_as_rgb_and_16_bit_png_gets_a_range() -> None:
+    folder = multiband(Path("own_data/field"), 4, np.uint8, photometric="rgb", extrasamples=["unspecified"])
+    (folder / "images/3.tif").unlink()
+    put(folder / "images/3.png", png16(np.zeros((20, 31, 3), np.uint16)))
+    dataset, told = made(folder)
+    assert (dataset.bands, dataset.range) == (None, "percentile")
+    assert "bands: 3, 4, differing by image" in told and "1 of 4 images hold more than 8 bits" in told

@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto, helper
 
 from dualteacher.commands import export
+from dualteacher.data.channels import Channels
 from dualteacher.data.pack import Pack
 from dualteacher.export import network, onnx_file, parity
 from dualteacher.export.parity import Parity
@@ -169,3 +170,11 @@ def test_the_example_is_short_and_stands_alone():
     text = (Path(__file__).parents[2] / "examples" / "run_onnx.py").read_text()
     assert len(text.splitlines()) <= 40
     assert "import dualteacher" not in text and "from dualteacher" not in text
+
+
+def test_five_bands_are_exported() -> None:
+    made = build(model(backbone="mobilenetv2_100"), 3, None, drop_path=0.0, seed=0, channels=Channels((1, 2, 3, 4, 5)))
+    image = torch.rand(1, 5, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found, expected = network.program(made).module()(image), network.Logits(made.eval())(image)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

@@ -62,7 +62,7 @@ def size(data: bytes) -> tuple[int, int]:
 
 def read_image(data: bytes, channels: Channels = RGB) -> Picture:
     """Decode an image file; `Unreadable` if any of it is damaged."""
-    if channels != RGB:
+    if not channels.ordinary:
         stored = read_stored(data, channels.bands is not None)
         pixels = upright(channels.take(stored.values, stored.bits), stored.remaining)
         missing = upright(channels.missing(stored.values, stored.nodata), stored.remaining)
@@ -74,7 +74,7 @@ def read_image(data: bytes, channels: Channels = RGB) -> Picture:
 
 def read_pixels(data: bytes, channels: Channels = RGB) -> np.ndarray:
     """The pixels of `read_image`, without encoding anything."""
-    if channels != RGB:
+    if not channels.ordinary:
         stored = read_stored(data)
         return upright(channels.take(stored.values, stored.bits), stored.remaining)
     return rgb(_decoded(data)[0])

@@ -82,6 +82,11 @@ class Page:
         )
         return known and self.compression not in FAX_AND_OLD_JPEG
 
+    @property
+    def is_deep(self) -> bool:
+        """Whether values are other than 0 … 255."""
+        return self.colors is None and (self.bits > 8 or np.dtype(self._dtype).kind not in "bu")
+
     def notes(self, chosen: bool = False) -> tuple[str, ...]:
         """What is left out of the picture. chosen: whether the user has chosen its bands."""
         notes = []
