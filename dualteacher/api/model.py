@@ -147,7 +147,7 @@ class Model:
         path = Path(path)
         path = path / paths.STUDENT if path.is_dir() else path
         own = {key: value for key, value in self.description.items() if key not in ("format", "kind")}
-        saved.save(path, self.network, own)
+        saved.save(path, self.network, own, whole=True)
         return path
 
     def export(

@@ -39,7 +39,7 @@ class CPS(Method):
             settings.model, student.num_classes, None, drop_path=drop_path, seed=seed, channels=student.channels
         )
         if settings.model.freeze == "backbone":
-            partner.backbone = student.backbone
+            partner.backbone, partner.pretrained = student.backbone, student.pretrained
         partner.backbone.load_state_dict(student.backbone.state_dict())
         partner.fix_norms(settings.batch.norm == "frozen")
         self.partners = [partner.to(device).train()]

@@ -1,4 +1,8 @@
-"""Networks on disk: one self-describing safetensors file, enough to rebuild the network."""
+"""Networks on disk: one self-describing safetensors file, enough to rebuild the network.
+
+A pretrained backbone that is frozen is not in it (`model.freeze: backbone`): the file names it by its hash, and `load`
+takes it from data/weights of the project.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,10 @@ from dualteacher.system.errors import UserError
 LATER = {"sync_norm": False, "freeze": "none", "head_norm": "batch", "recompute": False}
 
 
-def save(path: Path, segmenter: Segmenter, description: Mapping[str, Any]) -> None:
+def save(path: Path, segmenter: Segmenter, description: Mapping[str, Any], *, whole: bool = False) -> None:
     """Write a network for `load`. The same network and description give the same bytes.
 
+    whole: with the backbone, even if it is frozen and could be left out.
     description: further JSON values (classes, crop, dataset, fingerprints, …). The network's own settings, number of
     classes, stride, normalisation and its pretrained backbone's source are added here.
     """
@@ -35,7 +40,31 @@ def save(path: Path, segmenter: Segmenter, description: Mapping[str, Any]) -> No
     }
     if segmenter.channels != RGB:
         known["channels"] = segmenter.channels.describe()
-    tensors.write(path, "segmenter", segmenter.state_dict(), {**description, **known})
+    state, about = segmenter.state_dict(), {**description, **known}
+    about.pop("encoder", None)
+    if segmenter.frozen == ("backbone",) and segmenter.pretrained.get("tensors") and not whole:
+        state = segmenter.trained_state()
+        about["encoder"] = {"sha256": _hash(segmenter.backbone.state_dict())}
+    tensors.write(path, "segmenter", state, about)
+
+
+def _hash(state: Mapping[str, Tensor]) -> str:
+    return tensors.content_hash({key: value.detach().cpu().contiguous() for key, value in state.items()}, {})
+
+
+def _encoder(path: Path, name: str, expected: Mapping[str, Tensor], wanted: str) -> dict[str, Tensor]:
+    """The frozen backbone of the file `path`: from data/weights here, or in a folder above the file."""
+    place = paths.backbone_weights(name)
+    found = next((file for folder in (Path(), *path.resolve().parents) if (file := folder / place).exists()), None)
+    if found is None:
+        hint = f"{place} of its project is missing: run `python -m dualteacher download --weights` there"
+        raise UserError(f"{path}: its frozen backbone is not in it, and {hint}")
+    state = conversion.fit(tensors.read(found, "backbone")[0], expected, str(found))
+    if (own := _hash(state)) != wanted:
+        raise UserError(
+            f"{found}: not the backbone that {path} was trained on (sha256 {own[:12]}, not {wanted[:12]}); restore it"
+        )
+    return {f"backbone.{key}": value for key, value in state.items()}
 
 
 def _values(buffer: Tensor) -> list[float]:
@@ -69,6 +98,8 @@ def load(path: Path, *, drop_path: float = 0.0) -> tuple[Segmenter, dict[str, An
     except (KeyError, ValueError, TypeError, ValidationError):
         raise UserError(f"{path}: its description has no valid model settings; create the file again") from None
     segmenter = build(model, num_classes, None, drop_path=drop_path, seed=0, channels=channels)
+    if "encoder" in description:
+        state |= _encoder(path, model.backbone, segmenter.backbone.state_dict(), description["encoder"]["sha256"])
     segmenter.load_state_dict(conversion.fit(state, segmenter.state_dict(), str(path)))
     segmenter.pretrained = description.get("pretrained", {})  # older files lack it
     return segmenter.eval(), description

@@ -91,7 +91,7 @@ CONTRACTS = (
         "train",
         "train",
         ("dataset", "partition", "method", "seed"),
-        inputs=(DATA.train, DATA.val, SPLIT.table, WARMUP.student),
+        inputs=(DATA.train, DATA.val, SPLIT.table, WARMUP.student, BACKBONE),  # read if it is frozen
         outputs=(CELL.student, CELL.history, CELL.cost, CELL.alarms, CELL.calibration, CELL.snapshots),
         params=(
             *("model", "batch", "augment", "sampling", "mixing", "loss", "optimizer", "train", "methods.{method}"),
@@ -102,7 +102,7 @@ CONTRACTS = (
         "evaluate",
         "evaluate",
         ("dataset", "partition", "method", "seed"),
-        inputs=(DATA.val, DATA.classes, SPLIT.table, CELL.student, CELL.history),
+        inputs=(DATA.val, DATA.classes, SPLIT.table, CELL.student, CELL.history, BACKBONE),  # read if it is frozen
         outputs=(
             *(CELL.metrics, CELL.per_class, CELL.per_image, CELL.confusion, CELL.model_card, CELL.gallery),
             CELL.pictures,

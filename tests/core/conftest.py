@@ -56,14 +56,14 @@ def write_pack(
     return path
 
 
-def prepare(settings: settings_module.Settings, channels: Channels = RGB) -> None:
-    """Put prepared data, a partition and empty backbone weights into the current folder."""
+def prepare(settings: settings_module.Settings, channels: Channels = RGB, checkpoint: Path = Path("nothing")) -> None:
+    """Put prepared data, a partition and backbone weights, of this checkpoint or none, into the current folder."""
     dataset = paths.Dataset("toy")
     write_pack(dataset.train, 14, seed=1, unmasked=2, channels=channels)
     write_pack(dataset.val, 4, seed=2, channels=channels)
     pack = Pack(dataset.train)
     partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids[:5])
-    weights.prepare_backbone(settings.model, Path("nothing"))
+    weights.prepare_backbone(settings.model, checkpoint)
 
 
 @pytest.fixture(autouse=True)

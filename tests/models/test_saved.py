@@ -10,8 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from dualteacher.models import saved
+from dualteacher.models import saved, weights
 from dualteacher.models.segmenter import build
+from dualteacher.system import paths
 from dualteacher.system.errors import UserError
 
 from .conftest import model, randomised
@@ -130,3 +131,36 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path, damage: Any, words:
 def test_a_description_cannot_hide_the_format(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="reserved"):
         saved.save(tmp_path / "x", build(model(), 3, None, drop_path=0.0), {"format": 2})
+
+
+def test_a_frozen_pretrained_backbone_is_named_by_its_hash(tmp_path: Path) -> None:
+    lender = randomised(build(model(backbone=LITE), 3, None, drop_path=0.0))
+    torch.save(lender.backbone.state_dict(), "mine.pth")  # type: ignore[union-attr]
+    section = model(backbone=LITE, freeze="backbone", weights="mine.pth")
+    weights.prepare_backbone(section, Path("mine.pth"))
+    network = build(section, 3, paths.backbone_weights(LITE), drop_path=0.0, seed=1)
+    slim, whole = tmp_path / "runs" / "student.safetensors", tmp_path / "whole.safetensors"
+    saved.save(slim, network, {})
+    saved.save(whole, saved.load(slim)[0], {"encoder": {"sha256": "stale"}}, whole=True)
+    assert not any(key.startswith("backbone.") for key in safetensors.torch.load_file(slim))
+    assert slim.stat().st_size < whole.stat().st_size / 3
+    for path in (slim, whole):
+        found, about = saved.load(path)
+        assert ("encoder" in about) == (path == slim)
+        assert all(torch.equal(value, network.state_dict()[key]) for key, value in found.state_dict().items())
+    paths.backbone_weights(LITE).rename("elsewhere")
+    with pytest.raises(UserError, match="its frozen backbone is not in it"):
+        saved.load(slim)
+    randomised(lender)
+    torch.save(lender.backbone.state_dict(), "mine.pth")  # type: ignore[union-attr]
+    weights.prepare_backbone(section, Path("mine.pth"))
+    with pytest.raises(UserError, match=r"not the backbone that .* was trained on") as caught:
+        saved.load(slim)
+    assert "\n" not in str(caught.value)
+    assert saved.load(whole)[0].frozen == ("backbone",)
+
+
+def test_a_random_or_partly_trained_backbone_is_saved_whole(tmp_path: Path) -> None:
+    for changes in ({"freeze": "backbone"}, {"freeze": 3, "weights": "mine.pth"}):
+        saved.save(tmp_path / "x", build(model(**changes), 3, None, drop_path=0.0), {})
+        assert "encoder" not in saved.load(tmp_path / "x")[1]

@@ -8,6 +8,7 @@ rule evaluate:
         partition="data/{dataset}/partitions/{partition}/seed{seed}.parquet",
         student="results/runs/{dataset}/{partition}/{method}/seed{seed}/student.safetensors",
         history="results/runs/{dataset}/{partition}/{method}/seed{seed}/history.parquet",
+        weights=f"data/weights/{config['model']['backbone']}.safetensors",  # read if it is frozen
         code=CODE["evaluate"],
     output:
         metrics="results/runs/{dataset}/{partition}/{method}/seed{seed}/metrics.json",

@@ -41,6 +41,7 @@ rule train:
         val="data/{dataset}/val.arrow",
         partition="data/{dataset}/partitions/{partition}/seed{seed}.parquet",
         warmup="results/runs/{dataset}/{partition}/warmup/seed{seed}/student.safetensors",
+        weights=f"data/weights/{config['model']['backbone']}.safetensors",  # read if it is frozen
         code=CODE["train"],
         method=method_file,
     output:
