@@ -149,6 +149,8 @@ def test_published_numbers_stand_only_beside_their_own_dataset(made: Path) -> No
     assert [block["title"] for block in build._published(voc)] == ["PASCAL VOC 2012 val, classic protocol"]  # type: ignore[arg-type]
     for block in build._all_published().values():
         assert all(len(row["values"]) == len(block["columns"]) for row in block["rows"])
+        values = [value for row in block["rows"] for value in row["values"]]
+        assert all(value is None or 20 < value < 95 for value in values)  # null: not published
 
 
 def test_figures_open(made: Path) -> None:
