@@ -93,7 +93,6 @@ reference: $(READY) ## update docs/reference from the code
 
 .PHONY: lock
 lock: $(READY) ## update requirements.lock from pyproject.toml (ARGS=--upgrade for newer versions)
-	@python -m pip install --quiet --disable-pip-version-check uv
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-annotate \
 		--no-emit-index-url --custom-compile-command "make lock" $(ARGS) --output-file requirements.lock pyproject.toml
 
@@ -109,7 +108,7 @@ help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z-]+:.*## / {sub(/\$$\(VENV\)/, "$(VENV)", $$2); printf "  %-16s %s\n", $$1, $$2}' Makefile
 
-# One-line errors for missing requirements, then install the packages with a progress count.
+# One-line errors for missing requirements, then install the packages (dualteacher/workflow/install.py).
 define NO_PYTHON
 error: no Python 3.11 or newer found; install it, or set PYTHON=/path/to/python3
 endef
@@ -125,21 +124,5 @@ $(READY):
 			echo "error: less than $(NEEDED_GB) GB of free disk space here; torch and its libraries need about that much" >&2; exit 2; fi; \
 		echo "Creating $(VENV) with $$("$(PYTHON)" --version)"; \
 		"$(PYTHON)" -m venv --clear $(VENV); fi
-	@packages=$$(grep -c '^[a-z0-9]' requirements.lock); \
-	echo "Installing $$packages locked packages (about 3 GB to download the first time; takes a few minutes)"; \
-	terminal=0; if [ -t 1 ]; then terminal=1; fi; began=$$SECONDS; \
-	if ! python -m pip install --disable-pip-version-check --progress-bar off --require-hashes \
-		-r requirements.lock --log $(VENV)/install.log 2> >(grep '^ERROR' >&2) \
-		| awk -v all=$$packages -v terminal=$$terminal \
-		'/^(Collecting|Requirement already satisfied)/ {name = $$1 == "Collecting" ? $$2 : $$4; sub(/[^A-Za-z0-9._-].*/, "", name); \
-			if (seen[name]++) next; n++; \
-			if (terminal) printf "\r  %d of %d", n, all; else if (n % 50 == 0) print "  " n " of " all} \
-		/^Installing collected/ {print (terminal ? "\n" : "") "  downloaded; unpacking"} {fflush()}'; then \
-		echo "error: could not install the packages; see $(VENV)/install.log, then run the same command again" >&2; \
-		exit 2; fi; \
-	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
-	others=$$(python -m pip list --disable-pip-version-check --format=freeze | sed 's/==.*//' | tr 'A-Z_.' 'a-z--' \
-		| grep -vxE 'pip|setuptools|wheel|uv|dualteacher' | grep -vxF "$$(sed -n 's/^\([a-z0-9.-]*\)==.*/\1/p' requirements.lock)" || true); \
-	if [ -n "$$others" ]; then echo "Removing packages not in the lock file:" $$others; \
-		python -m pip uninstall --quiet --yes $$others; fi; \
-	rm -f $(VENV)/.ready-*; touch $@; echo "Ready after $$((SECONDS - began)) s"
+	@python -m dualteacher.workflow.install
+	@rm -f $(VENV)/.ready-*; touch $@
