@@ -40,6 +40,7 @@ VARIABLES = {
     "retries": (("UV_HTTP_RETRIES",), None),
     "no-cache-dir": (("UV_NO_CACHE",), None),
 }
+SHOWN = re.compile(r" *(Resolved|Prepared|Installed|Download\w+ .*(\d{3}[\d.]*M|G)iB)")  # of uv's output
 FILES = ("find-links", "constraint", "cert", "client-cert")  # pip expands ~ in these
 OPTIONS = ("no-binary", "only-binary")  # options of uv that have no variable; lists
 
@@ -118,7 +119,7 @@ def _run_uv(command: list[str], log: IO[str], environment: Mapping[str, str], sh
     errors = []
     process, lines = _started(command, log, environment)
     for line in lines:
-        if show and re.match(r"(Resolved|Prepared|Installed|Downloading) ", line.strip()):
+        if show and SHOWN.match(line):
             print(f"  {line.strip()}", flush=True)
         errors += re.findall(r"^\s*(?:error:|×)\s*(.*\S)", line)
     return "" if process.wait() == 0 else (errors or [f"exit code {process.returncode}"])[0]
@@ -126,13 +127,18 @@ def _run_uv(command: list[str], log: IO[str], environment: Mapping[str, str], sh
 
 def _fetch_uv() -> str | None:
     """The locked uv, installed by pip; None if that fails."""
-    block = re.search(r"^uv==(?:.*\\\n)*.*\n", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
     with tempfile.TemporaryDirectory(dir=sys.prefix) as folder:
         requirement = Path(folder, "uv.txt")
-        requirement.write_text(block[0] if block else "", encoding="utf-8")
+        requirement.write_text(locked_uv(LOCK.read_text(encoding="utf-8")), encoding="utf-8")
         command = [*PIP, "install", "--quiet", "--require-hashes", "--requirement", str(requirement)]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return None if done.returncode else shutil.which("uv", path=Path(sys.executable).parent)
+
+
+def locked_uv(lock: str) -> str:
+    """The lock's entry for uv, with its hashes."""
+    entry = re.search(r"^uv==(?:.*\\\n)*.*\n", lock, re.MULTILINE)
+    return entry[0] if entry else ""
 
 
 @contextmanager

@@ -106,6 +106,7 @@ DECISIONS = [
     (r"docs/benchmarks\.md: (make run|csDownload|python -m dualteacher)", PUBLISHED),
     (r"docs/reliability\.md: .*audit", INSTALL),
     (r"\S+: (\.venv/bin/|python -m )?pip install", INSTALL),
+    (r"docs/install\.md: make setup", INSTALL),
     (r"docs/watching\.md: .*tensorboard", INSTALL),
     (r"docs/places\.md: (docker|kubectl|aws|gcloud)", PLACES),
     (r"\S+: (torchrun|snakemake --workflow-profile)", HARDWARE),
