@@ -13,6 +13,10 @@ import setuptools  # noqa: F401  # before anything imports the standard library'
 import torch
 from hypothesis import settings
 
+# One thread per process, here and in what tests start: on few cores, the workers' threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
 # Without a GPU, Triton's kernels run in its interpreter. It has to be chosen before anything imports Triton.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
@@ -33,6 +37,25 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What takes longest (`pytest --durations 60`), a file or a folder whose fixtures take long to make: see `unit`.
+LONGEST = (
+    "tests/reliability/",
+    "tests/slurm/",
+    "tests/scaling/test_dvc.py",
+    "tests/distributed/",
+    "tests/docs/test_commands.py",
+    "tests/workflow/test_real.py",
+    "tests/core/test_training.py",
+    "tests/workflow/test_rerun.py",
+    "tests/workflow/test_adopt.py",
+    "tests/core/test_waiting.py",
+    "tests/data/test_own_data_tutorial.py",
+    "tests/control/",
+    "tests/data/test_large.py",
+    "tests/core/test_triton.py",
+    "tests/api/",
+)
+
 COMPILE = """
 import numpy as np
 from dualteacher.core.upsampling import cpu, numba_kernels
@@ -51,7 +74,34 @@ def pytest_sessionstart(session) -> None:
         subprocess.run([sys.executable, "-c", COMPILE], cwd=Path(__file__).parents[1], check=True)
 
 
+def unit(nodeid: str) -> str:
+    """What one worker runs as a whole: a file, or a part of LONGEST."""
+    file = nodeid.partition("::")[0]
+    return next((part for part in LONGEST if file.startswith(part)), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Hand out units in the order of collection: each worker makes a module's fixtures once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Units(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit(nodeid)
+
+    config.option.loadscopereorder = False
+    return Units(config, log)
+
+
+def longest_first(items) -> None:
+    """Sort units so that the workers end together: LONGEST, other files with slow tests, the rest."""
+    slow = {unit(item.nodeid) for item in items if item.get_closest_marker("slow")}
+    rank = {part: number for number, part in enumerate(LONGEST)}
+    items.sort(key=lambda item: (rank.get(name := unit(item.nodeid), len(LONGEST)), name not in slow))
+
+
 def pytest_collection_modifyitems(items) -> None:
+    longest_first(items)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

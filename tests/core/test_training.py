@@ -88,6 +88,7 @@ def averaged(settings: Settings, weights: str = "average") -> Settings:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["supervised", "dual_teacher"])
 def test_the_average_of_the_students_is_what_is_kept(project, method, monkeypatch):
     """The kept weights are the moving average of those that the same run passes through."""
@@ -129,6 +130,7 @@ def test_the_mean_of_the_teachers_is_what_is_kept(project, monkeypatch):
         train.run(averaged(project, "teachers"), "toy", "some", "supervised", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["supervised", "mean_teacher", "dual_teacher", "dual_teacher_balanced"])
 def test_resume_at_every_step_is_exact(project, method, monkeypatch):
     """Stop a run after each step in turn; what it then finishes is the undisturbed run's bytes."""
@@ -308,6 +310,7 @@ def curves(settings: Settings, method: str) -> pd.DataFrame:
     return pd.read_parquet(paths.Cell("toy", "some", method, 0).history)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["supervised", "dual_teacher", "unimatch", "unimatch_v2", "cps"])
 def test_the_same_groups_in_more_passes_give_the_same_loss_curve(project, monkeypatch, method):
     """Without batch normalisation and dropout, how the groups are spread over passes cannot matter."""

@@ -35,8 +35,8 @@ from .test_training import CELL, hashes, project, run_all  # noqa: F401  # a fix
 MB = 2**20
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("given", [0, 2])
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "given"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)])
 def test_a_signal_ends_a_run_that_waits_and_it_goes_on_exactly(project, monkeypatch, number, given):  # noqa: F811
     expected = run_all(project)
     for path in (paths.Cell(*CELL).student, paths.Cell(*CELL).history):
@@ -112,7 +112,7 @@ def suspending(job, networks, optimizer, batch, clock):
     if clock.step == 1:
         (child,) = multiprocessing.active_children()
         os.kill(child.pid, signal.SIGSTOP)
-        threading.Timer(8, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(4, os.kill, (os.getpid(), signal.SIGTERM)).start()
     return step(job, networks, optimizer, batch, clock)
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs stages of the toy project in this process, which torchrun may have started: driver.py SPEC.json."""
+"""Runs a stage of the toy project in this process, which torchrun has started: driver.py SPEC.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from dualteacher import cli
-from dualteacher.stages import evaluate, train, warmup
+from dualteacher.stages import evaluate, train
 from dualteacher.system import console
 from dualteacher.training import loop
 from tests.core.conftest import group_norms, toy_settings
@@ -40,14 +40,8 @@ def main() -> None:
             return step(job, networks, optimizer, batch, clock)
 
         loop.step = deadly
-    method = spec.get("method", "dual_teacher")
-    for stage in spec["stages"]:
-        if stage == "warmup":
-            warmup.run(settings, "toy", "some", 0)
-        elif stage == "train":
-            train.run(settings, "toy", "some", method, 0)
-        else:
-            evaluate.run(settings, "toy", "some", method, 0)
+    stage = {"train": train, "evaluate": evaluate}[spec["stage"]]
+    stage.run(settings, "toy", "some", spec.get("method", "dual_teacher"), 0)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,11 @@ import yaml
 from dualteacher.data import partition
 from dualteacher.data.pack import Pack
 from dualteacher.models import weights
+from dualteacher.stages import evaluate as evaluating
+from dualteacher.stages import train as training
+from dualteacher.stages import warmup
 from dualteacher.system import paths
-from tests.core.conftest import toy_settings, write_pack
+from tests.core.conftest import toy_settings, without_norm, write_pack
 
 pytestmark = pytest.mark.slow
 DRIVER = Path(__file__).parent / "driver.py"
@@ -39,13 +42,11 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def launch(stages: str, processes: int = 1, **spec) -> subprocess.CompletedProcess[str]:
-    """Stages, one after the other in each process: a start of Python and torch costs more than what they do."""
-    Path("spec.json").write_text(json.dumps({"stages": stages.split(), "sections": {}, **spec}))
-    command = [sys.executable, str(DRIVER), "spec.json"]
-    if processes > 1:
-        run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [sys.executable, *run, *command[1:]]
+def launch(stage: str, processes: int, **spec) -> subprocess.CompletedProcess[str]:
+    """A stage in several processes."""
+    Path("spec.json").write_text(json.dumps({"stage": stage, "sections": {}, **spec}))
+    run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *run, str(DRIVER), "spec.json"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
 
@@ -59,12 +60,16 @@ def start_stage(**sections: dict) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def train(processes: int = 1, stages: str = "train", **spec) -> pd.DataFrame:
-    cell = paths.Cell("toy", "some", spec.get("method", "dual_teacher"), 0)
+def train(processes: int = 1, sections: dict | None = None, method: str = "dual_teacher", **spec) -> pd.DataFrame:
+    """Train in several processes, or in this one; the history."""
+    cell = paths.Cell("toy", "some", method, 0)
     for path in (cell.student, cell.history, cell.cost):
         path.unlink(missing_ok=True)
-    done = launch(stages, processes, **spec)
-    assert done.returncode == 0, done.stderr[-3000:]
+    if processes == 1:
+        training.run(toy_settings(**sections or {}), "toy", "some", method, 0)
+    else:
+        done = launch("train", processes, sections=sections or {}, method=method, **spec)
+        assert done.returncode == 0, done.stderr[-3000:]
     return pd.read_parquet(cell.history)
 
 
@@ -73,11 +78,13 @@ def check_equal(one: pd.DataFrame, other: pd.DataFrame) -> None:
         np.testing.assert_allclose(one[column], other[column], rtol=2e-5, atol=1e-6, err_msg=column)
 
 
-def test_two_processes_are_one_process_with_two_passes_or_one(project):
-    spec = {"without_norm": True, "sections": {"model": QUIET, "batch": FOUR}}
-    full = train(1, "warmup train", **spec)
-    two = train(2, **spec)
-    passes = train(1, without_norm=True, sections={"model": QUIET, "batch": FOUR | {"accumulate": 2}})
+def test_two_processes_are_one_process_with_two_passes_or_one(project, monkeypatch):
+    without_norm(monkeypatch)
+    sections = {"model": QUIET, "batch": FOUR}
+    warmup.run(toy_settings(**sections), "toy", "some", 0)
+    full = train(1, sections)
+    two = train(2, sections, without_norm=True)
+    passes = train(1, {"model": QUIET, "batch": FOUR | {"accumulate": 2}})
     check_equal(two, full)
     check_equal(two, passes)
 
@@ -87,7 +94,9 @@ def test_synchronised_batch_normalisation_and_shared_evaluation(project):
     sections = {"model": QUIET | {"sync_norm": True}, "batch": FOUR | {"crop": 64}, "optimizer": SGD}
     sections["train"] = {"learning_rate": 0.00002}
     spec = {"sections": sections, "method": "supervised"}
-    full = train(1, "warmup train evaluate", **spec)
+    warmup.run(toy_settings(**sections), "toy", "some", 0)
+    full = train(1, **spec)
+    evaluating.run(toy_settings(**sections), "toy", "some", "supervised", 0)
     cell = paths.Cell("toy", "some", "supervised", 0)
     alone = {path: path.read_bytes() for path in (cell.metrics, cell.confusion)}
     for path in alone:
@@ -102,8 +111,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(project):
     """With `runtime.processes`, stopped by a signal to the stage, and to its end: the bytes of torchrun by hand."""
     sections = {"batch": FOUR, "runtime": {"checkpoint_steps": 1, "processes": 2}}
     sections["train"] = {"steps": 14, "epochs": None, "validate_every": 99}
-    # by itself: torch may find the addresses of a process group that has ended when the same processes form another
-    assert launch("warmup", sections=sections).returncode == 0
+    warmup.run(toy_settings(**sections | {"runtime": {"processes": 1}}), "toy", "some", 0)
     undisturbed = train(2, sections=sections)
     cell = paths.Cell("toy", "some", "dual_teacher", 0)
     expected = cell.student.read_bytes()
@@ -134,9 +142,9 @@ def checkpoints() -> list[str]:
 
 
 def test_images_that_cannot_be_shared_are_refused_in_one_line(project):
-    assert launch("warmup").returncode == 0
-    with start_stage(runtime={"processes": 3}) as job:
+    warmup.run(toy_settings(), "toy", "some", 0)
+    with start_stage(runtime={"processes": 2}) as job:
         words = job.communicate(timeout=300)[1]
     assert job.returncode == 2
-    assert "error: batch.groups = 1 cannot be split over 3 processes" in words
+    assert "error: batch.groups = 1 cannot be split over 2 processes" in words
     assert "Traceback" not in words
