@@ -88,7 +88,9 @@ def run(loaded: Settings, tflops: float | None) -> None:
             print("More than an 80 GB GPU has: raise batch.accumulate, or lower the batch sizes or batch.crop.")
         runs = sum(cell["runs"] for cell in cells)
         total = [sum(cell["runs"] * cell["seconds"][i] for cell in cells) + total[i] for i in (0, 1)]
-        disk += [(f"trained networks, {runs} runs on {dataset}", runs * 4.0 * network.parameters)]
+        left_out = loaded.model.freeze == "backbone" and loaded.model.weights != "none"  # see models/saved.py
+        stored = sum(p.numel() for p in student.parameters() if p.requires_grad or not left_out)
+        disk += [(f"trained networks, {runs} runs on {dataset}", runs * 4.0 * stored)]
         disk += [("a checkpoint during training", max((cell["state"] for cell in cells), default=0.0))]
     if not disk:
         return

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dualteacher.data.channels import RGB, Channels
-from dualteacher.models import tensors
+from dualteacher.models import saved, tensors
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Evaluate
 
@@ -97,7 +97,8 @@ def _pretrained(model: Segmenter) -> str:
     how = PRETRAINED.get(model.settings.weights, "from a checkpoint")
     if how == "no" or not model.pretrained:
         return how
-    return f"{how}: {tensors.origin_in_words(model.pretrained)}"
+    frozen = "; frozen, and not in the weights file" if saved.names_encoder(model) else ""
+    return f"{how}: {tensors.origin_in_words(model.pretrained)}{frozen}"
 
 
 def _data(description: Mapping[str, Any]) -> str:

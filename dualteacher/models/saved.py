@@ -42,10 +42,16 @@ def save(path: Path, segmenter: Segmenter, description: Mapping[str, Any], *, wh
         known["channels"] = segmenter.channels.describe()
     state, about = segmenter.state_dict(), {**description, **known}
     about.pop("encoder", None)
-    if segmenter.frozen == ("backbone",) and segmenter.pretrained.get("tensors") and not whole:
+    if not whole and names_encoder(segmenter):
         state = segmenter.trained_state()
         about["encoder"] = {"sha256": _hash(segmenter.backbone.state_dict())}
     tensors.write(path, "segmenter", state, about)
+
+
+def names_encoder(segmenter: Segmenter) -> bool:
+    """Whether its backbone is as data/weights has it: pretrained, frozen, and for three channels."""
+    pretrained = bool(segmenter.pretrained.get("tensors"))
+    return pretrained and segmenter.frozen == ("backbone",) and segmenter.channels.count == 3
 
 
 def _hash(state: Mapping[str, Tensor]) -> str:

@@ -16,6 +16,7 @@ from dualteacher.core import seeds
 from dualteacher.data.channels import RGB, Channels
 from dualteacher.models import backbones, band_weights, blocks, conversion, heads, recompute, tensors
 from dualteacher.models.heads.layers import resize
+from dualteacher.system.console import logger
 
 
 class Segmenter(nn.Module):
@@ -178,6 +179,8 @@ def build(
         segmenter = Segmenter(model, num_classes, drop_path=drop_path, channels=channels)
     if backbone_weights is not None:
         state, segmenter.pretrained = tensors.read_backbone(backbone_weights, model)
+        if model.weights == "none" and segmenter.frozen:
+            logger.warning(f"model.freeze = {model.freeze} freezes random weights; set model.weights")
         if model.weights != "none":
             expected = segmenter.backbone.state_dict()
             state = band_weights.inflate(state, expected, channels)

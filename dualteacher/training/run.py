@@ -239,7 +239,9 @@ def write(cell: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data, 
         "peak_memory_bytes": peak_memory(job.device),
         "student_images": student_images * progress.step,
         "teacher_images": teacher_images * progress.step,
-        "parameters": sum(p.numel() for network in (job.student, *job.method.partners) for p in network.parameters()),
+        "parameters": sum(
+            p.numel() for p in {p for one in (job.student, *job.method.partners) for p in one.parameters()}
+        ),
         "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else job.device.type,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),

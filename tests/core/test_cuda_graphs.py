@@ -103,10 +103,10 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_step_as_a_graph_is_the_step(name, order_in_a_tensor):
+@pytest.mark.parametrize(("name", "freeze"), [*((name, "none") for name in NAMES), ("cps", "backbone")])
+def test_a_step_as_a_graph_is_the_step(name, freeze, order_in_a_tensor):
     """Bit for bit, over both teachers and mixes, a rising weight, class balance, dropout and two shards a step."""
-    sections = {"batch": {"groups": 2, "accumulate": 2, "labelled": 4, "unlabelled": 4}}
+    sections = {"batch": {"groups": 2, "accumulate": 2, "labelled": 4, "unlabelled": 4}, "model": {"freeze": freeze}}
     plain, graphed = job_of(name, **sections), job_of(name, **sections)
     plain.passes = loop.forward_and_backward
     recorder = with_graphs(graphed)

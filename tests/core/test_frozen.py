@@ -9,7 +9,7 @@ import torch
 
 from dualteacher.models import saved, segmenter, tensors
 from dualteacher.settings import Settings
-from dualteacher.stages import train, warmup
+from dualteacher.stages import evaluate, train, warmup
 from dualteacher.system import paths
 from dualteacher.training import loop
 
@@ -60,6 +60,8 @@ def test_a_stopped_run_goes_on_with_the_same_backbone(project: Settings, monkeyp
         assert state and not any(key.startswith("backbone.") for key in state)
     train.run(project, "toy", "some", METHOD, 0)
     assert CELL.student.read_bytes() == expected
+    evaluate.run(project, "toy", "some", METHOD, 0)
+    assert "frozen, and not in the weights file" in CELL.model_card.read_text(encoding="utf-8")
 
     pretrained, _ = tensors.read(paths.backbone_weights("test_vit"), "backbone")
     for path in (CELL.warmup.student, CELL.student, *CELL.committee.glob("*.safetensors")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,12 @@ def test_a_random_or_partly_trained_backbone_is_saved_whole(tmp_path: Path) -> N
     for changes in ({"freeze": "backbone"}, {"freeze": 3, "weights": "mine.pth"}):
         saved.save(tmp_path / "x", build(model(**changes), 3, None, drop_path=0.0), {})
         assert "encoder" not in saved.load(tmp_path / "x")[1]
+
+
+def test_freezing_random_weights_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("dualteacher").propagate = True
+    for freeze in ("none", "backbone"):
+        section = model(backbone=LITE, freeze=freeze)
+        weights.prepare_backbone(section, Path("nothing"))
+        build(section, 3, paths.backbone_weights(LITE), drop_path=0.0)
+        assert ("freezes random weights" in caplog.text) == (freeze == "backbone")
