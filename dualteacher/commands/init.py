@@ -21,6 +21,7 @@ from dualteacher.data.formats import (
     file_kinds,
     folder_files,
     folder_layout,
+    split_lists,
 )
 from dualteacher.data.formats.annotations import importer
 from dualteacher.settings import strict_yaml
@@ -128,7 +129,14 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
     found = imported.classes if imported else detect_classes.guess(folder, sample(masks))
     entries = [*arranged.train, *arranged.val]
     photos, told = {likeness.original(entry.image_id) for entry in entries}, []
-    if len(photos) < len(entries) and not own:
+    lists = None if own else split_lists.find(folder, [entry.image for entry in entries if entry.mask is not None])
+    used = [*(imported.sources if imported else [])]
+    if lists is not None:
+        described["validation"] |= {"share": None, "list": lists.validation, "test": lists.test}
+        arranged = folder_layout.arrange(names, valid(folder, described))
+        told = _say_lists(folder, lists, arranged)
+        used += [lists.train] if lists.train else []
+    elif len(photos) < len(entries) and not own:
         told = [
             f"copies: {len(entries)} images of {len(photos)} photos (.rf. in their names), `block: stem` keeps them"
             " together"
@@ -138,9 +146,9 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
     described |= {"classes": found.classes, "ignore": found.ignore, "tolerance": found.tolerance}
     bands, said = detect_bands.guess(folder, sample([entry.image for entry in entries]))
     described |= bands
-    told = [*_say_unused(folder, [*arranged.files(), *(imported.sources if imported else [])]), *told, *found.assumed]
-    told += said
-    return described, [*_say_places(places, arranged, own), *(imported.told if imported else []), *told]
+    told = [*_say_unused(folder, [*arranged.files(), *used]), *told, *found.assumed, *said]
+    where = places.validation_images if own else lists.validation if lists is not None else None
+    return described, [*_say_places(places, arranged, where), *(imported.told if imported else []), *told]
 
 
 def valid(folder: Path, described: dict[str, Any]) -> settings.Folder:
@@ -161,7 +169,7 @@ def _spell(folder: Path) -> str:
     return absolute.relative_to(Path.cwd()).as_posix() if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
-def _say_places(places: detect_layout.Places, arranged: folder_layout.Layout, own: bool) -> list[str]:
+def _say_places(places: detect_layout.Places, arranged: folder_layout.Layout, where: str | None) -> list[str]:
     labelled = sum(item.mask is not None for item in arranged.train)
     affixes = places.affixes
     pattern = f"{places.masks}/{affixes.mask_prefix}NAME{affixes.mask_suffix}.*"
@@ -173,8 +181,20 @@ def _say_places(places: detect_layout.Places, arranged: folder_layout.Layout, ow
         f"images: {photos}{without}; masks: {pattern}",
         f"training: {labelled} images with masks, {len(arranged.train) - labelled} without",
     ]
-    where = places.validation_images if own else f"{VALIDATION:.0%} of the images with masks, chosen by name hash"
+    where = where or f"{VALIDATION:.0%} of the images with masks, chosen by name hash"
     return [*lines, f"validation: {len(arranged.val)} image{'s' * (len(arranged.val) != 1)} ({where})"]
+
+
+def _say_lists(folder: Path, lists: split_lists.SplitLists, arranged: folder_layout.Layout) -> list[str]:
+    """What the lists of a split leave unclear."""
+    said = [f"{name}: {len(unknown)} names fit no image" for name, unknown in arranged.lists.items() if unknown]
+    if lists.test:
+        said.append(f"{lists.test}: its images are left out")
+    if lists.train:
+        labelled = [entry.image for entry in arranged.train if entry.mask is not None]
+        if more := len(labelled) - len(split_lists.resolve(folder / lists.train, labelled)[0]):
+            said.append(f"{lists.train}: {more} further images with masks are used for training too")
+    return said
 
 
 def _say_unused(folder: Path, used: Sequence[str]) -> list[str]:

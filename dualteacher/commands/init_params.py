@@ -135,6 +135,7 @@ def _size(path: Path) -> tuple[int, int] | None:
 def _dataset(name: str, wanted: settings.Folder) -> str:
     """The section `datasets`, with comments."""
     own = wanted.validation
+    lists = "".join(f", {key}: {_flow(name)}" for key, name in (("list", own.list), ("test", own.test)) if name)
     lines = [
         "datasets:",
         f"  {_flow(name)}: # your own images; docs/own-data.md explains each key",
@@ -145,7 +146,7 @@ def _dataset(name: str, wanted: settings.Folder) -> str:
         f"    mask_suffix: {_flow(wanted.mask_suffix)} # _mask for a.jpg and a_mask.png",
         *(f"    {key}: {_flow(text)}" for key in AFFIXES if (text := getattr(wanted, key))),
         f"    unlabelled: {_flow(wanted.unlabelled)} # more images without masks, or null",
-        f"    validation: {{share: {_flow(own.share)}, images: {_flow(own.images)}, masks: {_flow(own.masks)}}}",
+        f"    validation: {{share: {_flow(own.share)}, images: {_flow(own.images)}, masks: {_flow(own.masks)}{lists}}}",
         f"    block: {wanted.block} # image, folder, or stem (copies of a photo, .rf.): stays on one side as a whole",
         *(
             f"    {key}: {_flow(value)} # {meaning}"

@@ -99,16 +99,19 @@ class FolderClass(Section):
 
 
 class FolderValidation(Section):
-    """Validation images: a share of the images with masks, or separate folders."""
+    """Validation images: a share of the images with masks, separate folders, or those that a file lists."""
 
     share: Annotated[float, Field(gt=0.0, lt=1.0)] | None  # of the images with masks
     images: Inside | None  # separate folder of images
     masks: Inside | None  # separate folder of masks
+    list: Inside | None = None  # a text file in `folder` that names them, one per line
+    test: Inside | None = None  # likewise: images used neither for training nor for validation
 
     @model_validator(mode="after")
     def _one_of(self) -> FolderValidation:
-        if (self.images is None) != (self.masks is None) or (self.share is None) == (self.images is None):
-            raise ValueError("give either share, or images and masks; set the rest to null")
+        given = [self.share, self.images, self.list]
+        if (self.images is None) != (self.masks is None) or sum(value is not None for value in given) != 1:
+            raise ValueError("give either share, or images and masks, or list; set the rest to null")
         return self
 
 

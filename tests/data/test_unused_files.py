@@ -51,7 +51,7 @@ def test_a_line_counts_names_and_advises() -> None:
     (line,) = file_kinds.described({"RAW photos": ["x/a.ARW", "b.nef"]})
     assert line == "RAW photos: 2 (.arw, .nef; for example x/a.ARW); develop them to TIFF or PNG"
     (line,) = file_kinds.described({file_kinds.LISTS: ["ImageSets/Segmentation/val.txt"]})
-    assert line.startswith("lists of a split: 1 (.txt;") and line.endswith("val/images and val/masks")
+    assert line.startswith("lists of a split: 1 (.txt;") and line.endswith("in params.yaml to keep the split")
     assert file_kinds.described({"other files": ["README"]}) == ["other files: 1 (for example README)"]
 
 

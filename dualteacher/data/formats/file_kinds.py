@@ -36,9 +36,7 @@ SYSTEM_FOLDERS |= {"system volume information"}
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 SYSTEM = "thumbnails and system files"
 LISTS = "lists of a split"  # Pascal VOC's
-KEEP_SPLIT = (
-    "to keep that split, move its validation images and masks into folders of their own, val/images and val/masks"
-)
+KEEP_SPLIT = "name that of the validation images under `validation: list` in params.yaml to keep the split"
 MADE = "masks, overlays and the like"
 CLASS_FILES = {"classes.json", "classes.txt", *class_lists.READERS}
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from dualteacher import settings
 from dualteacher.core import seeds
 from dualteacher.data import likeness
-from dualteacher.data.formats import folder_files
+from dualteacher.data.formats import folder_files, split_lists
 from dualteacher.data.formats.folder_roles import not_photos
 from dualteacher.data.formats.name_pairs import Affixes
 from dualteacher.system.errors import UserError
@@ -40,10 +40,12 @@ class Layout:
     train: list[Entry]
     val: list[Entry]
     orphans: list[str]  # masks without an image
+    lists: dict[str, list[str]] = field(default_factory=dict)  # lists of a split: names in them that fit no image
 
     def files(self) -> list[str]:
         entries = [*self.train, *self.val]
-        return sorted([entry.image for entry in entries] + [entry.mask for entry in entries if entry.mask])
+        masks = [entry.mask for entry in entries if entry.mask]
+        return sorted([*(entry.image for entry in entries), *masks, *self.lists])
 
 
 def scan(options: settings.Folder) -> list[str]:
@@ -71,9 +73,11 @@ def arrange(names: Sequence[str], options: settings.Folder) -> Layout:
     validation = options.validation
     folders = [options.images, options.masks, options.unlabelled, validation.images, validation.masks]
     by_folder: dict[str, dict[str, list[str]]] = {folder: {} for folder in folders if folder is not None}
+    lists = [name for name in (validation.list, validation.test) if name is not None]
+    unknown: dict[str, list[str]] = {}
     for name in names:
         folder = _innermost(name, list(by_folder))
-        if folder is not None:
+        if folder is not None and name not in lists:
             key = str(PurePosixPath(name).relative_to(folder).with_suffix(""))
             by_folder[folder].setdefault(unicodedata.normalize("NFC", key), []).append(name)
     for grouped in by_folder.values():
@@ -86,10 +90,12 @@ def arrange(names: Sequence[str], options: settings.Folder) -> Layout:
         val, more_orphans = _pair(by_folder, validation.images, validation.masks, options)
         orphans += more_orphans
         _need_masks(val, validation.images, validation.masks, by_folder, options)
+    elif lists:
+        train, val, unknown = _listed(train, options)
     else:
         train, val = _split(train, validation.share or 0.0, options)
     _need_masks(train, options.images, options.masks, by_folder, options)
-    return Layout(sorted(train, key=_by_id), sorted(val, key=_by_id), sorted(orphans))
+    return Layout(sorted(train, key=_by_id), sorted(val, key=_by_id), sorted(orphans), unknown)
 
 
 def _by_id(entry: Entry) -> str:
@@ -169,6 +175,23 @@ def _split(entries: list[Entry], share: float, options: settings.Folder) -> tupl
     held_out = set(units[: min(max(1, round(share * len(units))), len(units) - 1)])
     val = [entry for entry in entries if (entry.block or entry.image_id) in held_out]
     return [entry for entry in entries if (entry.block or entry.image_id) not in held_out], val
+
+
+def _listed(entries: list[Entry], options: settings.Folder) -> tuple[list[Entry], list[Entry], dict[str, list[str]]]:
+    """(training, validation, names that fit no image by list); the images of the test list are in neither."""
+    images = [entry.image for entry in entries]
+    named: dict[str, set[str]] = {}
+    unknown: dict[str, list[str]] = {}
+    for name in filter(None, (options.validation.list, options.validation.test)):
+        named[name], unknown[name] = split_lists.resolve(Path(options.folder) / name, images)
+    held_out = named[options.validation.list or ""]
+    if not any(entry.image in held_out and entry.mask is not None for entry in entries):
+        raise UserError(
+            f"{options.folder}: {options.validation.list} names no image with a mask; correct it, or `list`"
+        )
+    left_out = named.get(options.validation.test or "", set())
+    val = [entry for entry in entries if entry.image in held_out]
+    return [entry for entry in entries if entry.image not in held_out | left_out], val, unknown
 
 
 def _need_masks(

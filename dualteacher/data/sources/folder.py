@@ -46,6 +46,9 @@ class Folder:
     def open(self, paths: Sequence[Path]) -> FolderContent:
         (listing,) = paths
         hashes: dict[str, str] = json.loads(listing.read_text(encoding="utf-8"))
+        for name in filter(None, (self.options.validation.list, self.options.validation.test)):
+            if files.sha256(Path(self.options.folder) / name) != hashes.get(name):
+                raise UserError(f"{Path(self.options.folder) / name}: changed since the download stage; {CHANGED}")
         return FolderContent(self.options, arrange(list(hashes), self.options), hashes)
 
     def look(self) -> FolderContent:
@@ -141,6 +144,9 @@ class FolderContent:
     def findings(self) -> list[Finding]:
         """Problems visible from the file names."""
         orphans = [Finding("warning", name, "a mask without an image", "orphan") for name in self.layout.orphans]
+        for listed, unknown in self.layout.lists.items():
+            text = f"names {len(unknown)} images that are not there, or not once, for example {unknown[:1]}"
+            orphans += [Finding("warning", listed, text, "list")] if unknown else []
         changed = "changed since `init` made masks of it; run `init` again"
         return orphans + [
             Finding("warning", name, changed, "annotations") for name in record.outdated(self.root, self.options.masks)
@@ -148,7 +154,10 @@ class FolderContent:
 
     def unused(self) -> list[str]:
         """What lies in the folder and is not used: one line per kind of file."""
-        return file_kinds.described(folder_files.unused(self.root, self.layout.files()))
+        left = folder_files.unused(self.root, self.layout.files())
+        if self.layout.lists:
+            left.pop(file_kinds.LISTS, None)  # the training images: all that the other lists do not name
+        return file_kinds.described(left)
 
     def load(self, entry: Entry) -> Checked:
         """Read, convert and check one image and its mask; never raises for a bad file."""
