@@ -31,6 +31,11 @@ from dualteacher.training.waiting import Watchdog
 from dualteacher.training.watch import Loggers, Watch
 
 AVERAGE_DECAY = 0.99  # per step, after the ramp
+CHECKED = 50  # steps between checks for NaN on a GPU, each of which waits for the device
+ADVICE = (
+    "lower train.learning_rate, use runtime.precision: float32, or set optimizer.bad_batch: skip; the last good"
+    " checkpoint is kept"
+)
 
 
 def run(job: Job) -> Progress:
@@ -78,10 +83,11 @@ def run(job: Job) -> Progress:
             progress.seconds = time.monotonic() - began
             asked = request.made(job.world, progress.step, job.device)
             if (asked or job.store.due(progress.step)) and not last:
-                job.store.save(progress.step, checkpoint(job, optimizer, progress))
+                save(job, optimizer, progress)
             if asked and not last:
                 distributed.stop()  # waits for rank 0 to save: the launcher kills all ranks once one has left
                 raise stopped(job, progress)
+    check_weights(job, progress.step)
     load_final_weights(job, progress)
     return progress
 
@@ -109,7 +115,7 @@ def saving(job: Job, optimizer: torch.optim.Optimizer, progress: Progress) -> It
     try:
         yield
     except interrupt.StopWaiting:
-        job.store.save(progress.step, checkpoint(job, optimizer, progress))
+        save(job, optimizer, progress)
         raise stopped(job, progress) from None
 
 
@@ -178,10 +184,9 @@ def forward_and_backward(job: Job, batch: loader.StepBatch, draws: Any, clock: C
 def is_finite(job: Job, networks: Sequence[Segmenter], parts: dict[str, Tensor], clock: Clock) -> bool:
     """Whether loss and gradients are finite. If not, UserError, or False with optimizer.bad_batch: skip.
 
-    On a GPU the check waits for the device, so it runs every 50 steps, or every step with bad_batch: skip.
+    On a GPU only every CHECKED steps, unless `checked_every_step`.
     """
-    skip = job.settings.optimizer.bad_batch == "skip"
-    if job.device.type != "cpu" and not skip and clock.step % 50:
+    if clock.step % CHECKED and not checked_every_step(job):
         return True
     gradients = [p.grad for network in networks for p in network.parameters() if p.grad is not None]
     total = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum() + parts["loss"]
@@ -192,16 +197,26 @@ def is_finite(job: Job, networks: Sequence[Segmenter], parts: dict[str, Tensor],
     shown = ", ".join(f"{name} {float(value):.4g}" for name, value in parts.items() if name.startswith("loss"))
     ids = ", ".join(job.dataset.pack.ids[item.index] for take in takes(job) for item in take.items(clock.step))
     text = f"step {clock.step}: the loss or a gradient is NaN or infinite ({shown}); images: {ids}"
-    if not skip:
-        raise UserError(
-            f"{text}; lower train.learning_rate, use runtime.precision: float32, or set optimizer.bad_batch: skip;"
-            " the last good checkpoint is kept"
-        )
+    if job.settings.optimizer.bad_batch != "skip":
+        raise UserError(f"{text}; {ADVICE}")
     logger.warning("%s; batch skipped", text)
     for name in parts:  # keep NaN out of the epoch's means
         parts[name] = torch.zeros_like(parts[name])
     parts["skipped"] += 1
     return False
+
+
+def checked_every_step(job: Job) -> bool:
+    return job.device.type == "cpu" or job.settings.optimizer.bad_batch == "skip"
+
+
+def check_weights(job: Job, step: int) -> None:
+    """UserError if a trained weight is NaN or infinite and the check of every step has not ruled that out."""
+    if checked_every_step(job):
+        return
+    weights = [p.data for network in (job.student, *job.method.partners) for p in network.parameters()]
+    if not torch.isfinite(torch.stack(torch._foreach_norm(weights)).sum()):
+        raise UserError(f"step {step}: a weight is NaN or infinite; {ADVICE}")
 
 
 def takes(job: Job) -> list[Take]:
@@ -230,6 +245,12 @@ def finish_epoch(job: Job, progress: Progress, clock: Clock, rate: float, last: 
     if held_out > (progress.best["score"] if progress.best else -math.inf):  # False for NaN
         weights = {key: value.to("cpu", copy=True) for key, value in job.scored.trained_state().items()}
         progress.best = {"score": held_out, "epoch": clock.epoch, "step": progress.step, "weights": weights}
+
+
+def save(job: Job, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Save a checkpoint; UserError instead if a weight is not finite."""
+    check_weights(job, progress.step)
+    job.store.save(progress.step, checkpoint(job, optimizer, progress))
 
 
 def checkpoint(job: Job, optimizer: torch.optim.Optimizer, progress: Progress) -> dict[str, Any]:

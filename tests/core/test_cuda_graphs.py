@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dualteacher import methods
 from dualteacher.core import mixing, triton_views, views
@@ -194,7 +196,6 @@ def test_a_cpu_has_no_graphs():
 
 def test_the_rest_of_a_step_is_a_few_launches():
     """What stays outside the graph: a call for each of the optimiser's groups, and lists of tensors for the EMA."""
-    from torch.utils._python_dispatch import TorchDispatchMode
 
     class Count(TorchDispatchMode):
         calls = 0
@@ -337,16 +338,41 @@ def on_a_fake_gpu(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-@pytest.mark.parametrize("backbone", ["mobilenetv2_100", "mit_b0"])
-@pytest.mark.parametrize("name", NAMES)
-def test_no_pass_on_a_gpu_reads_a_value_or_sizes_by_data(name, backbone, monkeypatch):
+class OnTheDeviceOnly(TorchDispatchMode):
+    """Refuses operations on tensors of the host: a copy to the GPU waits, which a capture forbids."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        assert all(tensor.device.type == "cuda" for tensor in tensors), f"{function} takes a tensor of the host"
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_copy_from_the_host_is_noticed():
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        values = torch.empty(3, device="cuda")
+        with OnTheDeviceOnly():
+            values + 1.0 * values.where(values > 0, 2.0)
+            with pytest.raises(AssertionError, match="takes a tensor of the host"):
+                values + torch.tensor([1.0, 2.0, 3.0], device="cuda")
+
+
+ALL_TERMS = {"terms": ["ohem", "focal", "dice", "tversky"], "ohem_minimum": 10}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "name", "loss"),
+    [(backbone, name, {}) for backbone in ("mobilenetv2_100", "mit_b0") for name in NAMES]
+    + [("mobilenetv2_100", "supervised", ALL_TERMS)],
+)
+def test_no_pass_on_a_gpu_reads_a_value_or_sizes_by_data(backbone, name, loss, monkeypatch):
     """What a CUDA graph cannot hold raises on fake tensors: a host value, a copy from the host, a size from data.
 
     Through the Triton kernels' doors. (Backward passes: test_methods, on the meta device.)
     """
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # needs a GPU's driver
-    monkeypatch.setattr(views, "_constant", views._constant.__wrapped__)  # it would keep fake tensors
-    settings = toy_settings(model={"backbone": backbone})
+    # made in the steps before the capture, and kept
+    monkeypatch.setattr(views, "_constant", lambda order, device: torch.empty(4, dtype=torch.int32, device=device))
+    settings = toy_settings(model={"backbone": backbone}, loss=loss)
     student = segmenter.build(settings.model, 3, None, drop_path=0.1, seed=0).train()
     method = methods.build(name, settings, student)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -361,5 +387,6 @@ def test_no_pass_on_a_gpu_reads_a_value_or_sizes_by_data(name, backbone, monkeyp
             draws = method.draw(clock, batch, 0, gpu)
             tensors = [leaf for leaf in cuda_graphs.leaves(draws) if leaf is not None]
             assert all(isinstance(leaf, torch.Tensor) and leaf.device.type == "cuda" for leaf in tensors)
-            found = method.loss(student, finish(batch), draws, clock)
+            with OnTheDeviceOnly():
+                found = method.loss(student, finish(batch), draws, clock)
             assert found.total.device.type == "cuda" and found.total.shape == ()

@@ -244,6 +244,19 @@ def test_a_loss_that_is_not_a_number_ends_the_run_in_one_line(project, monkeypat
     assert not paths.Cell(*CELL).student.exists()
 
 
+@pytest.mark.parametrize(("every", "step", "kept"), [(1, 3, [1, 2]), (None, 6, [])])
+def test_steps_that_are_not_checked_leave_no_nan(project, monkeypatch, every, step, kept):
+    """On a GPU most steps are not: neither a checkpoint nor the end keeps weights that are NaN."""
+    warmup.run(project, "toy", "some", 0)
+    spoil(monkeypatch)
+    monkeypatch.setattr(loop, "checked_every_step", lambda job: False)
+    runtime = project.runtime.model_copy(update={"checkpoint_steps": every})
+    with pytest.raises(UserError, match=f"step {step}: a weight is NaN or infinite; lower train.learning_rate"):
+        train.run(project.model_copy(update={"runtime": runtime}), "toy", "some", "dual_teacher", 0)
+    assert not paths.Cell(*CELL).student.exists()
+    assert sorted(path.name for path in paths.CHECKPOINTS.rglob("step*")) == [f"step{n:09d}.pt" for n in kept]
+
+
 def test_bad_batches_can_be_left_out_and_are_counted(project, monkeypatch):
     warmup.run(project, "toy", "some", 0)
     spoil(monkeypatch)
