@@ -28,8 +28,11 @@ def stored(name: str) -> tuple[np.ndarray, int]:
     if data[:2] in (b"II", b"MM"):
         import tifffile
 
-        page = tifffile.TiffFile(name).pages.first
+        pages = tifffile.TiffFile(name).pages
+        page = pages.first
         values, bits = page.asarray(), page.bitspersample
+        if page.samplesperpixel == 1 and len({other.shape for other in pages}) == 1 and channels["bands"]:
+            values = np.stack([other.asarray() for other in pages], 2)  # a band a picture
         if page.planarconfig == 2 and page.samplesperpixel > 1:
             values = np.moveaxis(values, 0, 2)
     else:

@@ -45,6 +45,7 @@ class Channels:
 
     def select(self, values: np.ndarray) -> list[np.ndarray]:
         """The channels' bands (H, W) of stored values (H, W, n); Unreadable if there are too few."""
+        _refuse_complex(values)
         number = values.shape[2]
         bands = self.bands or ((1, 2, 3) if number >= 3 else (1, 1, 1))
         if max(bands) > number:
@@ -113,6 +114,7 @@ def scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
     """Stored values of `bits` bits as uint8; of more bits the upper 8. Unreadable for floats and larger integers."""
+    _refuse_complex(values)
     if values.dtype.kind == "f":
         raise Unreadable(f"holds floating-point values: {SAVE_AS}")
     if values.dtype.kind == "b" or bits < 8:
@@ -122,3 +124,8 @@ def eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
     if values.size and (values.min() < 0 or values.max() > 0xFFFF):
         raise Unreadable(f"holds 32-bit values: {SAVE_AS}")
     return (values >> (min(bits, 16) - 8)).astype(np.uint8)
+
+
+def _refuse_complex(values: np.ndarray) -> None:
+    if values.dtype.kind == "c":
+        raise Unreadable("holds complex numbers, as radar images do: save their magnitude")

@@ -27,7 +27,8 @@ def inflate(state: dict[str, Tensor], expected: Mapping[str, Tensor], channels: 
 
 def _differs(found: Tensor, wanted: Tensor, count: int) -> bool:
     """Whether the weights are for 3 channels where `count` are wanted."""
-    return found.dim() >= 2 and (*found.shape[:1], count, *found.shape[2:]) == wanted.shape != found.shape
+    one, other = list(found.shape), list(wanted.shape)
+    return one[1:2] == [3] and other[1:2] == [count] and one[:1] + one[2:] == other[:1] + other[2:]
 
 
 def _inflated(weight: Tensor, channels: Channels) -> Tensor:

@@ -61,7 +61,7 @@ class Scaled:
         self.height, self.width = page.height, page.width
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        return self.channels.take(*self.page.bands(top, bottom))
+        return self.channels.take(*self.page.bands(top, bottom, self.channels.bands is not None))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from dualteacher.inference.predictor import Predictor, to_tensor
 from dualteacher.models import saved
 from dualteacher.prediction import tiff_writer
 from dualteacher.settings import Inference
+from dualteacher.system.errors import UserError
 
 from .conftest import COLORS, picture, pixels, predict, read, save_network
 
@@ -215,6 +216,7 @@ from dualteacher.data.formats import tiff
 from dualteacher.prediction.outputs import Files, Look
 from dualteacher.prediction.large import Sweep
 from dualteacher.settings import Inference
+from dualteacher.system.errors import UserError
 import numpy as np
 
 class Network(nn.Module):  # one that costs nothing, of eight classes
@@ -290,6 +292,12 @@ def test_four_bands_are_predicted_whole_and_in_windows_with_overlays(run_folder:
     predict("four.tif", "--output", "whole")
     np.testing.assert_array_equal(read("whole/masks/four.png"), expected.numpy())
     assert read("whole/overlays/four.jpg").shape == (75, 50, 3)
+    with pytest.raises(
+        UserError, match=r"images\[0\]: cannot be predicted: holds 2 bands, and `bands` asks for band 4"
+    ):
+        load("run").predict(values[..., :2])
+    tifffile.imwrite("two.tif", values[..., :2], planarconfig="contig")
+    assert "two.tif: holds 2 bands" in predict("two.tif", "--output", "two", code=1)
     predict("four.tif", "--output", "pieces", "--large", "0.001", "--window", "96")
     np.testing.assert_array_equal(read("pieces/masks/four.tif"), expected.numpy())
     assert read("pieces/overlays/four.jpg").shape == (75, 50, 3)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from pictures import described, encoded, mask, photo, put, tiff
 from pydantic import ValidationError
 
@@ -147,3 +149,31 @@ def test_a_pack_keeps_its_channels_and_is_unchanged_without(tmp_path: Path) -> N
 def test_false_colours_alone_change_neither_reading_nor_storing() -> None:
     data = encoded(photo(1), "JPEG")
     assert images.read_image(data, Channels(rgb=False)).data is data
+
+
+def test_pictures_of_one_band_each_are_bands_if_bands_are_chosen() -> None:
+    values = deep(1, 5)
+    pages = tiff(np.moveaxis(values, 2, 0), photometric="minisblack")
+    chosen = images.read_image(pages, Channels((5, 1), ((0.0, 4000.0),)))
+    np.testing.assert_array_equal(chosen.pixels, np.rint(values[..., [4, 0]] * (255 / 4000)).astype(np.uint8))
+    assert chosen.notes == ()
+    first = images.read_image(pages, Channels(None, ((0.0, 4000.0),)))
+    np.testing.assert_array_equal(first.pixels[..., 2], np.rint(values[..., 0] * (255 / 4000)).astype(np.uint8))
+    assert first.notes == ("holds 5 pictures: only the first is read",)
+
+
+def test_pictures_of_other_sizes_are_no_bands() -> None:
+    """Overviews, for example."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for step in (1, 2):
+            writer.write(deep(1)[::step, ::step, 0], photometric="minisblack")
+    with pytest.raises(Unreadable, match="holds 1 band, and `bands` asks for band 2"):
+        images.read_image(file.getvalue(), Channels((1, 2)))
+
+
+@pytest.mark.parametrize("channels", [RGB, Channels((1, 2), ((0.0, 1.0),))])
+def test_complex_numbers_are_refused(channels: Channels) -> None:
+    data = tiff(deep(1, 2).astype(np.complex64), photometric="minisblack", planarconfig="contig")
+    with pytest.raises(Unreadable, match="complex numbers"):
+        images.read_image(data, channels)

@@ -350,6 +350,14 @@ def test_bands_and_deep_values_are_taken_and_said(
     assert Folder(dataset).look().channels.count == len(expected[0] or "RGB")
 
 
+def test_bands_that_are_pictures_of_their_own_are_taken() -> None:
+    for i in range(4):
+        put(Path(f"own_data/field/images/{i}.tif"), tiff(np.zeros((3, 20, 31), np.uint8), photometric="minisblack"))
+        put(Path(f"own_data/field/masks/{i}.png"), mask(i))
+    dataset, _ = made(Path("own_data/field"))
+    assert (dataset.bands, dataset.rgb) == ([1, 2, 3], False)
+
+
 def test_bands_that_differ_by_image_are_read_as_rgb_and_16_bit_png_gets_a_range() -> None:
     folder = multiband(Path("own_data/field"), 4, np.uint8, photometric="rgb", extrasamples=["unspecified"])
     (folder / "images/3.tif").unlink()

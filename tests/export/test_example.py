@@ -66,6 +66,7 @@ STORED = {
     "deep_grey.png": (encoded(DEEP[..., 0], "PNG"), Channels(None, ((100.0, 40000.0),))),
     "four.tif": (tiff(FOUR, photometric="rgb", planarconfig="contig"), FOUR_BANDS),
     "one.tif": (tiff(FOUR[..., 0]), Channels((1,), ((0.0, 3000.0),))),
+    "pictures.tif": (tiff(np.moveaxis(FOUR, 2, 0), photometric="minisblack"), FOUR_BANDS),
     "infrared.jpg": (encoded(PHOTO, "JPEG", 6), Channels(rgb=False)),
     "photo.jpg": (encoded(PHOTO, "JPEG", 6), Channels((3, 2, 1))),
 }

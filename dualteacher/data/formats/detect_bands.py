@@ -18,6 +18,7 @@ class Kind(NamedTuple):
     bands: int
     rgb: bool
     deep: bool  # values other than 0 … 255
+    apart: bool = False  # each band is a picture of its own
 
 
 def guess(folder: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -26,7 +27,7 @@ def guess(folder: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[str]
     found: dict[str, Any] = {}
     told: list[str] = []
     counts = sorted({kind.bands for kind in kinds})
-    if len(counts) == 1 and counts[0] not in (1, 3):
+    if len(counts) == 1 and (counts[0] != 3 or all(kind.apart for kind in kinds)):
         rgb = all(kind.rgb for kind in kinds) and counts[0] > 3
         found |= {"bands": list(range(1, counts[0] + 1)), "rgb": rgb}
         what = "the first three as red, green and blue" if rgb else "none of them taken for a colour"
@@ -56,5 +57,7 @@ def _kind(file: Path) -> Kind | None:
         return None
     if page is None:
         return Kind(3, True, False)
+    if page.further:
+        return Kind(1 + len(page.further), False, page.is_deep, True)
     bands = 3 if page.colors is not None else page.samples - page.alpha
     return Kind(3 if bands == 1 else bands, page.photometric in (tiff.RGB, tiff.YCBCR), page.is_deep)

@@ -75,17 +75,17 @@ def read_image(data: bytes, channels: Channels = RGB) -> Picture:
 def read_pixels(data: bytes, channels: Channels = RGB) -> np.ndarray:
     """The pixels of `read_image`, without encoding anything."""
     if not channels.ordinary:
-        stored = read_stored(data)
+        stored = read_stored(data, channels.bands is not None)
         return upright(channels.take(stored.values, stored.bits), stored.remaining)
     return rgb(_decoded(data)[0])
 
 
-def read_stored(data: bytes, chosen: bool = True) -> Stored:
-    """Decode an image file to the values it stores. chosen: whether the user has chosen its bands."""
+def read_stored(data: bytes, chosen: bool) -> Stored:
+    """Decode an image file to the values it stores. chosen: whether the user has chosen its bands; see `tiff.Page`."""
     page = tiff.open_page(data)
     if page is not None:
         _check_size(page.height, page.width)
-        values, bits = page.bands(0, page.height)
+        values, bits = page.bands(0, page.height, chosen)
         return Stored(values, bits, page.orientation, page.orientation, page.nodata, page.notes(chosen))
     with open_image(data) as opened:
         notes = _notes(opened, deep=False)

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,7 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 JPEG = 7
 FAX_AND_OLD_JPEG = (2, 3, 4, 6)
+MOST_PICTURES = 64  # of one band each
 ALPHA = (1, 2)  # values of the tag ExtraSamples
 GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)  # GeoTIFF 1.1, OGC 19-008r4, section 7.1.1
 NODATA = 42113  # GDAL_NODATA, ASCII
@@ -34,13 +36,16 @@ PIECE = 1 << 20  # bytes read at once of an image stored uncompressed in one pie
 
 
 class Page:
-    """A file's first picture. Rows are asked for from top to bottom; those above are not kept."""
+    """A file's first picture, or another. Rows are asked for from top to bottom; those above are not kept.
 
-    def __init__(self, source: Path | bytes) -> None:
+    Many programs write bands as pictures of one band each: they are one image's bands if the user has chosen bands.
+    """
+
+    def __init__(self, source: Path | bytes, number: int = 0) -> None:
         """Unreadable if the directory is damaged."""
         self._source = source
         with _damage(), tifffile.TiffFile(_file(source)) as file:
-            page = file.pages.first
+            page = file.pages[number]
             assert isinstance(page, tifffile.TiffPage)
             self.height, self.width = page.imagelength, page.imagewidth
             self.pictures = len(file.pages)
@@ -95,13 +100,30 @@ class Page:
             notes.append(f"holds {bands} bands: the first three are read as red, green and blue")
         elif bands == 2 and not chosen:
             notes.append("holds 2 bands: only the first is read")
-        if self.pictures > 1:
+        if self.pictures > 1 and not (chosen and self.further):
             notes.append(f"holds {self.pictures} pictures: only the first is read")
         return tuple(notes)
 
-    def bands(self, top: int, bottom: int) -> tuple[np.ndarray, int]:
-        """(stored values of some rows, (n, W, bands), bits), with 0 for black and colours for a palette's indices."""
-        values = self.values(top, bottom)
+    @cached_property
+    def further(self) -> list[Page]:
+        """The file's other pictures, if all are like this one and of one band; else none."""
+        if self.samples > 1 or self.colors is not None or not 1 < self.pictures <= MOST_PICTURES:
+            return []
+        others = [Page(self._source, number) for number in range(1, self.pictures)]
+        return others if {other._likeness for other in others} == {self._likeness} else []
+
+    @property
+    def _likeness(self) -> tuple[object, ...]:
+        return self.height, self.width, self.samples, self.bits, self._dtype, self.photometric, self.is_decoded_here
+
+    def bands(self, top: int, bottom: int, chosen: bool) -> tuple[np.ndarray, int]:
+        """(stored values of some rows, (n, W, bands), bits), with 0 for black and colours for a palette's indices.
+
+        chosen: whether the user has chosen bands, see the class.
+        """
+        further = self.further if chosen else []
+        parts = [page.values(top, bottom) for page in (self, *further)]
+        values = np.concatenate(parts, axis=2) if further else parts[0]
         if self.colors is not None:
             return self.colors[values[..., 0]], 8
         if self.photometric == WHITE_IS_ZERO and values.dtype.kind in "bu":

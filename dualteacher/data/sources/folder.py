@@ -133,8 +133,8 @@ class FolderContent:
         try:
             data = self._read(name)
             height, width = images.size(data)
-            with inspection.MEMORY.hold(height * width * inspection.BYTES_PER_PIXEL):
-                stored = images.read_stored(data)
+            with inspection.MEMORY.hold(height * width * _bytes_per_pixel(channels)):
+                stored = images.read_stored(data, channels.bands is not None)
                 known = ~channels.missing(stored.values, stored.nodata)
                 step = -(-int(known.sum()) // number) or 1
                 return np.stack([band[known][::step] for band in channels.select(stored.values)], axis=1)
@@ -165,7 +165,7 @@ class FolderContent:
         try:
             image = self._read(entry.image)
             height, width = images.size(image)
-            with inspection.MEMORY.hold(height * width * inspection.BYTES_PER_PIXEL):
+            with inspection.MEMORY.hold(height * width * _bytes_per_pixel(self.channels)):
                 picture = images.read_image(image, self.channels)
                 found = [Finding("warning", entry.image, note, "note") for note in picture.notes]
                 where = entry.mask or where
@@ -230,3 +230,8 @@ class FolderContent:
 def _rounded(values: np.ndarray) -> list[list[float]]:
     """To six digits, which read well in a description."""
     return [[float(f"{value:.6g}") for value in row] for row in values]
+
+
+def _bytes_per_pixel(channels: Channels) -> int:
+    """Memory to decode and check an image: values of up to 8 bytes, and one band as floats."""
+    return inspection.BYTES_PER_PIXEL * (1 if channels.ordinary else 1 + channels.count)
