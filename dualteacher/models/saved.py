@@ -22,6 +22,7 @@ from dualteacher.system.errors import UserError
 
 # keys of `model` that older files lack, with their former default
 LATER = {"sync_norm": False, "freeze": "none", "head_norm": "batch", "recompute": False}
+LATER_INFERENCE = {"blend": "mean"}  # likewise, of `inference`
 
 
 def save(path: Path, segmenter: Segmenter, description: Mapping[str, Any], *, whole: bool = False) -> None:
@@ -103,6 +104,8 @@ def load(path: Path, *, drop_path: float = 0.0) -> tuple[Segmenter, dict[str, An
         channels = Channels.of(description.get("channels"))
     except (KeyError, ValueError, TypeError, ValidationError):
         raise UserError(f"{path}: its description has no valid model settings; create the file again") from None
+    if isinstance(inference := description.get("inference"), dict):
+        description["inference"] = LATER_INFERENCE | inference
     segmenter = build(model, num_classes, None, drop_path=drop_path, seed=0, channels=channels)
     if "encoder" in description:
         state |= _encoder(path, model.backbone, segmenter.backbone.state_dict(), description["encoder"]["sha256"])

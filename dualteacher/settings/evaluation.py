@@ -20,7 +20,7 @@ class Inference(Section):
     multiple: AtLeastOne  # round both sides to a multiple of this
     window: AtLeastOne  # slide: side of the window, pixels
     stride: AtLeastOne  # slide: step between windows, pixels
-    blend: Blend = "mean"  # slide: overlapping windows count alike, or fade out towards their edges (taper)
+    blend: Blend  # slide: overlapping windows count alike, or fade out towards their edges (taper)
 
 
 class Evaluate(Section):

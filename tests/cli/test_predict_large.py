@@ -225,7 +225,7 @@ class Network(nn.Module):  # one that costs nothing, of eight classes
         return image[:, :1, ::4, ::4] * torch.arange(8.0)[:, None, None]
 
 torch.set_num_threads(1)
-how = Inference(mode="whole", batch=2, resize=None, multiple=32, window=512, stride=384)
+how = Inference(mode="whole", batch=2, resize=None, multiple=32, window=512, stride=384, blend="mean")
 def sweep(path, window):
     file = Path(path)
     page = tiff.open_page(file)
@@ -281,6 +281,11 @@ def test_chosen_bands_are_the_same_pixels_whole_in_windows_and_in_python(run_fol
     Image.fromarray(scaled).save("scaled.tif")
     pieces = load("plain").predict("scaled.tif", large=0.001, window=32, stride=16)
     np.testing.assert_array_equal(read("pieces/masks/four.tif"), pieces.mask)
+    windows = ("--large", "0.001", "--window", "32", "--stride", "16")
+    predict("four.tif", "--output", "tapered", *windows, "--blend", "taper")
+    tapered = load("plain").predict("scaled.tif", large=0.001, window=32, stride=16, blend="taper")
+    np.testing.assert_array_equal(read("tapered/masks/four.tif"), tapered.mask)
+    assert not np.array_equal(tapered.confidence, pieces.confidence)
 
 
 def test_four_bands_are_predicted_whole_and_in_windows_with_overlays(run_folder: Path) -> None:

@@ -22,7 +22,7 @@ from dualteacher.system.errors import UserError
 from tests.core.conftest import write_pack
 from tests.models.conftest import model, randomised
 
-WHOLE = Inference(mode="whole", batch=4, resize=None, multiple=32, window=96, stride=64)
+WHOLE = Inference(mode="whole", batch=4, resize=None, multiple=32, window=96, stride=64, blend="mean")
 
 
 @pytest.mark.parametrize(

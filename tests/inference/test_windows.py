@@ -16,7 +16,7 @@ from dualteacher.prediction.large import Sweep
 from dualteacher.settings import Inference
 from dualteacher.settings.evaluation import Blend
 
-SLIDE = Inference(mode="slide", batch=2, resize=None, multiple=1, window=24, stride=16)
+SLIDE = Inference(mode="slide", batch=2, resize=None, multiple=1, window=24, stride=16, blend="mean")
 
 
 class Network(nn.Module):

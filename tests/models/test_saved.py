@@ -92,8 +92,10 @@ def test_a_file_of_an_older_version_has_batch_normalisation(tmp_path: Path) -> N
     path = tmp_path / "student.safetensors"
     network = randomised(build(model(), 3, None, drop_path=0.0))
     saved.save(path, network, {})
-    redescribe(path, model={key: value for key, value in model().model_dump().items() if key not in saved.LATER})
-    found, _ = saved.load(path)
+    older = {key: value for key, value in model().model_dump().items() if key not in saved.LATER}
+    redescribe(path, model=older, inference={"mode": "slide"})
+    found, description = saved.load(path)
+    assert description["inference"] == {"mode": "slide", "blend": "mean"}
     assert found.settings == model()
     assert all(torch.equal(value, found.state_dict()[key]) for key, value in network.state_dict().items())
 
