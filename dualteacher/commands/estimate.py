@@ -51,6 +51,7 @@ SIZES = {
     "voc classic": Size(2.0e9, 1.4e9, 10582, 1449, 21),
     "voc blended": Size(3.4e9, 1.5e9, 10582, 1449, 21),
     "cityscapes": Size(11.8e9, 8.3e9, 2975, 500, 19),
+    "coco": Size(20.4e9, 19.9e9, 118287, 5000, 81),
     "bluemarble": Size(0.03e9, 0.013e9, 734, 129, 10),
     "landcover": Size(0.03e9, 0.01e9, 576, 100, 6),
 }

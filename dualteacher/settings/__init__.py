@@ -24,6 +24,7 @@ from dualteacher.settings.datasets import (
     VOC,
     AnyDataset,
     BlueMarble,
+    COCO,
     Cityscapes,
     Folder,
     FolderClass,
@@ -65,7 +66,7 @@ from dualteacher.settings.training import (
 
 __all__ = [
     "ADE20K", "CPS", "KINDS", "SOURCES", "VOC", "Also", "AnyDataset", "AnyMethod", "AtLeastOne", "Augment", "Batch",
-    "BlueMarble", "Byte", "Cityscapes", "Color", "Count", "DualTeacher", "Evaluate", "Extra", "FixMatch", "Folder",
+    "BlueMarble", "Byte", "COCO", "Cityscapes", "Color", "Count", "DualTeacher", "Evaluate", "Extra", "FixMatch", "Folder",
     "FolderClass", "FolderValidation", "Grid", "Inference", "Inside", "Jitter", "LandCover", "Length", "Loss",
     "MapTiles", "MaskValue", "Matching", "MeanTeacher", "Mixing", "Model", "Name", "NotNegative", "Optimizer",
     "Partition", "Place", "Positive", "Report", "Runtime", "Sampling", "Section", "Settings", "Share", "Supervised",

@@ -79,6 +79,16 @@ class Cityscapes(Section):
     lists: bool  # fetch the official partitions' lists too
 
 
+class COCO(Section):
+    """COCO 2017, 81 classes including background: 118,287 training and 5,000 validation images."""
+
+    source: Literal["coco"]
+    train: Place | None  # train2017.zip or a folder with train2017/; null: download
+    val: Place | None  # val2017.zip or a folder with val2017/; null: download
+    annotations: Place | None  # annotations_trainval2017.zip or a folder with its files; null: download
+    lists: bool  # fetch the official partitions' lists too
+
+
 class Textures(Section):
     """Synthetic scenes of real textures, the positive control; see docs/control.md."""
 
@@ -182,6 +192,6 @@ class Folder(Section):
 
 
 AnyDataset = Annotated[
-    BlueMarble | LandCover | Textures | ADE20K | VOC | Cityscapes | Folder, Field(discriminator="source")
+    BlueMarble | LandCover | Textures | ADE20K | VOC | Cityscapes | COCO | Folder, Field(discriminator="source")
 ]
 SOURCES = by_tag(AnyDataset, "source")

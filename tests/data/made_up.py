@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ import scipy.io
 from PIL import Image
 
 from dualteacher.data import official_lists
-from dualteacher.data.sources import ade20k, cityscapes, voc
+from dualteacher.data.sources import ade20k, cityscapes, coco, voc
 from dualteacher.data.sources.published import Download
 
 SIDE = (20, 28)  # H, W
@@ -139,6 +140,43 @@ def cityscapes_members() -> tuple[dict[str, bytes], dict[str, bytes]]:
 
 def small_cityscapes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cityscapes, "CITIES", CITIES)
+
+
+COCO_IMAGES = {"train": 4, "val": 2}
+COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # of the 80 categories
+
+
+def coco_members() -> dict[str, bytes]:
+    """Both splits and their annotations. The first two images of each split show objects, see `coco_objects`."""
+    members = {}
+    for offset, (split, number) in enumerate(COCO_IMAGES.items()):
+        names = {i: f"{i:012d}" for i in range(100 * offset + 7, 100 * offset + 7 + number)}
+        members |= {f"{split}2017/{name}.jpg": jpeg(i) for i, name in names.items()}
+        content = {
+            "images": [{"id": i, "file_name": f"{name}.jpg", "height": SIDE[0], "width": SIDE[1]}
+                       for i, name in names.items()],
+            "annotations": coco_objects(min(names)),
+            "categories": [{"id": i, "name": name} for i, name in zip(COCO_IDS, coco.NAMES.split(", "), strict=True)],
+        }  # fmt: skip
+        members[f"annotations/instances_{split}2017.json"] = json.dumps(content).encode()
+        members[f"annotations/captions_{split}2017.json"] = b"{}"
+    return members
+
+
+def coco_objects(first: int) -> list[dict[str, Any]]:
+    """In the first image a dog before a person, the person in two parts; in the second a crowd of cars."""
+    height, width = SIDE
+    rows = {"size": [height, width], "counts": [0, height * 5, height * (width - 5)]}  # five columns
+    return [
+        {"image_id": first, "category_id": 18, "area": 16.0, "iscrowd": 0, "segmentation": [[2, 2, 6, 2, 6, 6, 2, 6]]},
+        {"image_id": first, "category_id": 1, "area": 164.0, "iscrowd": 0,
+         "segmentation": [[0, 0, 10, 0, 10, 10, 0, 10], [12.0, 4.0, 20.0, 4.0, 20.0, 12.0, 12.0, 12.0]]},
+        {"image_id": first + 1, "category_id": 3, "area": 100.0, "iscrowd": 1, "segmentation": rows},
+    ]  # fmt: skip
+
+
+def small_coco(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coco, "NUMBERS", COCO_IMAGES)
 
 
 def published(address: str, name: str, content: bytes, algorithm: str) -> Download:

@@ -40,8 +40,8 @@ class Reader(Protocol):
     path: Path
     names: list[str]  # regular files with safe names, '/' between folders
 
-    def read(self, name: str) -> bytes:
-        """A file's content; UserError if it is damaged or larger than LARGEST_MEMBER."""
+    def read(self, name: str, largest: int = LARGEST_MEMBER) -> bytes:
+        """A file's content; UserError if it is damaged or has more than `largest` bytes."""
         ...
 
 
@@ -118,10 +118,10 @@ class ZipReader:
         self.names, skipped = _safe_names((m.filename, stat.S_IFMT(m.external_attr >> 16) in regular) for m in members)
         _warn_skipped(path, skipped)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, largest: int = LARGEST_MEMBER) -> bytes:
         with _one_line_errors(self.path, name):
             member = self._zip.getinfo(name)
-            _limit_member(self.path, name, member.file_size)
+            _limit_member(self.path, name, member.file_size, largest)
             with self._zip.open(member) as file:  # not ZipFile.read, which unpacks everything first
                 return file.read(member.file_size + 1)
 
@@ -149,9 +149,9 @@ class TarReader:
         self.names, skipped = _safe_names(found)
         _warn_skipped(path, skipped)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, largest: int = LARGEST_MEMBER) -> bytes:
         start, size = self._places[name]
-        _limit_member(self.path, name, size)
+        _limit_member(self.path, name, size, largest)
         self._file.seek(start)
         return self._file.read(size)
 
@@ -163,10 +163,10 @@ class FolderReader:
         self.path = path
         self.names = sorted(walk(path))
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, largest: int = LARGEST_MEMBER) -> bytes:
         file = self.path / name
         try:
-            _limit_member(self.path, name, file.stat().st_size)
+            _limit_member(self.path, name, file.stat().st_size, largest)
             return file.read_bytes()
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror})") from None
@@ -216,9 +216,9 @@ def _limit(path: Path, members: int, total: int) -> None:
         )
 
 
-def _limit_member(path: Path, name: str, size: int) -> None:
-    if size > LARGEST_MEMBER:
-        raise UserError(f"{path}: {name!r} claims {size / 1e6:.0f} MB; the limit is {LARGEST_MEMBER / 1e6:.0f} MB")
+def _limit_member(path: Path, name: str, size: int, largest: int = LARGEST_MEMBER) -> None:
+    if size > largest:
+        raise UserError(f"{path}: {name!r} claims {size / 1e6:.0f} MB; the limit is {largest / 1e6:.0f} MB")
 
 
 def _compressed(path: Path) -> bool:

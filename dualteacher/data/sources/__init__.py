@@ -64,6 +64,10 @@ def choose(dataset: settings.AnyDataset) -> Source:
             from dualteacher.data.sources.cityscapes import Cityscapes
 
             return Cityscapes(dataset)
+        case settings.COCO():
+            from dualteacher.data.sources.coco import COCO
+
+            return COCO(dataset)
         case settings.Folder():
             from dualteacher.data.sources.folder import Folder
 
