@@ -20,11 +20,11 @@ from dualteacher.settings.base import (
 )
 from dualteacher.settings.datasets import (
     ADE20K,
+    COCO,
     SOURCES,
     VOC,
     AnyDataset,
     BlueMarble,
-    COCO,
     Cityscapes,
     Folder,
     FolderClass,
@@ -65,9 +65,9 @@ from dualteacher.settings.training import (
 )
 
 __all__ = [
-    "ADE20K", "CPS", "KINDS", "SOURCES", "VOC", "Also", "AnyDataset", "AnyMethod", "AtLeastOne", "Augment", "Batch",
-    "BlueMarble", "Byte", "COCO", "Cityscapes", "Color", "Count", "DualTeacher", "Evaluate", "Extra", "FixMatch", "Folder",
-    "FolderClass", "FolderValidation", "Grid", "Inference", "Inside", "Jitter", "LandCover", "Length", "Loss",
+    "ADE20K", "COCO", "CPS", "KINDS", "SOURCES", "VOC", "Also", "AnyDataset", "AnyMethod", "AtLeastOne", "Augment",
+    "Batch", "BlueMarble", "Byte", "Cityscapes", "Color", "Count", "DualTeacher", "Evaluate", "Extra", "FixMatch",
+    "Folder", "FolderClass", "FolderValidation", "Grid", "Inference", "Inside", "Jitter", "LandCover", "Length", "Loss",
     "MapTiles", "MaskValue", "Matching", "MeanTeacher", "Mixing", "Model", "Name", "NotNegative", "Optimizer",
     "Partition", "Place", "Positive", "Report", "Runtime", "Sampling", "Section", "Settings", "Share", "Supervised",
     "Teacher", "Textures", "Train", "UniMatch", "UniMatchV2", "Warmup", "load", "parse",

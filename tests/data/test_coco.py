@@ -101,7 +101,10 @@ def test_from_the_web_to_packs(params: Params, site: Site) -> None:
 def test_zips_and_folders_of_the_user_give_the_same_packs(params: Params, site: Site, tmp_path: Path) -> None:
     run(params())
     first = files.sha256(PLACE.train), files.sha256(PLACE.val)
-    run(params(**zips(tmp_path)))
+    mine = {key: tmp_path / f"{key}.zip" for key in ARCHIVES}
+    for key, path in mine.items():
+        path.write_bytes(site.files[f"/{key}.zip"])
+    run(params(**{key: str(path) for key, path in mine.items()}))
     assert (files.sha256(PLACE.train), files.sha256(PLACE.val)) == first
     folder = str(as_folder(tmp_path / "mine", coco_members()))
     run(params(train=folder, val=folder, annotations=folder))

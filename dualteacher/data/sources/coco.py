@@ -1,7 +1,7 @@
 """COCO 2017 as semantic segmentation: 80 object classes and background, from the instance annotations.
 
-Masks are drawn here, pixel for pixel as pycocotools does. Where objects overlap, the smaller one wins: the annotations do
-not say which is in front. Crowd regions belong to their class. A pixel of no object is background, so none is ignored.
+Masks are drawn here, pixel for pixel as pycocotools does. Where objects overlap, the smaller one wins: the annotations
+do not say which is in front. Crowd regions belong to their class. A pixel of no object is background; none is ignored.
 """
 
 from __future__ import annotations
