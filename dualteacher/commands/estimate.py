@@ -201,7 +201,8 @@ def _drawn(loaded: Settings, dataset: str, wanted: settings.Partition, size: Siz
     """(labelled images including those held out, unlabelled ones)."""
     if wanted.list is not None:
         official = official_lists.official(loaded.datasets[dataset].source, wanted.list)
-        return official.labelled.lines, official.unlabelled.lines
+        labelled, rest = official.labelled.lines, official.unlabelled
+        return labelled, size.train - labelled if rest is None else rest.lines
     drawn = size.train
     if wanted.fraction is not None:
         drawn = max(1, round(wanted.fraction * size.train))

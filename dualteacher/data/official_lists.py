@@ -1,8 +1,9 @@
 """Official partitions: the lists of labelled images published with other code bases.
 
-partition_lists.json has each list's repository, commit, path, size and SHA-256; the download stage fetches the lists
-to data/NAME/raw/lists/. The "1/16" lists of two code bases contain different images, so a list's name includes its
-origin, and tables include its hash.
+partition_lists.json has each list's repository, commit, path, size and SHA-256 (null if unknown: then only the size is
+compared). An entry's own repository and commit override the source's. The download stage fetches the lists to
+data/NAME/raw/lists/. The "1/16" lists of two code bases contain different images, so a list's name includes its origin,
+and tables include its hash.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ class ListFile:
     repository: str
     commit: str
     path: str  # in the repository
-    sha256: str
+    sha256: str | None
     bytes: int
     lines: int  # distinct images
 
 
 @dataclass(frozen=True)
 class Official:
-    """A published partition of a dataset's training images."""
+    """A published partition of a dataset's training images. unlabelled: None for all that are not labelled."""
 
     name: str
     labelled: ListFile
-    unlabelled: ListFile
+    unlabelled: ListFile | None
 
 
 @cache
@@ -60,7 +61,12 @@ def names(source: str) -> list[str]:
 def official(source: str, name: str) -> Official:
     """One of `names(source)`."""
     pair = known()[source]["partitions"][name]
-    return Official(name, *(_file(source, f"{name}.{role}.txt", pair[role]) for role in ("labelled", "unlabelled")))
+    rest = pair["unlabelled"]
+    return Official(
+        name,
+        labelled=_file(source, f"{name}.labelled.txt", pair["labelled"]),
+        unlabelled=None if rest is None else _file(source, f"{name}.unlabelled.txt", rest),
+    )
 
 
 def images(source: str, split: str) -> ListFile:
@@ -70,7 +76,7 @@ def images(source: str, split: str) -> ListFile:
 
 def _file(source: str, name: str, entry: dict[str, Any]) -> ListFile:
     of = known()[source]
-    return ListFile(name=name, repository=of["repository"], commit=of["commit"], **entry)
+    return ListFile(**({"name": name, "repository": of["repository"], "commit": of["commit"]} | entry))
 
 
 def read(folder: Path, listed: ListFile) -> list[str]:
@@ -83,7 +89,8 @@ def read(folder: Path, listed: ListFile) -> list[str]:
             f"{path}: no such file; run the download stage (with `lists: true` under the dataset in params.yaml)"
         ) from None
     found = ids(data.decode("utf-8", errors="replace"))
-    if hashlib.sha256(data).hexdigest() != listed.sha256 or len(data) != listed.bytes or len(found) != listed.lines:
+    digest = hashlib.sha256(data).hexdigest()
+    if listed.sha256 not in (digest, None) or len(data) != listed.bytes or len(found) != listed.lines:
         raise UserError(
             f"{path}: not {listed.path} of {listed.repository} at {listed.commit[:8]}; delete it and run the"
             " download stage again"

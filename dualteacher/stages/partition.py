@@ -71,7 +71,9 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
 def _listed(place: paths.Dataset, pack: Pack, source: str, name: str) -> tuple[list[str], dict[str, Any]]:
     """(sorted labelled ids, provenance) of an official list, checked against the prepared images."""
     official = official_lists.official(source, name)
-    labelled, unlabelled = (official_lists.read(place.lists, part) for part in (official.labelled, official.unlabelled))
+    labelled = official_lists.read(place.lists, official.labelled)
+    rest = official.unlabelled
+    unlabelled = sorted(set(pack.ids) - set(labelled)) if rest is None else official_lists.read(place.lists, rest)
     official_lists.check(name, labelled, unlabelled, pack.ids)
     without = [image_id for image_id in labelled if not pack.has_mask(pack.index(image_id))]
     if without:
@@ -81,7 +83,8 @@ def _listed(place: paths.Dataset, pack: Pack, source: str, name: str) -> tuple[l
             f" ({official_lists.some(without)}); {more} in params.yaml"
         )
     file = official.labelled
-    where = {"repository": file.repository, "commit": file.commit, "path": file.path, "file_sha256": file.sha256}
+    digest = file.sha256 or files.sha256(place.lists / file.name)
+    where = {"repository": file.repository, "commit": file.commit, "path": file.path, "file_sha256": digest}
     return sorted(labelled), {"kind": "official", "unit": "image", "list": name, **where}
 
 

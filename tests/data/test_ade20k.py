@@ -195,7 +195,24 @@ def test_the_class_table_is_the_published_one() -> None:
 
 
 def test_the_lists_of_the_real_thing_add_up() -> None:
-    assert official_lists.names("ade20k") == [f"dual_teacher_{n}" for n in (631, 1263, 2526, 5052, 10105)]
-    for name in official_lists.names("ade20k"):
+    names = [f"dual_teacher_{n}" for n in (631, 1263, 2526, 5052, 10105)]
+    assert official_lists.names("ade20k") == names + [f"unimatch_v2_1_{n}" for n in (64, 32, 16, 8, 4)]
+    for name in names:
         official = official_lists.official("ade20k", name)
+        assert official.unlabelled is not None
         assert official.labelled.lines + official.unlabelled.lines == 20210
+
+
+def test_a_list_of_labelled_images_leaves_the_rest_unlabelled(params: Params, tmp_path: Path) -> None:
+    known = official_lists.known()["ade20k"]["partitions"]["dual_teacher_2"]
+    known["unlabelled"] = None
+    known["labelled"]["sha256"] = None
+    loaded = params(archive=folder_without(tmp_path))
+    PLACE.lists.mkdir(parents=True)
+    (PLACE.lists / "dual_teacher_2.labelled.txt").write_text(listed([1, 4]))
+    run(loaded)
+    partition_stage.run(loaded, "ade20k", "dual_teacher_2", 0)
+    split = paths.Partition("ade20k", "dual_teacher_2", 0)
+    assert partition.read(split.table) == (image_ids([1, 4]), [], image_ids([2, 3, 5, 6]))
+    told = json.loads(split.provenance.read_text())
+    assert told["file_sha256"] == files.sha256(PLACE.lists / "dual_teacher_2.labelled.txt")

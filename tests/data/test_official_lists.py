@@ -89,15 +89,44 @@ def test_every_list_of_the_table_is_complete_and_has_a_valid_name() -> None:
     total = 0
     for source, table in official_lists.known().items():
         names = official_lists.names(source)
-        files = [file for name in names for file in (official_lists.official(source, name).labelled,
-                 official_lists.official(source, name).unlabelled)]  # fmt: skip
+        pairs = [official_lists.official(source, name) for name in names]
+        files = [file for pair in pairs for file in (pair.labelled, pair.unlabelled) if file is not None]
         files += [official_lists.images(source, split) for split in table["images"]]
-        assert len({file.sha256 for file in files}) == len({file.name for file in files}) == len(files)
-        assert all(len(file.sha256) == 64 and len(file.commit) == 40 and file.bytes > file.lines for file in files)
+        hashes = [file.sha256 for file in files if file.sha256 is not None]
+        assert len(set(hashes)) == len(hashes) and len({file.name for file in files}) == len(files)
+        assert all(len(digest) == 64 for digest in hashes)
+        assert all(len(file.commit) == 40 and file.bytes > file.lines for file in files)
+        assert all(pair.unlabelled is not None for pair in pairs if pair.labelled.sha256 is not None)
         total += len(files)
         for name in names:
             settings.Partition(fraction=None, count=None, list=name, held_out=None)
-    assert total == 45
+    assert total == 55
+
+
+def test_a_list_without_a_known_hash_is_compared_by_size_and_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the ADE20K and COCO lists of UniMatch and UniMatch V2, the labelled images are all that is fetched."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    text = f"{A}\n{B}\n"
+    file = {"repository": "else/where", "path": "l.txt", "sha256": None, "bytes": len(text), "lines": 2}
+    partitions = {"some": {"labelled": file, "unlabelled": None}}
+    table = {"ade20k": {"repository": "x/y", "commit": "c" * 40, "partitions": partitions, "images": {}}}
+    monkeypatch.setattr(official_lists, "known", lambda: table)
+    official = official_lists.official("ade20k", "some")
+    with serving(Site()) as site:
+        monkeypatch.setattr(published, "RAW_ADDRESSES", (f"{site.address}/{{repository}}/{{commit}}/{{path}}",))
+        (archive,) = published.list_archives("ade20k", partitions=True)
+        site.put(f"/else/where/{'c' * 40}/l.txt", text.encode() + b"more")
+        with pytest.raises(UserError, match=f"offers {len(text) + 4} bytes, expected {len(text)}"):
+            archive.fetch(tmp_path)
+        site.put(f"/else/where/{'c' * 40}/l.txt", text.encode())
+        path = archive.fetch(tmp_path)
+        assert archive.fetch(tmp_path) == path and len(site.requests) == 2
+    assert official_lists.read(tmp_path / "lists", official.labelled) == [A, B]
+    path.write_text(text.replace(B, A))
+    with pytest.raises(UserError, match=r"not l\.txt of else/where at cccccccc"):
+        official_lists.read(tmp_path / "lists", official.labelled)
 
 
 def test_an_unknown_list_is_refused_with_the_known_ones() -> None:

@@ -30,7 +30,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 DINOV2 = {
     "voc": ("92", "183", "366", "732", "1464"),
     "cityscapes": ("1_16", "1_8", "1_4", "1_2"),
-    "ade20k": ("631", "1263", "2526", "5052", "10105"),
+    "ade20k": ("631", "1263", "2526", "5052", "10105", "1_64", "1_32", "1_16", "1_8", "1_4"),
+    "coco": ("1_512", "1_256", "1_128", "1_64", "1_32"),
 }
 
 
@@ -98,7 +99,7 @@ def test_the_lengths_of_the_cnn_presets_follow_from_the_lists() -> None:
 
 def test_the_published_recipe_for_dinov2() -> None:
     """UniMatch V2's: images per step, crop, passes over the unlabelled images."""
-    published = {"voc": (16, 518, 60), "cityscapes": (8, 798, 180), "ade20k": (8, 518, 60)}
+    published = {"voc": (16, 518, 60), "cityscapes": (8, 798, 180), "ade20k": (8, 518, 60), "coco": (16, 518, 20)}
     for dataset, labels in DINOV2.items():
         for size, width in (("small", 64), ("base", 128)):
             loaded = settings.parse(presets.load(f"{dataset}-{labels[-1]}-dinov2_{size}"))

@@ -41,13 +41,13 @@ TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses worth another t
 class Download:
     """A published file. Implements `fetch.Archive`.
 
-    name: path below the folder it is fetched to. addresses: URLs of the same bytes, tried in turn. digest: hex.
-    size: bytes, if known.
+    name: path below the folder it is fetched to. addresses: URLs of the same bytes, tried in turn. digest: hex; None if
+    none is known: then only the size is compared. size: bytes, if known.
     """
 
     name: str
     addresses: tuple[str, ...]
-    digest: str
+    digest: str | None
     algorithm: str = "sha256"
     size: int | None = None
 
@@ -78,11 +78,13 @@ class Download:
         )
 
     def fits(self, path: Path) -> bool:
-        """Whether the file has the published digest."""
+        """Whether the file has the published digest, or the published size if no digest is known."""
+        if self.digest is None:
+            return path.stat().st_size == self.size
         return files.digest(path, self.algorithm) == self.digest
 
     def describe(self) -> dict[str, str]:
-        return {"address": self.addresses[0], self.algorithm: self.digest}
+        return {"address": self.addresses[0]} | ({} if self.digest is None else {self.algorithm: self.digest})
 
 
 class _Refused(Exception):
@@ -118,7 +120,7 @@ def _fetch(wanted: Download, address: str, file: BufferedRandom) -> None:
         os.fsync(file.fileno())
         file.seek(0)
         found = hashlib.file_digest(file, wanted.algorithm).hexdigest()
-        if found == wanted.digest:
+        if wanted.digest in (found, None):  # the size was compared while it was received
             return
         _restart(file)
         # A file joined from two responses may be wrong where a fresh download is right.

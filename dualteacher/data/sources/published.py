@@ -39,7 +39,7 @@ class Local:
 
     def fetch(self, folder: Path) -> Path:
         path = Path(self.path).expanduser()
-        if path.is_file() and self.published is not None:
+        if path.is_file() and self.published is not None and self.published.digest is not None:
             verify(path, self.published.digest, self.published.algorithm)
         elif not path.exists():
             raise UserError(
@@ -57,11 +57,11 @@ def given(key: str, path: str | None, published: Download) -> Archive:
 
 
 def list_archives(source: str, partitions: bool, splits: Sequence[str] = ()) -> list[Archive]:
-    """The lists of whole `splits`, then, with `partitions`, both lists of every official partition."""
+    """The lists of whole `splits`, then, with `partitions`, those of every official partition."""
     wanted = [official_lists.images(source, split) for split in splits]
     for name in official_lists.names(source) if partitions else []:
         official = official_lists.official(source, name)
-        wanted += [official.labelled, official.unlabelled]
+        wanted += [official.labelled] if official.unlabelled is None else [official.labelled, official.unlabelled]
     return [list_archive(listed) for listed in wanted]
 
 
