@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -15,6 +16,22 @@ def walk(folder: Path | str) -> Iterator[tuple[Path, list[str], list[str]]]:
 def links(folder: Path | str) -> list[Path]:
     """The links to folders that `walk` follows. Snakemake's list sees changes behind them, DVC does not."""
     return [parent / name for parent, inner, _ in walk(folder) for name in inner if (parent / name).is_symlink()]
+
+
+def listing(folder: Path | str) -> dict[str, str]:
+    """Size, time and path of each file below, by path."""
+    lines = {}
+    for place, _, names in walk(folder):
+        for path in map(place.joinpath, names):
+            with contextlib.suppress(OSError):  # just deleted, or a broken link
+                status = path.stat()
+                lines[str(path)] = f"{status.st_size} {status.st_mtime_ns} {path}\0"
+    return lines
+
+
+def encoded(lines: Mapping[str, str]) -> bytes:
+    """A `listing` as the content of a file."""
+    return "\n".join(lines.values()).encode("utf-8", "surrogateescape")
 
 
 def _below(folder: Path, around: frozenset[tuple[int, int]]) -> Iterator[tuple[Path, list[str], list[str]]]:

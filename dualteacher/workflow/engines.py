@@ -13,10 +13,9 @@ from typing import Any
 from dualteacher import settings
 from dualteacher.machine import gpu_slots as slots
 from dualteacher.settings import strict_yaml
-from dualteacher.system import files, paths
+from dualteacher.system import files, paths, walk
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
-from dualteacher.system.walk import walk
 
 
 def check(config: dict[str, Any] | None = None) -> None:
@@ -72,14 +71,7 @@ def watch(folder: str) -> str:
         why = broken_link(Path(folder)) or "no such folder; see docs/own-data.md"
         print(f"error: watched = {folder}: {why}", file=sys.stderr)
         raise SystemExit(2)
-    lines = []
-    for place, _, names in walk(folder):
-        for name in names:
-            path = place / name
-            with contextlib.suppress(OSError):  # just deleted, or a broken link
-                status = path.stat()
-                lines.append(f"{status.st_size} {status.st_mtime_ns} {path}\0")
-    content = "\n".join(lines).encode("utf-8", "surrogateescape")
+    content = walk.encoded(walk.listing(folder))
     if not paths.OWN_DATA_LIST.exists() or paths.OWN_DATA_LIST.read_bytes() != content:
         paths.OWN_DATA_LIST.parent.mkdir(exist_ok=True)
         with files.atomic(paths.OWN_DATA_LIST) as temporary:

@@ -21,7 +21,9 @@ from typer.testing import CliRunner
 from dualteacher import cli, settings
 from dualteacher.data.formats.annotations import rasterise, run_lengths
 from dualteacher.data.formats.annotations.shapes import Shape, Wrong, rectangle, turned
+from dualteacher.stages import download
 from dualteacher.system.errors import UserError
+from dualteacher.workflow import engines
 
 ROOT = Path(__file__).parents[2]
 SIZE = (20, 31)
@@ -333,7 +335,51 @@ def test_check_data_says_that_annotations_have_changed() -> None:
     made(folder)
     assert "changed since" not in run("check-data")
     put(folder / "a.json", coco(listed, [(1, [STEM])]))
-    assert "a.json: changed since `init` made masks of it; run `init` again" in run("check-data")
+    assert "a.json: changed since masks were made of it; the download stage makes them anew" in run("check-data")
+
+
+def test_the_download_stage_makes_masks_of_changed_annotations_anew(caplog: pytest.LogCaptureFixture) -> None:
+    folder = Path("own_data/mine")
+    listed = photos(folder, "photos", 6)
+    put(folder / "a.json", coco(listed[:5], [(1, [LEAF]), (2, [STEM])]))
+    dataset, _ = made(folder)
+    loaded = settings.load()
+    masks = [folder / dataset.masks / name for name in listed]
+    watched = Path(engines.watch("own_data"))
+    download.run(loaded, "mine")
+    assert "made anew" not in caplog.text and not masks[5].exists()
+    put(masks[0], 2 * np.ones(SIZE, np.uint8))  # by hand
+    put(folder / "a.json", coco(listed, [(1, [LEAF])]))  # a mask less in each, a sixth image
+    engines.watch("own_data")
+    before = watched.stat().st_mtime_ns
+    download.run(loaded, "mine")
+    assert "masks-from-coco was made anew (6 masks); 1 edited ones kept" in caplog.text
+    only_leaf = np.zeros(SIZE, np.uint8)
+    only_leaf[2:8, 4:12] = 1
+    for path in masks[1:]:
+        np.testing.assert_array_equal(values(path), only_leaf)
+    assert (values(masks[0]) == 2).all()
+    assert engines.watch("own_data") and watched.stat().st_mtime_ns == before, "the stage's own masks rerun nothing"
+    assert "changed since" not in run("check-data")
+    put(folder / "a.json", coco(listed, [(0, [LEAF])]))
+    with pytest.raises(UserError, match="which is not among the dataset's; run `init` again"):
+        download.run(loaded, "mine")
+    assert np.array_equal(values(masks[1]), only_leaf)
+
+
+def test_a_new_annotation_file_is_noticed() -> None:
+    folder = Path("own_data/mine")
+    listed = photos(folder, "photos", 5)
+    shape = {"label": "leaf", "shape_type": "polygon", "points": np.array(LEAF).reshape(-1, 2).tolist()}
+    for name in listed[:4]:
+        put(folder / "photos" / name.replace("png", "json"), labelme(name, [shape]))
+    dataset, _ = made(folder)
+    assert not (folder / dataset.masks / listed[4]).exists()
+    put(folder / "photos" / listed[4].replace("png", "json"), labelme(listed[4], [shape]))
+    assert "photos/4.json: changed since" in run("check-data")
+    download.run(settings.load(), "mine")
+    new, old = (values(folder / dataset.masks / name) for name in (listed[4], listed[0]))
+    np.testing.assert_array_equal(new, old)
 
 
 def geotiff(seed: int, x: float, y: float, epsg: int = 32633, point: bool = False) -> bytes:

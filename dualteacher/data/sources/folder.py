@@ -17,7 +17,7 @@ from dualteacher.data import inspection, likeness
 from dualteacher.data.channels import Channels, shown
 from dualteacher.data.fetch import Archive
 from dualteacher.data.formats import file_kinds, folder_files, images, mask_files, palettes
-from dualteacher.data.formats.annotations import record
+from dualteacher.data.formats.annotations import record, renewal
 from dualteacher.data.formats.folder_layout import Entry, Layout, arrange, scan
 from dualteacher.data.formats.label_map import LabelMap
 from dualteacher.data.inspection import Checked, Finding
@@ -65,6 +65,8 @@ class Listing:
     def fetch(self, folder: Path) -> Path:
         """Write files.json: the sha256 of each file that is used."""
         root = Path(self.options.folder)
+        if renewed := renewal.renew(self.options):
+            logger.warning("%s", renewed)
         if behind := links(root):
             logger.warning("%s: a link to a folder, in which DVC sees no changes: docs/own-data.md", behind[0])
         names = arrange(scan(self.options), self.options).files()
@@ -147,7 +149,7 @@ class FolderContent:
         for listed, unknown in self.layout.lists.items():
             text = f"names {len(unknown)} images that are not there, or not once, for example {unknown[:1]}"
             orphans += [Finding("warning", listed, text, "list")] if unknown else []
-        changed = "changed since `init` made masks of it; run `init` again"
+        changed = "changed since masks were made of it; the download stage makes them anew"
         return orphans + [
             Finding("warning", name, changed, "annotations") for name in record.outdated(self.root, self.options.masks)
         ]

@@ -59,36 +59,45 @@ def take(root: Path) -> Imported | None:
     found = recognise.read(root, names)
     if found is None:
         return None
-    matched, told = _matched(root, found, names)
+    matched, told = matched_images(root, found, names)
     values = _values(root, found)
     shaped = {name: entry for name, entry in matched.items() if entry.shapes}
-    drawn = _draw(root, shaped, values, found.smaller_on_top)
+    drawn = draw(root, shaped, values, found.smaller_on_top)
     counts: Counter[int] = sum((item.counts for item in drawn), Counter())
     outside = counts[0] / counts.total()
     used = sorted({value for value in counts if 0 < value < IGNORE_VALUE})
     covered = outside < FULL and len(used) > 1 and 0 not in values.values()
-    empty = [name for name, entry in matched.items() if not entry.shapes and entry.empty_is_background]
-    if empty and not covered and len(empty) <= len(shaped):
-        drawn += _draw(root, {name: matched[name] for name in empty}, values, found.smaller_on_top)
-        told.append(
-            f"images listed without shapes: {len(empty)}, taken as background only, for example {empty[0]}; if they are"
-            " not annotated yet, take them out of the file"
-        )
-    elif empty:
-        reason = "there is no background" if covered else "they outnumber those with shapes"
-        told.append(f"images listed without shapes: {len(empty)}, taken as not annotated, since {reason}")
+    empty, said = background_only(root, found, matched, values, covered)
+    drawn += empty
+    told += said
     masks = f"{folder_files.RASTERISED_FOLDER}{found.key}"
     places = detect_layout.beside(names, {item.image for item in drawn}, masks)
     classes = _classes(found, values, used, covered)
     told = [_summary(found, shaped, masks), *_say_classes(found, values, used, covered, outside), *told]
     pngs = {str(PurePosixPath(item.image).with_suffix(".png")): item.png for item in drawn}
-    kept = record.write(root, masks, pngs, _provenance(root, found, drawn, classes.classes))
+    kept = record.write(root, masks, pngs, provenance(root, found, drawn, classes.classes))
     if kept:
         told.append(f"edited masks in {masks}: {kept}, kept; delete a mask to have it made anew")
     return Imported(places, classes, told, found.sources)
 
 
-def _matched(root: Path, found: Annotations, names: Sequence[str]) -> tuple[dict[str, Annotated], list[str]]:
+def background_only(
+    root: Path, found: Annotations, matched: Mapping[str, Annotated], values: Mapping[str, int], covered: bool
+) -> tuple[list[Drawn], list[str]]:
+    """(masks of the images that are listed without shapes, a remark), if these are no images still to be annotated."""
+    empty = {name: entry for name, entry in matched.items() if not entry.shapes and entry.empty_is_background}
+    if not empty:
+        return [], []
+    if not covered and 2 * len(empty) <= len(empty) + sum(bool(entry.shapes) for entry in matched.values()):
+        return draw(root, empty, values, found.smaller_on_top), [
+            f"images listed without shapes: {len(empty)}, taken as background only, for example {next(iter(empty))};"
+            " if they are not annotated yet, take them out of the file"
+        ]
+    reason = "there is no background" if covered else "they outnumber those with shapes"
+    return [], [f"images listed without shapes: {len(empty)}, taken as not annotated, since {reason}"]
+
+
+def matched_images(root: Path, found: Annotations, names: Sequence[str]) -> tuple[dict[str, Annotated], list[str]]:
     """(annotations by image, remarks). Names are compared in Unicode's form NFC: macOS stores others."""
     spelled = {unicodedata.normalize("NFC", name): name for name in names}
     found.images = [replace(entry, name=unicodedata.normalize("NFC", entry.name)) for entry in found.images]
@@ -171,7 +180,7 @@ def _values(root: Path, found: Annotations) -> dict[str, int]:
     return values | {label: number for number, label in enumerate(plain, start=1)}
 
 
-def _draw(root: Path, entries: Mapping[str, Annotated], values: Mapping[str, int], smaller: bool) -> list[Drawn]:
+def draw(root: Path, entries: Mapping[str, Annotated], values: Mapping[str, int], smaller: bool) -> list[Drawn]:
     jobs = (partial(_draw_one, root, name, entry, values, smaller) for name, entry in entries.items())
     drawn = list(console.progress(parallel.ordered(jobs), "rasterise", len(entries), "image"))
     if wrong := [item for item in drawn if item.problem]:
@@ -243,13 +252,14 @@ def _say_classes(
     return [said, *([f"categories without a pixel, left out: {', '.join(unused)}"] if unused else [])]
 
 
-def _provenance(
+def provenance(
     root: Path, found: Annotations, drawn: Sequence[Drawn], classes: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     return {
         "format": found.title,
         "rule": rasterise.RULE + rasterise.OVERLAPS[found.smaller_on_top],
         "sources": {name: files.sha256(root / name) for name in found.sources},
+        "seen": recognise.candidates(root),
         "classes": {entry["name"]: entry["value"] for entry in classes},
         "images": len(drawn),
         "shapes": sum(len(entry.shapes) for entry in found.images),

@@ -23,6 +23,14 @@ JSON: list[Format] = [
 XML: list[Format] = [(cvat.is_cvat, cvat.new, cvat.add)]
 
 
+SUFFIXES = (".json", ".geojson", ".xml", ".txt")
+
+
+def candidates(root: Path) -> list[str]:
+    """All files below `root` that may hold annotations."""
+    return sorted(name for suffix in SUFFIXES for name in folder_files.with_suffix(root, suffix))
+
+
 def read(root: Path, names: Sequence[str]) -> Annotations | None:
     """The annotations of one format below `root`; UserError for damaged files, or for several formats at once."""
     found: dict[str, Annotations] = {}

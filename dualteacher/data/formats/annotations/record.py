@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dualteacher.data.formats import folder_files
 from dualteacher.data.formats.folder_files import RASTERISED, RASTERISED_FOLDER
 from dualteacher.system import files
 
@@ -36,12 +37,22 @@ def write(root: Path, masks: str, pngs: Mapping[str, bytes], content: dict[str, 
 
 
 def outdated(root: Path, masks: str) -> Iterator[str]:
-    """Annotation files that have changed since the masks in the folder `masks` were made."""
+    """Annotation files that have changed since the masks in the folder `masks` were made, or may be new ones."""
     top = PurePosixPath(masks).parts[:1]
     path = root.joinpath(*top, RASTERISED)
     if top and top[0].startswith(RASTERISED_FOLDER) and path.is_file():
-        sources: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["sources"]
+        record = json.loads(path.read_text(encoding="utf-8"))
+        sources: dict[str, str] = record["sources"]
         yield from (name for name, digest in sources.items() if _digest(root / name) != digest)
+        if "seen" in record:
+            yield from _new(root, sources, record["seen"])
+
+
+def _new(root: Path, sources: Iterable[str], seen: Iterable[str]) -> Iterator[str]:
+    """Files of the annotations' kinds that were not there."""
+    known = {*seen}
+    for suffix in sorted({PurePosixPath(name).suffix.lower() for name in sources}):
+        yield from (name for name in folder_files.with_suffix(root, suffix) if name not in known)
 
 
 def _digest(path: Path) -> str | None:
