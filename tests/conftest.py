@@ -70,7 +70,8 @@ numba_kernels.count_pairs(np.zeros(4, np.uint8), np.zeros(4, np.int64), 3, 255, 
 
 def pytest_sessionstart(session) -> None:
     """Compile the CPU's sweeps once, before the workers and the copies of the project all would."""
-    if not hasattr(session.config, "workerinput") and session.config.getoption("numprocesses", None):
+    option = session.config.getoption
+    if not hasattr(session.config, "workerinput") and option("numprocesses", None) and option("markexpr") != "gpu":
         subprocess.run([sys.executable, "-c", COMPILE], cwd=Path(__file__).parents[1], check=True)
 
 

@@ -251,7 +251,7 @@ def _bands(bands: Bands, jobs: Iterable[Callable[[], Opened | Failure]]) -> Iter
             if batch[0].pixels > bands.large:
                 yield batch[0], list(bands.of_large(batch[0]))
             else:
-                yield from ((image, [band]) for image, band in zip(batch, bands.of_batch(batch), strict=True))
+                yield from ((image, [band]) for image, band in zip(batch, bands.of_batch(batch)(), strict=True))
         except images.Unreadable as error:
             raise UserError(f"{batch[0].file}: cannot be predicted: {error}") from None
 

@@ -110,7 +110,7 @@ def targets(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def tests() -> dict[str, Any]:
     """The tests marked `gpu`: exit code and pytest's last line."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/core"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/core", "tests/inference"]
     if importlib.util.find_spec("xdist") is not None:
         command += ["-n", str(TEST_PROCESSES)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", check=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,3 +13,18 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def fetch(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+    """Start copying tensors of one device to the host; the result waits for the copies. Only CUDA does not wait now."""
+    device = tensors[0].device
+    copies = [tensor.to("cpu", non_blocking=device.type == "cuda") for tensor in tensors]  # into pinned memory
+    if device.type != "cuda":
+        return lambda: copies
+    arrived = torch.cuda.current_stream(device).record_event()
+
+    def wait() -> list[Tensor]:
+        arrived.synchronize()
+        return copies
+
+    return wait

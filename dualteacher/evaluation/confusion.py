@@ -11,6 +11,8 @@ from torch import Tensor
 
 from dualteacher.core.labels import IGNORE
 
+COPIES = 32  # of each count on a GPU: neighbouring pixels mostly have one class, and would queue up for its one count
+
 
 class ConfusionMatrix:
     """Counts (target, prediction) pixel pairs on the device.
@@ -23,7 +25,9 @@ class ConfusionMatrix:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         # two extra bins: invalid pairs (so that the check needs no sync) and ignored pixels
-        self._flat = torch.zeros(num_classes * num_classes + 2, dtype=torch.int64, device=device)
+        self._copies = 1 if torch.device(device).type == "cpu" else COPIES
+        bins = num_classes * num_classes + 2
+        self._flat = torch.zeros(bins * self._copies, dtype=torch.int64, device=device)
 
     @torch.no_grad()
     def update(self, target: Tensor | np.ndarray, prediction: Tensor | np.ndarray) -> None:
@@ -37,13 +41,18 @@ class ConfusionMatrix:
 
             numba_kernels.count_pairs(target.numpy(), prediction.numpy(), c, self.ignore_index, self._flat.numpy())
             return
+        self._scatter(target, prediction)
+
+    def _scatter(self, target: Tensor, prediction: Tensor) -> None:
+        """`update` in torch operations. Not bincount: it waits for the device."""
+        c = self.num_classes
         # int32 halves the memory traffic
         target, prediction = target.int(), prediction.int()
         inside = (target >= 0) & (target < c) & (prediction >= 0) & (prediction < c)
         index = torch.where(inside, target * c + prediction, c * c)
         index = torch.where(target == self.ignore_index, c * c + 1, index)
-        # not bincount: it waits for the device
-        self._flat.scatter_add_(0, index.long(), torch.ones_like(index, dtype=torch.int64))
+        copy = torch.arange(len(index), device=index.device).remainder_(self._copies)
+        self._flat.scatter_add_(0, copy.add_(index, alpha=self._copies), torch.ones_like(copy))
 
     def merge(self, reduce: Callable[[Tensor], Tensor]) -> None:
         """Replace the counts by reduce(counts), e.g. their sum over processes."""
@@ -52,7 +61,7 @@ class ConfusionMatrix:
     @property
     def counts(self) -> np.ndarray:
         """(C, C) int64 on the CPU."""
-        flat = self._flat.cpu().numpy()
+        flat = self._flat.view(-1, self._copies).sum(1).cpu().numpy()
         if flat[-2]:
             raise ValueError(
                 f"{flat[-2]} pixels have a class outside 0 … {self.num_classes - 1} (other than {self.ignore_index})"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
+from dualteacher.core.transfer import fetch
 from dualteacher.inference.predictor import Predictor, to_tensor
 from dualteacher.machine.precision import autocast
 from dualteacher.prediction.large import Band, Sweep
@@ -31,8 +32,8 @@ class Bands:
         self.inference, self.device = predictor.inference, predictor.device
         self.large = round(largest(options, predictor.inference) * 1e6)
 
-    def of_batch(self, batch: Sequence[Opened]) -> Iterator[Band]:
-        """Predict images of equal size, one band per image."""
+    def of_batch(self, batch: Sequence[Opened]) -> Callable[[], Iterator[Band]]:
+        """Start predicting images of equal size. The result waits for the device and yields one band per image."""
         pixels = [image.source.rows(0, image.source.height) for image in batch]
         with self._running():
             images = to_tensor(pixels, self.device)
@@ -42,10 +43,14 @@ class Bands:
                 labels, *more = self.predictor.with_confidence(images)
             else:
                 labels, more = self.predictor(images), []
-        maps = [labels.to("cpu", torch.uint8).numpy(), *(value.cpu().numpy() for value in more)]
-        for picture, mask, *values in zip(pixels, *maps, strict=True):
-            confidence, probabilities = [*values, None, None][:2]
-            yield Band(0, picture, mask, confidence, probabilities)
+        maps = fetch([labels.to(torch.uint8), *more])
+
+        def bands() -> Iterator[Band]:
+            for picture, mask, *values in zip(pixels, *(values.numpy() for values in maps()), strict=True):
+                confidence, probabilities = [*values, None, None][:2]
+                yield Band(0, picture, mask, confidence, probabilities)
+
+        return bands
 
     def of_large(self, image: Opened) -> Iterator[Band]:
         """Predict a large image window by window."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +52,7 @@ class Work:
         self.large, self.classes = self.bands.large, predictor.model.num_classes
         self.channels = predictor.model.channels
         self.finished = self.before = 0
+        self.ahead = 1 if self.bands.device.type == "cuda" else 0  # batches started before a result is fetched
 
     def through(self, jobs: Sequence[Input], read_video: Callable[[Path], video.Frames] | None) -> list[Failure]:
         """Predict all unfinished images and return the failures. Returns early if a stop is requested."""
@@ -99,19 +101,29 @@ class Work:
 
     def _writes(self, batches: Iterable[list[Opened] | Failure]) -> Iterator[Callable[[], Result | Failure]]:
         """Run the network; yield the writing of each image as a task for another thread."""
+        started: deque[Iterator[Callable[[], Result | Failure]]] = deque()
         for batch in batches:
             if self.stop.signal is not None:
-                return
+                break
             if isinstance(batch, Failure):
                 yield partial(_itself, batch)
             elif batch[0].pixels > self.large:
                 try:
                     yield partial(_itself, self._write(batch[0], partial(self._sweep, batch[0])))
                 except StopRequested:
-                    return
+                    break
             else:
-                for image, band in zip(batch, self.bands.of_batch(batch), strict=True):
-                    yield partial(self._write, image, partial(iter, [band]))
+                started.append(self._of_batch(batch, self.bands.of_batch(batch)))
+                if len(started) > self.ahead:
+                    yield from started.popleft()
+        for writes in started:
+            yield from writes
+
+    def _of_batch(
+        self, batch: Sequence[Opened], bands: Callable[[], Iterator[Band]]
+    ) -> Iterator[Callable[[], Result | Failure]]:
+        for image, band in zip(batch, bands(), strict=True):
+            yield partial(self._write, image, partial(iter, [band]))
 
     def _sweep(self, image: Opened) -> Iterator[Band]:
         """Predict a large image window by window; StopRequested between two rows of windows."""

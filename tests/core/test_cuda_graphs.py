@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from dualteacher import methods
 from dualteacher.core import mixing, triton_views, views
 from dualteacher.data.loader import finish
+from dualteacher.machine import distributed
 from dualteacher.machine.distributed import World
 from dualteacher.methods.base import Clock
 from dualteacher.models import segmenter
@@ -214,6 +215,20 @@ def test_the_rest_of_a_step_is_a_few_launches():
         optimizer.step()
         job.method.after_step(job.student, Clock(1, EPOCH))
     assert Count.calls < 20, "of some hundreds of tensors"
+
+
+def test_several_processes_average_gradients_where_a_graph_writes_them(monkeypatch):
+    monkeypatch.setattr(distributed, "reduce_sum", lambda tensor, world: tensor.mul_(world.size))  # equal ranks
+    job = job_of("dual_teacher", batch={"groups": 2})
+    job.world = World(0, 2)
+    with_graphs(job)
+    networks = [job.student]
+    optimizer = make_optimizer(networks, job.settings.optimizer, job.learning_rate)
+    places = []
+    for number in range(2):
+        loop.step(job, networks, optimizer, batch_of(job.settings, seed=number), Clock(number, EPOCH))
+        places.append([p.grad.data_ptr() for p in job.student.parameters()])
+    assert places[0] == places[1]
 
 
 ORDERS = [(0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2), (2, 3, 0, 1)]

@@ -299,3 +299,25 @@ def test_large_class_maps_are_thinned_out() -> None:
     small = snapshots.thinned(labels)
     assert small.shape == (100, 67) and small.dtype == torch.uint8 and small[0, 0] == 1
     assert snapshots.thinned(labels[:96, :96]).shape == (96, 96)
+
+
+@pytest.mark.parametrize("pixels", [1, 31, 1000])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_gpus_copies_of_the_counts_add_up(pixels, device):
+    """A GPU spreads each count over several; on a CPU by the same operations here."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 4, (pixels,), generator=generator)
+    target[::7] = 255
+    prediction = torch.randint(0, 4, (pixels,), generator=generator)
+    expected, matrix = ConfusionMatrix(4), ConfusionMatrix(4, device=device)
+    if device == "cpu":
+        matrix._copies, matrix._flat = 5, torch.zeros(5 * 18, dtype=torch.int64)
+    for _ in range(2):
+        expected.update(target, prediction)
+        matrix._scatter(target.to(device), prediction.to(device))
+        matrix.merge(lambda counts: counts * 2)
+        expected.merge(lambda counts: counts * 2)
+    assert (matrix.counts == expected.counts).all() and matrix.counts.sum() == 6 * (target != 255).sum()
+    matrix._scatter(torch.tensor([4], device=device), torch.tensor([0], device=device))
+    with pytest.raises(ValueError, match="1 pixels have a class outside"):
+        matrix.counts  # noqa: B018

@@ -325,6 +325,21 @@ def test_the_door(monkeypatch):
         assert not upsampling.for_triton(logits)
 
 
+def test_without_a_compiler_the_stripes_serve(monkeypatch, caplog):
+    """On a GPU's first use Triton builds its launcher in C; a machine without a compiler still trains."""
+    from triton.runtime import driver
+
+    def refuse(self):
+        raise RuntimeError("Failed to find C compiler.\nand more")
+
+    has_triton = upsampling._has_triton.__wrapped__
+    assert has_triton()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(type(driver), "active", property(refuse))
+    assert not has_triton()
+    assert "Triton does not work here (Failed to find C compiler.)" in caplog.text and "gcc" in caplog.text
+
+
 COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget

@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from dualteacher.core.labels import IGNORE
 from dualteacher.core.upsampling import stripes
 from dualteacher.core.upsampling.stripes import CLASSES
+from dualteacher.system.console import logger
 
 LN2 = math.log(2)
 LOG2E = math.log2(math.e)
@@ -36,7 +37,23 @@ def for_kernels(logits: Tensor) -> bool:
 
 @functools.cache
 def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    """Whether Triton is installed and, if there is a GPU, works: it builds a C extension to launch kernels."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    if not torch.cuda.is_available():
+        return True  # for fake tensors
+    try:
+        from triton.runtime import driver
+
+        driver.active.get_current_target()
+    except Exception as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        logger.warning(
+            "Triton does not work here (%s): losses, labels and colour jitter run on slower torch operations, and steps"
+            " without CUDA graphs; install a C compiler (gcc) and Python's headers (python3-dev)", why,
+        )  # fmt: skip
+        return False
+    return True
 
 
 def for_triton(logits: Tensor) -> bool:
