@@ -10,6 +10,7 @@ from dualteacher import settings
 from dualteacher.cli.options import check_defined
 from dualteacher.machine import gpu_slots, launcher
 from dualteacher.system import console, heartbeat, paths
+from dualteacher.workflow import stamps
 
 
 def run_stage(stage: str, *arguments: str | int, names: dict[str, str] | None = None, on_gpus: bool = False) -> Any:
@@ -25,6 +26,7 @@ def run_logged(
     names: names that params.yaml must define. on_gpus: wait for free GPUs first, and start `runtime.processes`
     processes (then the result is None).
     """
+    stamps.check()
     loaded = settings.load()
     check_defined(loaded, names or {})
     log = paths.log(log_name, *arguments)

@@ -40,6 +40,25 @@ def benchmark(
         report.main(chosen, device, threads, repeats, json)
 
 
+def new(
+    folder: Annotated[Path, typer.Argument(help="a new or empty folder; with --update, a project")],
+    preset: Annotated[str, typer.Option(help="its first settings: a file in presets/, without .yaml")] = "bluemarble",
+    update: Annotated[bool, typer.Option("--update", help="update a project to the installed package")] = False,
+) -> None:
+    """Write a project's files: Snakefile, workflow/, dvc.yaml, params.yaml, presets/, profiles/.
+
+    For a package installed by pip; a clone is a project already. In the new folder, run `snakemake --cores all` or
+    `dvc repro`. After an upgrade, `new --update .` replaces the files that belong to the release, and the stages whose
+    code changed run again; params.yaml, profiles/ and the ignore files stay as they are.
+    """
+    from dualteacher.commands import new
+
+    if update:
+        new.update(folder)
+    else:
+        new.run(folder, preset)
+
+
 def check_params(path: Annotated[Path, typer.Argument(help="a settings file")] = Path("params.yaml")) -> None:
     """Validate a settings file; print one line."""
     loaded = settings.load(path)
@@ -67,4 +86,4 @@ def diff_params(
         print(f"{key}: {shown[0]} → {shown[1]}")
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (benchmark, check_params, use, diff_params)
+COMMANDS: tuple[Callable[..., None], ...] = (new, benchmark, check_params, use, diff_params)

@@ -38,7 +38,7 @@ COMMENTS = {
 }
 
 
-def text(sources: Mapping[str, Sequence[str]]) -> str:
+def text(sources: Mapping[str, Sequence[str]], head: str = HEAD) -> str:
     """Text of dvc.yaml; `sources`: source files of each stage."""
     blocks = ["\n".join(_stage(contract, sources[contract.stage])) + "\n" for contract in CONTRACTS]
     also = [
@@ -47,7 +47,7 @@ def text(sources: Mapping[str, Sequence[str]]) -> str:
         for stage in stages
     ]
     *stages, report = blocks
-    return HEAD + "\n".join([*stages, ALSO + "\n".join(also), report]) + "\n" + PLOTS
+    return head + "\n".join([*stages, ALSO + "\n".join(also), report]) + "\n" + PLOTS
 
 
 def _stage(contract: Contract, sources: Sequence[str]) -> Iterator[str]:

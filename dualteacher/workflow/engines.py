@@ -16,20 +16,24 @@ from dualteacher.settings import strict_yaml
 from dualteacher.system import files, paths, walk
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
+from dualteacher.workflow import stamps
 
 
 def check(config: dict[str, Any] | None = None) -> None:
     """Exit with code 2 and a one-line message if params.yaml is invalid or differs from Snakemake's config, if given.
 
+    Likewise if the project was written by another version of the package.
+
     The commands read params.yaml themselves, so changes by ``--config`` and ``--configfile`` would be recorded but
     not used.
     """
     try:
+        stamps.check()
         settings.load()
         if config is not None and config != strict_yaml.load(Path("params.yaml")):
             raise UserError(
                 "--config and --configfile are not supported, since all commands read params.yaml:"
-                " edit it, or replace it with `make use PRESET=name`"
+                " edit it, or replace it with `python -m dualteacher use NAME`"
             )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -6,6 +6,7 @@ from snakemake.utils import validate
 
 from dualteacher import settings
 from dualteacher.reporting import figure_names
+from dualteacher.workflow import stamps
 
 engines.check(config)
 if workflow.exec_mode.name == "DEFAULT":  # not in cluster jobs
@@ -45,7 +46,7 @@ def cells(pattern: str) -> list[str]:
 
 def method_file(wildcards) -> str:
     """Source file of the method's kind; editing it reruns only the methods of that kind."""
-    return f"dualteacher/methods/{config['methods'][wildcards.method]['kind']}.py"
+    return stamps.method_file(config["methods"][wildcards.method]["kind"])
 
 
 def figures(suffix: str) -> list[str]:

@@ -1,0 +1,122 @@
+"""`dualteacher new` writes a project that runs with the installed package, where there is no clone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, copy_project
+
+from dualteacher.commands import new
+from dualteacher.system.errors import UserError
+from dualteacher.workflow import contracts, presets, skeleton, stamps
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("new") / "project"
+    new.run(folder, "tiny")
+    return folder
+
+
+@pytest.fixture
+def made(written, tmp_path, monkeypatch) -> Path:
+    """A project of one's own, as the current folder."""
+    folder = shutil.copytree(written, tmp_path / "project")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_the_engines_find_their_files(made):
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    theirs = ("Snakefile", "workflow/rules", "workflow/captions", "workflow/schemas", ".dvc", "presets", "profiles")
+    generated = {"params.yaml", "workflow/code.yaml", "dvc.yaml"}
+    assert {name for name in listed if name.startswith(theirs)} | generated <= {
+        path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()
+    }
+    assert (made / "params.yaml").read_text() == presets.text("tiny", ROOT / "presets")
+
+
+def test_every_stage_depends_on_the_stamp_of_its_sources(made):
+    code = yaml.safe_load((made / "workflow/code.yaml").read_text())
+    assert list(code) == list(contracts.STAGES)
+    stages = yaml.safe_load((made / "dvc.yaml").read_text())["stages"]
+    for stage, (stamp,) in code.items():
+        assert f"dualteacher/stages/{stage}.py" in (made / stamp).read_text()
+        assert stamp in stages[stage]["deps"] and not any(
+            dep.startswith("dualteacher/") for dep in stages[stage]["deps"]
+        )
+    assert stamps.of_method("dual_teacher") in stages["train"]["deps"]
+    assert stamps.method_file("dual_teacher") == stamps.of_method("dual_teacher")
+
+
+def test_another_version_of_the_package_is_refused_until_update(made, capsys):
+    stamps.check()
+    stamp = made / stamps.of_stage("train")
+    current = stamp.read_text()
+    stamp.write_text("0" * 64 + current[64:])
+    with pytest.raises(UserError, match=r"another version of dualteacher .* run `python -m dualteacher new --update"):
+        stamps.check()
+    (made / "params.yaml").write_text("mine: 1\n")
+    (made / "Snakefile").write_text("old\n")
+    new.update(made)
+    assert stamp.read_text() == current and (made / "Snakefile").read_text() == (ROOT / "Snakefile").read_text()
+    assert (made / "params.yaml").read_text() == "mine: 1\n"
+    assert capsys.readouterr().out.count(": updated") == 2
+    stamps.check()
+
+
+def test_a_folder_with_files_is_refused(tmp_path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(UserError, match=r"not empty \(it contains notes\)"):
+        new.run(tmp_path, "tiny")
+    with pytest.raises(UserError, match="a file"):
+        new.run(tmp_path / "notes", "tiny")
+    with pytest.raises(UserError, match="nosuch"):
+        new.run(tmp_path / "new", "nosuch")
+    with pytest.raises(UserError, match="no project"):
+        new.update(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".git", "notes"]
+
+
+def test_nothing_of_the_skeleton_is_a_users_own(tmp_path):
+    """Folders that fill with data ship their README only."""
+    copy_project(tmp_path)
+    before = skeleton.files(tmp_path)
+    for name in ("data/x/train.arrow", ".dvc/cache/x", ".dvc/config.local", "results/summary.json", "workflow/x.sif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert skeleton.files(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_a_project_of_the_wheel_runs_without_a_clone(tmp_path):
+    copy_project(tmp_path / "source")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
+    subprocess.run([*pip, "--no-build-isolation", "--target", tmp_path / "site", tmp_path / "source"], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    environment["PATH"] = str(Path(sys.executable).parent) + os.pathsep + environment["PATH"]
+
+    def run(*command: str, cwd: Path) -> str:
+        done = subprocess.run(command, cwd=cwd, env=environment, check=True, capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+    python = (sys.executable, "-m", "dualteacher")
+    run(*python, "new", "project", "--preset", "tiny", cwd=tmp_path)
+    project = tmp_path / "project"
+    assert str(tmp_path / "site") in run(
+        sys.executable, "-c", "import dualteacher; print(dualteacher.__file__)", cwd=project
+    )
+    for stamp, text in stamps.texts().items():  # the wheel has every source that the clone has
+        assert (project / stamp).read_text() == text
+    planned = run("snakemake", "--dry-run", "--quiet", "rules", cwd=project)
+    assert "train" in planned and "report" in planned
+    run("git", "init", "--quiet", cwd=project)
+    assert "train" in run("dvc", "stage", "list", cwd=project)
+    run(*python, "check-params", cwd=project)
