@@ -46,7 +46,8 @@ def update(folder: Path) -> None:
     changed = _release(folder)
     for name in changed:
         print(f"{folder / name}: updated")
-    print(f"{folder}: {len(changed) or 'no'} files changed")
+    if not changed:
+        print(f"{folder}: up to date")
 
 
 def _copy(folder: Path, patterns: tuple[str, ...]) -> list[str]:

@@ -54,6 +54,6 @@ def check() -> None:
         digest, _, name = line.partition("  ")
         if not (ROOT / name).is_file() or files.sha256(ROOT / name) != digest:
             raise UserError(
-                f"{FOLDER}: this project was written by another version of dualteacher than the one installed"
-                f" ({__version__}; {name} differs); run `python -m dualteacher new --update .`"
+                f"{FOLDER}: {name} is another in the installed dualteacher {__version__}, so this project's files may"
+                " be outdated; run `python -m dualteacher new --update .`"
             )

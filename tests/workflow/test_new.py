@@ -60,7 +60,9 @@ def test_another_version_of_the_package_is_refused_until_update(made, capsys):
     stamp = made / stamps.of_stage("train")
     current = stamp.read_text()
     stamp.write_text("0" * 64 + current[64:])
-    with pytest.raises(UserError, match=r"another version of dualteacher .* run `python -m dualteacher new --update"):
+    with pytest.raises(
+        UserError, match=r"is another in the installed dualteacher .* run `python -m dualteacher new --update"
+    ):
         stamps.check()
     (made / "params.yaml").write_text("mine: 1\n")
     (made / "Snakefile").write_text("old\n")
