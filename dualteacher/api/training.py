@@ -84,12 +84,12 @@ def _train_in(
 
 
 def _copy_base(project: Path) -> None:
-    """Give the project presets/base.yaml, which `init` starts from."""
-    target = project / init.BASE
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(presets.PACKAGED, target)
+    """Give the project the presets that `init` starts from."""
+    folder = project / presets.FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for packaged in presets.PACKAGED:
+        if not (folder / packaged.name).exists():
+            shutil.copyfile(packaged, folder / packaged.name)
 
 
 def _configure(method: str | None, seed: int, quick: bool, changes: Mapping[str, Any]) -> paths.Cell:

@@ -1,4 +1,4 @@
-"""The params.yaml that `init` writes: the base preset with a dataset, sizes and lengths."""
+"""The params.yaml that `init` writes: the preset `few-labels` with a dataset, sizes and lengths."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def sample(names: Sequence[str]) -> list[str]:
 
 
 def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[str]]:
-    """Return the text of params.yaml (the base preset with new data, sizes and lengths) and a list of choices."""
+    """Return the text of params.yaml (preset `few-labels` with new data, sizes and lengths) and a list of choices."""
     arranged = folder_layout.arrange(folder_layout.scan(wanted), wanted)
     labelled = sum(item.mask is not None for item in arranged.train)
     gpu = bool(engines.gpus("auto"))
@@ -96,14 +96,15 @@ def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[
         f" of {values['batch.labelled']} images with masks"
         f"{f' and {scale.batch} without' if semi else ''}, {' and '.join(methods)}",
     ]
+    chosen.append(f"presets/{presets.FEW_LABELS}.yaml: frozen batch statistics, little colour jitter, class weights")
     if not semi:
         chosen.append("no images without masks, so only `supervised`; add some for semi-supervised learning")
     return _text(name, wanted, values), chosen
 
 
 def _text(name: str, wanted: settings.Folder, values: Mapping[str, Any]) -> str:
-    """The base preset with this dataset and `values`, by «section.key», as YAML with comments."""
-    made = presets.base()
+    """The preset `few-labels` with this dataset and `values`, by «section.key», as YAML with comments."""
+    made = presets.few_labels()
     for key, value in values.items():
         section, _, last = key.partition(".")
         presets.overlay(made, {section: {last: value}})

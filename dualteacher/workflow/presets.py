@@ -26,8 +26,9 @@ from dualteacher.system.errors import UserError
 
 FOLDER = Path("presets")
 BASE = "base"
-PACKAGED = Path(__file__).with_name("base.yaml")  # a link to presets/base.yaml; in a wheel, its content
-DEFAULT = "bluemarble"
+FEW_LABELS = "few-labels"  # what `init` starts from
+PACKAGED = [Path(__file__).with_name(f"{name}.yaml") for name in (BASE, FEW_LABELS)]  # links; in a wheel, the content
+DEFAULT = "landcover"
 WHOLE = ("datasets", "partition")  # sections that an overlay replaces
 PARAMS = Path("params.yaml")
 
@@ -80,9 +81,9 @@ def _close_up(node: Any) -> None:
             _close_up(inner)
 
 
-def base(folder: Path = FOLDER) -> CommentedMap:
-    """presets/base.yaml, with its comments."""
-    return _read(folder / f"{BASE}.yaml")
+def few_labels(folder: Path = FOLDER) -> CommentedMap:
+    """The resolved settings for few labels, with their comments."""
+    return _resolved(FEW_LABELS, folder)[0]
 
 
 def commented(text: str) -> CommentedMap:

@@ -82,7 +82,7 @@ def test_every_preset_is_valid(preset):
     assert settings.parse(yaml.safe_load(text)) == settings.parse(presets.load(preset, ROOT / "presets"))
 
 
-def test_the_default_params_are_the_bluemarble_preset():
+def test_the_default_params_are_the_default_preset():
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
     shown = subprocess.run(
@@ -90,7 +90,8 @@ def test_the_default_params_are_the_bluemarble_preset():
     )
     if shown.returncode:
         pytest.skip("no commit yet")
-    assert shown.stdout == presets.text("bluemarble", ROOT / "presets"), "run `make use PRESET=bluemarble`"
+    expected = presets.text(presets.DEFAULT, ROOT / "presets")
+    assert shown.stdout == expected, f"run `make use PRESET={presets.DEFAULT}`"
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -102,7 +103,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("text", "arguments", "words"),
     [
-        (None, ["check-params"], ["params.yaml: no such file", "make use PRESET=bluemarble"]),
+        (None, ["check-params"], ["params.yaml: no such file", "make use PRESET=landcover"]),
         ("a: [1", ["check-params"], ["params.yaml line", "not valid YAML"]),
         ("- 1", ["check-params"], ["expected a mapping of sections, not list"]),
         ("good", ["train", "--dataset", "moon", "--partition", "eighth", "--method", "supervised", "--seed", "0"],

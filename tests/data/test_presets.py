@@ -41,6 +41,7 @@ def test_every_row_of_the_paper_has_one() -> None:
         "bluemarble-study",
         "bluemarble-tuning",
         "control",
+        "few-labels",
         "landcover",
         "tiny",
     }

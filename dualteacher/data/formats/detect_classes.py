@@ -70,6 +70,7 @@ def guess(root: Path, masks: Sequence[str]) -> GuessedClasses:
         raise UserError(
             f"{root}: the masks show {len(made.classes)} class; at least two are needed, e.g. a background{left_out}"
         )
+    made.assumed.append(_rarest(made.classes, census))
     if empty:
         made.assumed.append(f"{empty} pixels of the masks hold NaN: ignored")
     if unusable:
@@ -78,6 +79,14 @@ def guess(root: Path, masks: Sequence[str]) -> GuessedClasses:
             " `python -m dualteacher check-data` lists them"
         )
     return made
+
+
+def _rarest(classes: Sequence[Mapping[str, Any]], census: mask_census.Census) -> str:
+    """The class with the fewest pixels, for class weights."""
+    keys = [mask_files.pack_color(entry["value"]) if census.color else entry["value"] for entry in classes]
+    pixels = [census.counts[key] for key in keys]
+    number, name = min(zip(pixels, (str(entry["name"]) for entry in classes), strict=True))
+    return f"rarest class: {name} ({number / max(sum(pixels), 1):.1%} of the labelled pixels)"
 
 
 def _too_many(root: Path, census: mask_census.Census) -> UserError:
