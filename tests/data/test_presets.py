@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -196,6 +197,7 @@ def test_the_counting_of_a_known_network() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.layer = torch.nn.Conv2d(3, 8, 3, padding=1, device="meta")
+            self.channels = SimpleNamespace(count=3)
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return torch.relu(self.layer(image))
