@@ -96,7 +96,9 @@ def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[
         f" of {values['batch.labelled']} images with masks"
         f"{f' and {scale.batch} without' if semi else ''}, {' and '.join(methods)}",
     ]
-    chosen.append(f"presets/{presets.FEW_LABELS}.yaml: frozen batch statistics, little colour jitter, class weights")
+    chosen.append(
+        f"presets/{presets.FEW_LABELS}.yaml: frozen batch statistics, class weights, turns of 50 steps or more"
+    )
     if not semi:
         chosen.append("no images without masks, so only `supervised`; add some for semi-supervised learning")
     return _text(name, wanted, values), chosen

@@ -115,7 +115,7 @@ def load(path: str | os.PathLike[str] = "params.yaml") -> Settings:
         raw = strict_yaml.load(path)
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file; run in the project's folder, or create one with `make use PRESET=landcover`"
+            f"{path}: no such file; run in the project's folder, or create one with `make use PRESET=textures`"
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {os_errors.explain(error)}") from None

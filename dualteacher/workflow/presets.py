@@ -28,7 +28,7 @@ FOLDER = Path("presets")
 BASE = "base"
 FEW_LABELS = "few-labels"  # what `init` starts from
 PACKAGED = [Path(__file__).with_name(f"{name}.yaml") for name in (BASE, FEW_LABELS)]  # links; in a wheel, the content
-DEFAULT = "landcover"
+DEFAULT = "textures"
 WHOLE = ("datasets", "partition")  # sections that an overlay replaces
 PARAMS = Path("params.yaml")
 

@@ -44,6 +44,7 @@ def test_every_row_of_the_paper_has_one() -> None:
         "control",
         "few-labels",
         "landcover",
+        "textures",
         "tiny",
     }
     rows = {f"ade20k-{n}-mit_b1" for n in (631, 1263, 2526, 5052, 10105)}
