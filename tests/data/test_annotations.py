@@ -425,6 +425,37 @@ def test_geojson_over_geotiff() -> None:
     assert not right[:, -4:].any() and not (folder / "masks-from-geojson/images/far.png").exists()
 
 
+def test_geopackage_over_geotiff() -> None:
+    raw, shapely = pytest.importorskip("pyogrio.raw"), pytest.importorskip("shapely")
+    folder = Path("own_data/mine")
+    for i in range(5):
+        put(folder / f"images/{i}.tif", geotiff(i, 500000 + 100 * i, 6000000))
+    boxes = [shapely.box(500002 + 100 * i, 5999996, 500006 + 100 * i, 5999999) for i in range(5)]
+    trees = np.array([shapely.to_wkb(box) for box in boxes], object)
+    kinds = np.array(["leaf"] * 4 + [None], object)
+    where = {"driver": "GPKG", "crs": "EPSG:32633", "geometry_type": "Polygon"}
+    raw.write(folder / "a.gpkg", trees, [kinds], ["Class"], layer="trees", **where)
+    road = shapely.to_wkb(shapely.LineString([(500000, 6000000), (500010, 5999990)]))
+    raw.write(folder / "a.gpkg", np.array([road], object), [], [], layer="roads", append=True,
+              **where | {"geometry_type": "LineString"})  # fmt: skip
+    dataset, told = made(folder)
+    assert names(dataset) == [("background", 0), ("leaf", 1), ("trees", 2)] and "GeoPackage" in told
+    assert "features of type LineString (1)" in told
+    for i in range(5):
+        wanted = np.zeros(SIZE, np.uint8)
+        wanted[2:8, 4:12] = 1 + (i == 4)
+        np.testing.assert_array_equal(values(folder / f"masks-from-geopackage/images/{i}.png"), wanted)
+    assert {path.name for path in folder.iterdir()} == {"a.gpkg", "images", "masks-from-geopackage"}
+
+
+def test_a_geopackage_without_its_reader_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("own_data/mine")
+    photos(folder, "images", 3)
+    put(folder / "a.gpkg", b"SQLite format 3\0")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "a.gpkg: reading it needs two more packages: `pip install pyogrio shapely`" in refused(folder)
+
+
 def test_geojson_in_another_reference_system_is_refused() -> None:
     folder = Path("own_data/mine")
     for i in range(3):
@@ -477,7 +508,7 @@ WRONG = {
     "a video": ({"a.xml": b'<annotations><track id="0"/></annotations>'}, "not a valid CVAT XML file: it holds the"),
     "half an XML": ({"a.xml": b"<annotations>"}, "a.xml: cannot be read as XML"),
     "VOC": ({"a.xml": b"<annotation><object/></annotation>"}, "a.xml is PASCAL VOC XML, which holds boxes only"),
-    "GeoJSON": ({"a.geojson": b'{"type": "FeatureCollection", "features": []}'}, "GeoJSON needs GeoTIFF images"),
+    "GeoJSON": ({"a.geojson": b'{"type": "FeatureCollection", "features": []}'}, "map coordinates need GeoTIFF images"),
     "several formats": ({"a.json": coco(["0.png"], [(1, [LEAF])]), "0.txt": b"0 0 0 1 0 1 1"}, "several formats"),
     "not JSON": ({"a.json": b"{"}, "a.json: cannot be read as JSON"),
     "boxes only": ({"a.json": coco(["0.png"], [(1, [])])}, "no areas, only boxes without an outline (1)"),

@@ -52,7 +52,9 @@ class Reader:
         """Add a file's features to every image that they touch; several files may be layers of the same images."""
         where, epsg = self.root / source, _epsg(content)
         if not self.references:
-            raise UserError(f"{where}: GeoJSON needs GeoTIFF images, but no image in the folder has a georeference")
+            raise UserError(
+                f"{where}: map coordinates need GeoTIFF images, but no image in the folder has a georeference"
+            )
         if strange := [found for found in self.references if found.epsg != epsg]:
             other = f"EPSG:{strange[0].epsg}" if strange[0].epsg else "not known by an EPSG code"
             raise UserError(

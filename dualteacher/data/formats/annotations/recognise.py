@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from dualteacher.data.formats import folder_files
-from dualteacher.data.formats.annotations import coco, cvat, geojson, label_studio, labelme, yolo
+from dualteacher.data.formats.annotations import coco, cvat, geojson, label_studio, labelme, vector_files, yolo
 from dualteacher.data.formats.annotations.shapes import Annotations
 from dualteacher.system.errors import UserError
 
@@ -23,7 +23,7 @@ JSON: list[Format] = [
 XML: list[Format] = [(cvat.is_cvat, cvat.new, cvat.add)]
 
 
-SUFFIXES = (".json", ".geojson", ".xml", ".txt")
+SUFFIXES = (".json", ".geojson", ".xml", ".txt", *vector_files.SUFFIXES)
 
 
 def candidates(root: Path) -> list[str]:
@@ -35,10 +35,14 @@ def read(root: Path, names: Sequence[str]) -> Annotations | None:
     """The annotations of one format below `root`; UserError for damaged files, or for several formats at once."""
     found: dict[str, Annotations] = {}
     others: list[str] = []
-    json_formats = [*JSON, (geojson.is_geojson, geojson.new, geojson.Reader(root, names).add)]
+    in_map_units = geojson.Reader(root, names).add
+    json_formats = [*JSON, (geojson.is_geojson, geojson.new, in_map_units)]
     sources = [(name, json_formats, _json) for name in folder_files.with_suffix(root, ".json")]
     sources += [(name, json_formats, _json) for name in folder_files.with_suffix(root, ".geojson")]
     sources += [(name, XML, _xml) for name in folder_files.with_suffix(root, ".xml")]
+    vector: list[Format] = [(geojson.is_geojson, vector_files.new, in_map_units)]
+    for suffix in vector_files.SUFFIXES:
+        sources += [(name, vector, vector_files.read) for name in folder_files.with_suffix(root, suffix)]
     for source, formats, parse in sources:
         content = parse(root, source)
         for fits, new, add in formats:
