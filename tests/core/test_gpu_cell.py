@@ -37,7 +37,9 @@ def finished(stage: str, *options: str) -> str:
 def test_a_killed_cell_resumes_with_graphs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runtime = {"device": DEVICE, "precision": "auto", "workers": 1, "checkpoint_steps": 4}
-    settings = toy_settings(runtime=runtime, train={"steps": 300, "epochs": None, "validate_every": 99})
+    settings = toy_settings(
+        runtime=runtime, train={"steps": 120, "epochs": None, "validate_every": 99, "probe_images": 0}
+    )
     prepare(settings)
     Path("params.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     finished("warmup")
