@@ -54,6 +54,7 @@ LONGEST = (
     "tests/data/test_large.py",
     "tests/core/test_triton.py",
     "tests/api/",
+    "tests/reporting/",
 )
 
 COMPILE = """

@@ -74,6 +74,7 @@ def test_turns_are_taken_one_by_one():
     assert all(len(values) == 3 for values in seconds.values())  # the first two of each do not count
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_program_is_that_of_its_own_process(tmp_path):
     """200 MB here must not show in the child; what the child takes must."""
     ballast = bytearray(200 << 20)

@@ -106,6 +106,7 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "freeze"), [*((name, "none") for name in NAMES), ("cps", "backbone")])
 def test_a_step_as_a_graph_is_the_step(name, freeze, order_in_a_tensor):
     """Bit for bit, over both teachers and mixes, a rising weight, class balance, dropout and two shards a step."""

@@ -367,6 +367,7 @@ for kernel, constants in CASES.items():
 """
 
 
+@pytest.mark.slow
 def test_the_kernels_compile(tmp_path):
     """The interpreter runs what the compiler refuses. Triton compiles for a GPU without one, to machine code."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -191,6 +191,7 @@ def test_nothing_left_is_an_error(folder: Path) -> None:
         prepare.run(params, "mine")
 
 
+@pytest.mark.slow
 def test_one_pixel_and_huge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = fill(tmp_path / "photos", labelled=3, without=0)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.workflow import warm
 from tests.workflow.conftest import copy_project
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,8 @@ def clone(tmp_path: Path) -> Path:
 def run(clone: Path, block: str) -> str:
     """Run a block as a user would paste it; what it prints."""
     bin_folder = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""}
+    path = os.pathsep.join([str(warm.programs()), bin_folder, os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": ""}
     environment["OMP_NUM_THREADS"] = "1"  # what runs beside the tests would make two threads wait for each other
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block], cwd=clone, env=environment, capture_output=True, text=True

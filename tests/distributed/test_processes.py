@@ -143,7 +143,7 @@ def checkpoints() -> list[str]:
 
 def test_images_that_cannot_be_shared_are_refused_in_one_line(project):
     warmup.run(toy_settings(), "toy", "some", 0)
-    with start_stage(runtime={"processes": 2}) as job:
+    with start_stage(runtime={"processes": 2}, batch={"labelled": 4}) as job:
         words = job.communicate(timeout=300)[1]
     assert job.returncode == 2
     assert "error: batch.groups = 1 cannot be split over 2 processes" in words

@@ -87,6 +87,7 @@ def assert_features(segmenter: Segmenter, theirs: nn.Module, sides: tuple[int, i
             torch.testing.assert_close(found, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [dict, facebook, hugging_face, lambda state: {"teacher": {"backbone": state}}])
 @pytest.mark.parametrize("backbone", [PLAIN, REGISTERS])
 def test_published_names_give_timm_s_features(backbone: str, names: Callable[[State], object]) -> None:

@@ -74,8 +74,9 @@ class Spawner:
 
 @pytest.fixture(scope="session")
 def spawn() -> Iterator[Spawner]:
-    """Runs commands: spawn(folder, "prepare", "partition")."""
-    spawner = Spawner()
+    """Runs commands: spawn(folder, "prepare", "partition"). They have no network, where a namespace is allowed."""
+    isolated = subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode == 0
+    spawner = Spawner(*(["unshare", "--net"] if isolated else []))
     yield spawner
     spawner.close()
 
@@ -123,12 +124,12 @@ def write_images(folder: Path, labelled: int = 12, unlabelled: int = 3) -> None:
 
 @pytest.fixture(scope="session")
 def prepared(spawn: Spawner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project up to its partition; copy it."""
+    """A project up to its partition; copy it. Attempts to reach the network are noted in `attempts` beside it."""
     folder = tmp_path_factory.mktemp("prepared") / "project"
     folder.mkdir()
     write_parameters(folder, parameters())
     write_images(folder / "own_data")
-    spawn(folder, *BEFORE_TRAINING)
+    spawn(folder, *BEFORE_TRAINING, attempts=str(folder.with_name("attempts")))
     return folder
 
 
@@ -136,8 +137,9 @@ def prepared(spawn: Spawner, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(spawn: Spawner, prepared: Path) -> Path:
     """The same project after an undisturbed run of all stages; `places` lists where it could have been killed."""
     folder = copy(prepared, prepared.parent / "finished")
-    spawn(folder, *TRAINING, places=str(folder / "places"))
-    spawn(folder, "report")
+    attempts = str(folder.with_name("attempts"))
+    spawn(folder, *TRAINING, places=str(folder / "places"), attempts=attempts)
+    spawn(folder, "report", attempts=attempts)
     return folder
 
 

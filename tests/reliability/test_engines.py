@@ -27,6 +27,7 @@ def project(prepared: Path, finished: Path, tmp_path: Path) -> Project:
     """A copy of the program with the toy project's data and warm-up; its first two trainings will be killed."""
     (tmp_path / "project").mkdir()
     made = Project(tmp_path / "project", stub=False)
+    made.warm = False
     write_parameters(made.root, toy())
     for part in ("own_data", "data", "logs"):
         shutil.copytree(prepared / part, made.root / part, dirs_exist_ok=True)
@@ -45,6 +46,8 @@ def run(project: Project, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def check(project: Project, finished: Path) -> None:
+    """After the last death: what comes now may be run by warm.py."""
+    project.warm = True
     assert (project.root / "deaths").read_text() == ""
     assert "resuming from step 5 of 8" in (project.root / LOG).read_text()
     expected = content(finished, "results/runs/toy/some/dual_teacher")

@@ -39,6 +39,7 @@ def test_writes_exactly_the_files_that_the_engines_declare(made: Path) -> None:
     assert set(outputs(made)) == declared
 
 
+@pytest.mark.slow
 def test_same_bytes_in_another_process_whatever_the_users_matplotlib_settings_and_no_torch(
     made: Path, tmp_path: Path
 ) -> None:

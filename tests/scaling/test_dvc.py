@@ -27,7 +27,7 @@ class Clone(Project):
     """A project's git clone."""
 
     def __init__(self, origin: Project, root: Path) -> None:
-        self.root, self.environment = root, {}
+        self.root, self.environment, self.warm = root, {}, True
         origin("git", "clone", "--quiet", str(origin.root), str(root))
 
 

@@ -187,6 +187,7 @@ def test_dvclive_keeps_its_files_in_the_logs(tmp_path, monkeypatch, told):
     assert not Path("dvclive").exists() and not warnings(told)
 
 
+@pytest.mark.slow
 def test_loggers_change_no_byte_and_are_ended_by_an_interruption(project, told, monkeypatch):
     """The settings of the result do not include them either, so the finished run is up to date."""
     plain = run(project)

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from dualteacher.workflow import presets
+from tests.workflow import warm
 
 ROOT = Path(__file__).parents[2]
 STUB = Path(__file__).with_name("stub.py")
@@ -23,14 +24,13 @@ SMALL = {"dataset": ["bluemarble"], "partition": ["eighth"], "method": ["supervi
 
 
 def copy_project(root: Path) -> None:
-    """The project's files but for its tests, with what Numba has compiled: seconds in every copy."""
+    """The project's files but for its tests, with what Python and Numba have compiled: seconds in every copy."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True, text=True,
     ).stdout.split("\0")  # fmt: skip
-    compiled = [
-        path.relative_to(ROOT) for path in ROOT.glob("dualteacher/core/upsampling/__pycache__/numba_kernels.*.nb?")
-    ]
+    cached = ROOT.glob("dualteacher/**/__pycache__/*")
+    compiled = [path.relative_to(ROOT) for path in cached if path.suffix in (".pyc", ".nbi", ".nbc")]
     for name in (*filter(None, listed), *map(str, compiled)):
         if (ROOT / name).is_file() and not name.startswith("tests/"):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -44,6 +44,7 @@ class Project:
     def __init__(self, root: Path, stub: bool) -> None:
         self.root = root
         self.environment: dict[str, str] = {}  # in addition, for its commands
+        self.warm = True  # run them by warm.py: not where a process group is killed, or Python started in a locale
         copy_project(root)
         if stub:
             shutil.copy(STUB, root / "dualteacher" / "__main__.py")
@@ -55,7 +56,9 @@ class Project:
             f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
         }
         bin_folder = str(Path(sys.executable).parent)  # not resolved: a venv's python is a link out of it
-        environment = {**os.environ, **nobody, "PATH": bin_folder + os.pathsep + os.environ["PATH"]}
+        programs = [str(warm.programs())] if self.warm else []
+        path = os.pathsep.join([*programs, bin_folder, os.environ["PATH"]])
+        environment = {**os.environ, **nobody, "PATH": path}
         for name in ("PYTHONPATH", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of the `make test` that runs this
             environment.pop(name, None)
         environment |= {"COLUMNS": "200", **self.environment}

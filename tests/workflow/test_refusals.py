@@ -59,5 +59,6 @@ def test_snakemake_refuses_settings_from_elsewhere(project, how):
 def test_snakemake_plans_in_a_locale_without_unicode(project):
     """Its own reader takes the profile in the locale's encoding."""
     made = project()
+    made.warm = False
     made.environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     assert "report" in made("snakemake", "--dry-run").stdout
