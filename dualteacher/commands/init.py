@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,6 +21,7 @@ from dualteacher.data.formats import (
     file_kinds,
     folder_files,
     folder_layout,
+    folder_patterns,
     split_lists,
 )
 from dualteacher.data.formats.annotations import importer
@@ -34,6 +35,7 @@ from dualteacher.workflow import presets
 PARAMS = Path("params.yaml")
 BASE = presets.FOLDER / f"{presets.BASE}.yaml"  # all other settings
 VALIDATION = 0.2
+SCENES = 5  # with fewer, a fifth of them is no scene
 SEAL = "# Written by `init` ({}: `init` replaces this file unless it is edited).\n"
 
 
@@ -136,6 +138,13 @@ def describe(folder: Path) -> tuple[dict[str, Any], list[str]]:
         arranged = folder_layout.arrange(names, valid(folder, described))
         told = _say_lists(folder, lists, arranged)
         used += [lists.train] if lists.train else []
+    elif folder_patterns.ANY in places.masks and not own:
+        scenes = {str(PurePosixPath(entry.image).parent) for entry in entries if entry.mask is not None}
+        kept = len(scenes) >= SCENES
+        told = [f"scenes: {len(scenes)}; `block: folder` keeps each in training or in validation" + ", set" * kept]
+        if kept:
+            described["block"] = "folder"
+            arranged = folder_layout.arrange(names, valid(folder, described))
     elif len(photos) < len(entries) and not own:
         told = [
             f"copies: {len(entries)} images of {len(photos)} photos (.rf. in their names), `block: stem` keeps them"

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dualteacher.core.labels import IGNORE
-from dualteacher.data.formats import folder_layout, images
+from dualteacher.data.formats import folder_layout, folder_patterns, images
 from dualteacher.labelling.corrected import Reader
 from dualteacher.labelling.suggestion import Suggestion, mask_hash
 from dualteacher.settings import Folder, Settings
@@ -103,8 +103,9 @@ def to_file_values(mask: np.ndarray, wanted: Folder, name: str) -> np.ndarray:
 
 def find(image_id: str, items: dict[str, folder_layout.Entry], wanted: Folder) -> folder_layout.Entry:
     """Find an image where it was suggested, or where an earlier `accept` moved it; UserError if it is gone."""
-    moved = PurePosixPath(wanted.images) / relative_name(image_id, wanted)
-    item = items.get(image_id) or items.get(str(moved))
+    item = items.get(image_id)
+    if item is None:
+        item = items.get(folder_patterns.filled(wanted.images, str(relative_name(image_id, wanted))))
     if item is None:
         raise UserError(f"{wanted.folder}: image {image_id} is gone")
     return item
@@ -112,17 +113,17 @@ def find(image_id: str, items: dict[str, folder_layout.Entry], wanted: Folder) -
 
 def relative_name(name: str, wanted: Folder) -> PurePosixPath:
     """A path relative to the image folder that contains it, the innermost if they are nested."""
-    path = PurePosixPath(name)
-    places = [place for place in (wanted.images, wanted.unlabelled) if place and path.is_relative_to(place)]
-    return path.relative_to(max(places, key=lambda place: len(PurePosixPath(place).parts), default="."))
+    places = [place for place in (wanted.images, wanted.unlabelled) if place and folder_patterns.relative(name, place)]
+    innermost = max(places, key=lambda place: len(PurePosixPath(place).parts), default=".")
+    return PurePosixPath(folder_patterns.relative(name, innermost) or name)
 
 
 def plan_move(item: folder_layout.Entry, data: bytes, wanted: Folder) -> Move:
     """Return the targets of an image and its mask; UserError if one exists already."""
     root, name = Path(wanted.folder), relative_name(item.image, wanted)
     affixes, key = folder_layout.affixes_of(wanted), str(name.with_suffix(""))
-    mask = root / wanted.masks / f"{affixes.mask(affixes.core(key) or key)}.png"
-    image, target = root / item.image, root / wanted.images / name
+    mask = root / f"{folder_patterns.filled(wanted.masks, affixes.mask(affixes.core(key) or key))}.png"
+    image, target = root / item.image, root / folder_patterns.filled(wanted.images, str(name))
     taken = [path for path in (mask, target) if path.exists() and path != image]
     if item.mask is not None or taken:
         raise UserError(f"{item.image}: {item.mask or taken[0]} already exists; nothing was changed")

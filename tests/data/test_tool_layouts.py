@@ -88,6 +88,20 @@ TOOLS = {
         numbered("a{}.jpg", "masks/a{}.png"), ("masks_color/a1.png", "overlay/a1.jpg", "vis/a1.jpg")
     ),
     "coloured masks alone": Tool(numbered("images/a{}.jpg", "color_masks/a{}.png"), colours=True),
+    "scenes": Tool(
+        {f"scene{s}/images/{i}.jpg": f"scene{s}/masks/{i}.png" if i else None for s in range(1, 8) for i in range(3)}
+    ),
+    "scenes of two splits": Tool(
+        {
+            f"{split}/s{s}/rgb/image/{i}.png": f"{split}/s{s}/gt/{i}.png"
+            for split in ("train", "val")
+            for s in range(3)
+            for i in (s, s + 1)
+        }
+    ),
+    "photos in the scenes themselves": Tool(
+        {f"scene{s}/{i}.jpg": f"scene{s}/masks/{i}.png" for s in range(3) for i in range(3)}
+    ),
     "a logo at the top": Tool(numbered("images/a{}.jpg", "masks/a{}.png"), ("logo.png",)),
 }
 

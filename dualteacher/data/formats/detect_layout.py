@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import yaml
 
-from dualteacher.data.formats import file_kinds, folder_files
+from dualteacher.data.formats import file_kinds, folder_files, folder_patterns
 from dualteacher.data.formats import folder_roles as roles
 from dualteacher.data.formats.name_pairs import Affixes, find, find_inside
 from dualteacher.system.errors import UserError
@@ -53,9 +53,14 @@ def places(root: Path) -> Places:
         masks=mask_top,
         affixes=affixes,
         unlabelled=_top(groups[False, "unlabelled"]) if (False, "unlabelled") in groups else None,
-        validation_images=_top(held_out) if held_out and held_out_masks else None,
-        validation_masks=_top(held_out_masks) if held_out and held_out_masks else None,
+        validation_images=_place(held_out, top, roles.is_images) if held_out and held_out_masks else None,
+        validation_masks=_place(held_out_masks, mask_top, roles.is_masks) if held_out and held_out_masks else None,
     )
+
+
+def _place(names: Sequence[str], like: str, is_role: Callable[[str], bool]) -> str:
+    """The folder of validation files, with `*` if that of the training files has one."""
+    return (folder_patterns.common(names, is_role) if folder_patterns.ANY in like else None) or _top(names)
 
 
 def beside(names: Sequence[str], masked: Set[str], masks: str) -> Places:
@@ -83,23 +88,27 @@ def beside(names: Sequence[str], masked: Set[str], masks: str) -> Places:
 def _best(found: Sequence[str], masks: Sequence[str] | None) -> tuple[str, str, Affixes] | None:
     """(folder of the images, folder of the masks, affixes) with most pairs.
 
-    Tried: all images, only those in folders that are called so (not a logo at the top), masks beside images.
+    Tried: all images, only those in folders that are called so (not a logo at the top), masks beside images, folders
+    of images and masks in each scene.
     """
     best: tuple[int, tuple[str, str, Affixes]] | None = None
     named = [name for name in found if any(map(roles.is_images, PurePosixPath(name).parts[:-1]))]
     for candidates in (found, named):
         if not candidates:
             continue
-        top, mask_top = _top(candidates), _top(masks or candidates)
-        inside = _below(candidates, top)
-        pairs = find(inside, _below(masks, mask_top)) if masks else find_inside(inside)
-        if pairs is not None and (best is None or pairs[1] > best[0]):
-            best = pairs[1], (top, mask_top, pairs[0])
+        tops = [(_top(candidates), _top(masks or candidates))]
+        if masks and (scenes := folder_patterns.common(masks, roles.is_masks)):
+            tops.append((folder_patterns.common(candidates, roles.is_images) or tops[0][0], scenes))
+        for top, mask_top in tops:
+            inside = _below(candidates, top)
+            pairs = find(inside, _below(masks, mask_top)) if masks else find_inside(inside)
+            if pairs is not None and (best is None or pairs[1] > best[0]):
+                best = pairs[1], (top, mask_top, pairs[0])
     return best[1] if best is not None else None
 
 
 def _below(names: Sequence[str], top: str) -> list[str]:
-    return [str(PurePosixPath(name).relative_to(top)) for name in names]
+    return [folder_patterns.relative(name, top) or name for name in names]
 
 
 def _of_roles(names: Sequence[str]) -> list[str]:

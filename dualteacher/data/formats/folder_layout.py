@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from dualteacher import settings
 from dualteacher.core import seeds
 from dualteacher.data import likeness
-from dualteacher.data.formats import folder_files, split_lists
+from dualteacher.data.formats import folder_files, folder_patterns, split_lists
 from dualteacher.data.formats.folder_roles import not_photos
 from dualteacher.data.formats.name_pairs import Affixes
 from dualteacher.system.errors import UserError
@@ -59,9 +59,11 @@ def scan(options: settings.Folder) -> list[str]:
     used = [options.images, options.masks, options.unlabelled, options.validation.images, options.validation.masks]
     found: set[str] = set()
     for part in dict.fromkeys(folder for folder in used if folder is not None):
-        if not (root / part).is_dir():
+        places = folder_patterns.matching(root, part)
+        if not places or not places[0].is_dir():
             raise UserError(broken_link(root / part) or f"{root / part}: no such folder, but params.yaml names it")
-        found.update(folder_files.files_below(root / part, root))
+        for place in places:
+            found.update(folder_files.files_below(place, root))
     for name in found:
         if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
             raise UserError(f"{root}: a file's name has a line break or is not UTF-8: {name!a}; rename it")
@@ -78,7 +80,7 @@ def arrange(names: Sequence[str], options: settings.Folder) -> Layout:
     for name in names:
         folder = _innermost(name, list(by_folder))
         if folder is not None and name not in lists:
-            key = str(PurePosixPath(name).relative_to(folder).with_suffix(""))
+            key = _key(name, folder)
             by_folder[folder].setdefault(unicodedata.normalize("NFC", key), []).append(name)
     for grouped in by_folder.values():
         _refuse_ambiguous(grouped)
@@ -98,14 +100,17 @@ def arrange(names: Sequence[str], options: settings.Folder) -> Layout:
     return Layout(sorted(train, key=_by_id), sorted(val, key=_by_id), sorted(orphans), unknown)
 
 
+def _key(name: str, folder: str) -> str:
+    return str(PurePosixPath(folder_patterns.relative(name, folder) or name).with_suffix(""))
+
+
 def _by_id(entry: Entry) -> str:
     return entry.image_id
 
 
 def _innermost(name: str, folders: Sequence[str]) -> str | None:
     """The innermost of `folders` that contains the file."""
-    parents = {str(parent) for parent in PurePosixPath(name).parents}
-    inside = [folder for folder in folders if str(PurePosixPath(folder)) in parents]
+    inside = [folder for folder in folders if folder_patterns.relative(name, folder) is not None]
     return max(inside, key=lambda folder: len(PurePosixPath(folder).parts), default=None)
 
 
@@ -140,7 +145,7 @@ def _pair(
 
 def _photos(entries: Sequence[Entry], folder: str) -> list[Entry]:
     """Without the overlays, coloured masks and the like that lie beside or below the photos they are named like."""
-    below = {str(PurePosixPath(entry.image).relative_to(folder)): entry for entry in entries}
+    below = {folder_patterns.relative(entry.image, folder) or entry.image: entry for entry in entries}
     made = {*not_photos(list(below))}
     return [entry for name, entry in below.items() if name not in made or entry.mask is not None]
 
@@ -205,9 +210,9 @@ def _need_masks(
     if any(entry.mask is not None for entry in entries):
         return
     example = next((entry.image for entry in entries), f"{folder}/a.jpg")
-    key = str(PurePosixPath(example).relative_to(folder).with_suffix(""))
+    key = _key(example, folder)
     affixes = affixes_of(options)
-    expected = f"{masks}/{affixes.mask(affixes.core(key) or key)}.png"
+    expected = f"{folder_patterns.filled(masks, affixes.mask(affixes.core(key) or key))}.png"
     present = next((names[0] for names in by_folder[masks].values()), "no image file")
     raise UserError(
         f"{options.folder}: no image in {folder} has a mask: that of {example} would be {expected}, and {masks} holds"
