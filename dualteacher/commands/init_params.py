@@ -97,7 +97,7 @@ def compose(name: str, wanted: settings.Folder, quick: bool) -> tuple[str, list[
         f"{f' and {scale.batch} without' if semi else ''}, {' and '.join(methods)}",
     ]
     chosen.append(
-        f"presets/{presets.FEW_LABELS}.yaml: frozen batch statistics, class weights, turns of 50 steps or more"
+        f"presets/{presets.FEW_LABELS}.yaml: frozen batch statistics, gentle colour jitter, class weights, longer turns"
     )
     if not semi:
         chosen.append("no images without masks, so only `supervised`; add some for semi-supervised learning")

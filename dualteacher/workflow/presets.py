@@ -50,16 +50,21 @@ def names(folder: Path = FOLDER) -> list[str]:
 
 def load(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     """A preset's resolved settings as plain values."""
-    return plain(_resolved(name, folder)[0])
+    return plain(_resolved(name, folder))
 
 
 def text(name: str, folder: Path = FOLDER) -> str:
     """Text of the complete params.yaml for a preset, with comments."""
-    resolved, heads = _resolved(name, folder)
-    head = "".join(f"# {line}\n" for line in heads)
+    resolved = _resolved(name, folder)
     made = dump(resolved)
     parse(plain(resolved), str(folder / f"{name}.yaml"))
-    return head + made
+    return head(name, folder) + made
+
+
+def head(name: str, folder: Path = FOLDER) -> str:
+    """The comment that a preset's params.yaml begins with."""
+    lines = _head(folder / f"{name}.yaml") if name != BASE else ()
+    return "".join(f"# {line.lstrip('# ').rstrip()}\n" for line in lines)
 
 
 def dump(settings: CommentedMap) -> str:
@@ -83,7 +88,7 @@ def _close_up(node: Any) -> None:
 
 def few_labels(folder: Path = FOLDER) -> CommentedMap:
     """The resolved settings for few labels, with their comments."""
-    return _resolved(FEW_LABELS, folder)[0]
+    return _resolved(FEW_LABELS, folder)
 
 
 def commented(text: str) -> CommentedMap:
@@ -138,22 +143,20 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = 
             yield place, our, their
 
 
-def _resolved(name: str, folder: Path) -> tuple[CommentedMap, list[str]]:
-    """(settings, lines of the preset's leading comment)."""
+def _resolved(name: str, folder: Path) -> CommentedMap:
+    """The settings of a preset on top of those of its base."""
     path = folder / f"{name}.yaml"
     if not re.fullmatch(r"\w[\w-]*", name) or not path.is_file():
         raise UserError(f"no preset '{name}'; available: {', '.join(names(folder))}")
     if name == BASE:
-        return _read(path), []
+        return _read(path)
     changes = _read(path)
-    head = [line.lstrip("# ").rstrip() for line in _head(path)]
-    under = changes.pop("base", BASE)
-    settings, _ = _resolved(str(under), folder)
+    settings = _resolved(str(changes.pop("base", BASE)), folder)
     try:
         overlay(settings, changes)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    return settings, head
+    return settings
 
 
 def _head(path: Path) -> Iterator[str]:
