@@ -13,7 +13,7 @@ from dualteacher.inference.predictor import Predictor, to_tensor
 from dualteacher.machine.precision import autocast
 from dualteacher.prediction.large import Band, Sweep
 from dualteacher.prediction.options import Options, largest
-from dualteacher.prediction.reading import Opened
+from dualteacher.prediction.reading import Opened, without_data
 from dualteacher.system import console
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
@@ -46,9 +46,11 @@ class Bands:
         maps = fetch([labels.to(torch.uint8), *more])
 
         def bands() -> Iterator[Band]:
-            for picture, mask, *values in zip(pixels, *(values.numpy() for values in maps()), strict=True):
+            for image, picture, mask, *values in zip(
+                batch, pixels, *(values.numpy() for values in maps()), strict=True
+            ):
                 confidence, probabilities = [*values, None, None][:2]
-                yield Band(0, picture, mask, confidence, probabilities)
+                yield without_data(image.source, Band(0, picture, mask, confidence, probabilities))
 
         return bands
 
@@ -70,7 +72,7 @@ class Bands:
                 band = next(bands, None)
             if band is None:
                 return
-            yield band
+            yield without_data(image.source, band)
 
     @contextmanager
     def _running(self) -> Iterator[None]:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dualteacher.core.labels import IGNORE
 from dualteacher.data.channels import Channels
 from dualteacher.data.formats import images, tiff
 from dualteacher.prediction.inputs import Input
-from dualteacher.prediction.large import RowSource
+from dualteacher.prediction.large import Band, RowSource
 from dualteacher.prediction.record import stamp
 from dualteacher.system import os_errors, parallel
 
@@ -35,6 +36,7 @@ class Decoded:
         """data: a file's content, or its stored values (H, W, bands); of ordinary channels, pixels (H, W, 3) uint8."""
         self._data: bytes | np.ndarray | None = data
         self.channels = channels
+        self._missing: np.ndarray | None = None  # known once decoded
         self.height, self.width = images.size(data) if isinstance(data, bytes) else data.shape[:2]
 
     @cached_property
@@ -42,15 +44,22 @@ class Decoded:
         """(H, W, C) uint8, upright."""
         data, self._data = self._data, None
         assert data is not None
-        if isinstance(data, bytes):
-            pixels = images.read_pixels(data, self.channels)
+        if self.channels.ordinary:
+            pixels = images.read_pixels(data) if isinstance(data, bytes) else data
         else:
-            pixels = data if self.channels.ordinary else self.channels.take(data, 8 * data.dtype.itemsize)
+            if isinstance(data, bytes):
+                stored = images.read_stored(data, self.channels.bands is not None)
+            else:
+                stored = images.Stored(data, 8 * data.dtype.itemsize, 1, 1, None, ())
+            pixels, self._missing = images.scaled(stored, self.channels)
         self.height, self.width = pixels.shape[:2]  # turned upright
         return pixels
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
         return self.pixels[top:bottom]
+
+    def no_data(self, top: int, bottom: int) -> np.ndarray | None:
+        return None if self._missing is None else self._missing[top:bottom]
 
 
 class Scaled:
@@ -61,7 +70,24 @@ class Scaled:
         self.height, self.width = page.height, page.width
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        return self.channels.take(*self.page.bands(top, bottom, self.channels.bands is not None))
+        values, bits = self.page.bands(top, bottom, self.channels.bands is not None)
+        self._top, self._missing = top, self.channels.missing(values, self.page.nodata)
+        return self.channels.take(values, bits)
+
+    def no_data(self, top: int, bottom: int) -> np.ndarray:
+        """Of rows that `rows` read last."""
+        return self._missing[top - self._top : bottom - self._top]
+
+
+def without_data(source: RowSource, band: Band) -> Band:
+    """The band with label 255 and confidence 0 where the file has no data."""
+    if not isinstance(source, Decoded | Scaled):
+        return band
+    missing = source.no_data(band.top, band.top + len(band.labels))
+    if missing is None or not missing.any():
+        return band
+    confidence = None if band.confidence is None else np.where(missing, np.float32(0), band.confidence)
+    return band._replace(labels=np.where(missing, np.uint8(IGNORE), band.labels), confidence=confidence)
 
 
 @dataclass(frozen=True)

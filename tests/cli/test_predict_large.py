@@ -306,3 +306,19 @@ def test_four_bands_are_predicted_whole_and_in_windows_with_overlays(run_folder:
     predict("four.tif", "--output", "pieces", "--large", "0.001", "--window", "96")
     np.testing.assert_array_equal(read("pieces/masks/four.tif"), expected.numpy())
     assert read("pieces/overlays/four.jpg").shape == (75, 50, 3)
+
+
+def test_pixels_without_data_get_no_class(run_folder: Path) -> None:
+    values = np.dstack([pixels(75, 50, 1), pixels(75, 50, 2)[..., :1]]).astype(np.float32)
+    values[20:30, 7:40, 1] = np.nan
+    values[60:] = -1
+    missing = np.isnan(values[..., 1]) | (values == -1).all(-1)
+    save_network("run/student.safetensors", channels=Channels((1, 2, 3, 4), ((0.0, 255.0),)))
+    nodata = [(42113, 2, 3, "-1", True)]
+    tifffile.imwrite("holes.tif", values, photometric="rgb", rowsperstrip=9, metadata=None, extratags=nodata)
+    predict("holes.tif", "--output", "whole", "--confidence")
+    predict("holes.tif", "--output", "pieces", "--confidence", "--large", "0.001", "--window", "32", "--stride", "16")
+    for folder, ending in (("whole", "png"), ("pieces", "tif")):
+        np.testing.assert_array_equal(read(f"{folder}/masks/holes.{ending}") == 255, missing)
+        assert (read(f"{folder}/confidence/holes.{ending}")[missing] == 0).all()
+    assert (load("run").predict(values).mask == 255).sum() == 330, "an array has no nodata value, but NaN"

@@ -64,10 +64,9 @@ def read_image(data: bytes, channels: Channels = RGB) -> Picture:
     """Decode an image file; `Unreadable` if any of it is damaged."""
     if not channels.ordinary:
         stored = read_stored(data, channels.bands is not None)
-        pixels = upright(channels.take(stored.values, stored.bits), stored.remaining)
-        missing = upright(channels.missing(stored.values, stored.nodata), stored.remaining)
+        pixels, missing = scaled(stored, channels)
         data = png(pixels) if channels.count == 3 else pack.encode_array(pixels)
-        return Picture(pixels, data, stored.orientation, stored.notes, missing if missing.any() else None)
+        return Picture(pixels, data, stored.orientation, stored.notes, missing)
     pixels, unchanged, orientation, notes = _decoded(data)
     return Picture(rgb(pixels), data if unchanged else png(pixels), orientation, notes)
 
@@ -75,9 +74,15 @@ def read_image(data: bytes, channels: Channels = RGB) -> Picture:
 def read_pixels(data: bytes, channels: Channels = RGB) -> np.ndarray:
     """The pixels of `read_image`, without encoding anything."""
     if not channels.ordinary:
-        stored = read_stored(data, channels.bands is not None)
-        return upright(channels.take(stored.values, stored.bits), stored.remaining)
+        return scaled(read_stored(data, channels.bands is not None), channels)[0]
     return rgb(_decoded(data)[0])
+
+
+def scaled(stored: Stored, channels: Channels) -> tuple[np.ndarray, np.ndarray | None]:
+    """Upright (pixels (H, W, C) uint8, where there is no data (H, W) bool; None: nowhere)."""
+    pixels = upright(channels.take(stored.values, stored.bits), stored.remaining)
+    missing = upright(channels.missing(stored.values, stored.nodata), stored.remaining)
+    return pixels, missing if missing.any() else None
 
 
 def read_stored(data: bytes, chosen: bool) -> Stored:
