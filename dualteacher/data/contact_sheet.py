@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,15 @@ OPACITY = 0.6
 PAPER, INK, PALE = (255, 255, 255), (32, 36, 42), (118, 124, 132)
 
 
-def write(path: Path, packs: Mapping[str, Pack], pixels: pa.Table) -> None:
-    """Draw the sheet. pixels: the table of stats.parquet."""
+class Total(NamedTuple):
+    """All images of a split: their number, and pixels by mask value (256,)."""
+
+    images: int
+    pixels: np.ndarray
+
+
+def write(path: Path, packs: Mapping[str, Pack], pixels: pa.Table, totals: Mapping[str, Total] | None = None) -> None:
+    """Draw the sheet. pixels: the table of stats.parquet; totals: of all images, if the packs hold only some."""
     classes = packs["train"].classes
     counts = {split: _counts(pack, split, pixels) for split, pack in packs.items()}
     cells = [(split, i) for split, pack in packs.items() for i in _choose(counts[split], SHOWN[split])]
@@ -36,7 +44,8 @@ def write(path: Path, packs: Mapping[str, Pack], pixels: pa.Table) -> None:
     legend_top = top + rows * row_height + 44
     sheet = Image.new("RGB", (width, legend_top + legend_rows * line + MARGIN - 8), PAPER)
     draw = ImageDraw.Draw(sheet)
-    numbers = f"{len(packs['train'])} training and {len(packs['val'])} validation images"
+    images = {split: totals[split].images if totals else len(pack) for split, pack in packs.items()}
+    numbers = f"{images['train']} training and {images['val']} validation images"
     _write(draw, (MARGIN, 30), packs["train"].dataset, INK, 26, bold=True)
     _write(draw, (MARGIN, 66), f"{numbers}, {len(classes)} classes", PALE, 15)
     for place, (split, i) in enumerate(cells):
@@ -46,7 +55,10 @@ def write(path: Path, packs: Mapping[str, Pack], pixels: pa.Table) -> None:
         _write(draw, (left, upper + SIDE + 5), f"{split}  {packs[split].ids[i]}", PALE, 13)
     _write(draw, (MARGIN, legend_top - 34), "Share of pixels: training / validation", INK, 15, bold=True)
     named = [(info.name, info.color) for info in classes] + [("ignored", (0, 0, 0))]
-    shares = {split: count.sum(0) / max(count.sum(), 1) for split, count in counts.items()}
+    sums = {split: count.sum(0) for split, count in counts.items()}
+    if totals:
+        sums = {split: total.pixels[[*range(len(classes)), IGNORE]] for split, total in totals.items()}
+    shares = {split: count / max(count.sum(), 1) for split, count in sums.items()}
     for index, (name, color) in enumerate(named):
         left = MARGIN + index // legend_rows * ((width - 2 * MARGIN) // legend_columns)
         upper = legend_top + index % legend_rows * line

@@ -69,6 +69,11 @@ class Dataset:
     def contact_sheet(self) -> Path:
         return self.folder / "contact_sheet.png"
 
+    @property
+    def checked_sheet(self) -> Path:
+        """The contact sheet of `check-data`, before anything is prepared; not an output of the pipeline."""
+        return self.folder / "check-data.png"
+
 
 def backbone_weights(backbone: str) -> Path:
     """Pretrained backbone weights in our own key names, written by the download stage."""

@@ -38,7 +38,9 @@ def test_init_download_snakemake_and_predict_look_behind_links(linked: Path, cap
     assert any(line.startswith("links to folders: 2, for example images;") for line in told)
     watched = Path(engines.watch("own_data"))
     before, hashed = watched.read_bytes(), listed()
-    assert len(hashed) == 10 and "own_data/mine/images: a link to a folder, in which DVC" in caplog.text
+    assert len(hashed) == 10
+    assert "own_data/mine/images (and 1 more): a link to a folder: Snakemake follows it" in caplog.text
+    assert "`dvc repro` does not notice changes behind it and reruns nothing" in caplog.text
     put(Path("disk/images/photo99.png"), photo(99))
     assert listed() - hashed == {"images/photo99.png"}
     assert engines.watch("own_data") == str(paths.OWN_DATA_LIST) and watched.read_bytes() != before

@@ -68,7 +68,13 @@ class Listing:
         if renewed := renewal.renew(self.options):
             logger.warning("%s", renewed)
         if behind := links(root):
-            logger.warning("%s: a link to a folder, in which DVC sees no changes: docs/own-data.md", behind[0])
+            more = f" (and {len(behind) - 1} more)" if len(behind) > 1 else ""
+            logger.warning(
+                "%s%s: a link to a folder: Snakemake follows it, but `dvc repro` does not notice changes behind it and"
+                " reruns nothing; after a change, run `dvc repro --force download` first",
+                behind[0],
+                more,
+            )
         names = arrange(scan(self.options), self.options).files()
         jobs = (partial(files.sha256, root / name) for name in names)
         hashes = list(console.progress(parallel.ordered(jobs), "hash", len(names), "file"))
