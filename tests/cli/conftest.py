@@ -22,10 +22,13 @@ COLORS = [[10, 20, 30], [200, 0, 0], [0, 0, 90]]
 PRESETS = Path(__file__).parents[2] / "presets"
 
 
-def save_network(path: str, seed: int = 0, channels: Channels = RGB, **inference: Any) -> Segmenter:
+def save_network(
+    path: str, seed: int = 0, channels: Channels = RGB, model: dict[str, Any] | None = None, **inference: Any
+) -> Segmenter:
     """An untrained network of three classes, whose scores are far enough apart for several to win somewhere."""
     loaded = settings.parse(presets.load("tiny", PRESETS))
-    segmenter = build(loaded.model, 3, None, drop_path=0.0, seed=seed, channels=channels).eval()
+    described = loaded.model.model_copy(update=model or {})
+    segmenter = build(described, 3, None, drop_path=0.0, seed=seed, channels=channels).eval()
     description = {
         "classes": [{"index": i, "name": f"class {i}", "color": color} for i, color in enumerate(COLORS)],
         "inference": loaded.inference.model_dump(mode="json") | inference,

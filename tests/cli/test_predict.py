@@ -22,7 +22,7 @@ from dualteacher.models import saved
 from dualteacher.settings import Inference
 from dualteacher.system.errors import UserError
 
-from .conftest import COLORS, counted, picture, pixels, predict, read
+from .conftest import COLORS, counted, picture, pixels, predict, read, save_network
 
 PAGE = Path(__file__).parents[2] / "docs/predict.md"
 pytestmark = pytest.mark.usefixtures("run_folder")
@@ -69,6 +69,19 @@ def test_masks_are_the_predictors_whatever_sizes_come_together(monkeypatch: pyte
     for number, mask in enumerate(expected):
         assert (read(f"out/masks/{number}.png") == mask).all(), number
     assert not Path("out/overlays").exists()
+
+
+@pytest.mark.parametrize("how", [{"mode": "whole"}, {"mode": "slide", "window": 48, "stride": 32}])
+def test_a_vision_transformer_predicts_images_of_any_size(how: dict[str, object]) -> None:
+    """Patches of 16 do not divide the images' sides."""
+    plain = {"backbone": "test_vit", "architecture": "dpt"}
+    save_network("run/student.safetensors", model=plain, resize=None, multiple=1, **how)
+    made = [picture(f"photos/{i}.png", *size, seed=i) for i, size in enumerate([(53, 37), (90, 71)])]
+    predict("photos", "--output", "out", "--no-overlays")
+    for number, image in enumerate(made):
+        expected = predictor()(to_tensor([image], torch.device("cpu")))[0].numpy()
+        assert expected.shape == image.shape[:2]
+        assert (read(f"out/masks/{number}.png") == expected).all(), number
 
 
 def test_scales_flip_and_confidence() -> None:

@@ -40,7 +40,7 @@ def test_the_example_is_prepared_and_checked(tmp_path: Path) -> None:
     (place / "shapes.py").write_text(source)
     settings = tmp_path / "dualteacher" / "settings" / "datasets.py"
     edit(settings, "\nAnyDataset", f"\n{section}\n\nAnyDataset")
-    edit(settings, "AnyDataset = Annotated[BlueMarble |", "AnyDataset = Annotated[Shapes | BlueMarble |")
+    edit(settings, "    BlueMarble | LandCover", "    Shapes | BlueMarble | LandCover")
     edit(place / "__init__.py", "        case settings.BlueMarble():\n", f"{case}        case settings.BlueMarble():\n")
 
     raw = presets.load("tiny", ROOT / "presets")

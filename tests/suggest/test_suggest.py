@@ -62,6 +62,18 @@ def test_each_way_of_choosing(student: Segmenter, by: str) -> None:
     assert record("next")["by"] == by and record("next")["of"] == 6
 
 
+def test_a_vision_transformer_suggests_too(loaded: settings.Settings) -> None:
+    """Features are pooled from the last of its four maps; patches of 16 do not divide every view of an image."""
+    plain = loaded.model.model_copy(update={"backbone": "test_vit", "architecture": "dpt"})
+    inference = loaded.inference.model_copy(update={"multiple": 1})
+    wanted = loaded.model_copy(update={"model": plain, "inference": inference})
+    write_params(wanted)
+    untrained(wanted, CELL)
+    for by in ("disagreement", "mixed"):
+        command(*options(CELL, 3, by, by))
+        assert [row["rank"] for row in table(by)] == ["1", "2", "3"]
+
+
 def test_the_most_uncertain_come_first(student: Segmenter) -> None:
     pack = Pack(paths.Dataset("toy").train)
     means = {}
