@@ -40,8 +40,8 @@ class Reader(Protocol):
     path: Path
     names: list[str]  # regular files with safe names, '/' between folders
 
-    def read(self, name: str, largest: int = LARGEST_MEMBER) -> bytes:
-        """A file's content; UserError if it is damaged or has more than `largest` bytes."""
+    def read(self, name: str, largest: int | None = None) -> bytes:
+        """A file's content; UserError if it is damaged or has more than `largest` bytes (None: LARGEST_MEMBER)."""
         ...
 
 
@@ -118,7 +118,7 @@ class ZipReader:
         self.names, skipped = _safe_names((m.filename, stat.S_IFMT(m.external_attr >> 16) in regular) for m in members)
         _warn_skipped(path, skipped)
 
-    def read(self, name: str, largest: int = LARGEST_MEMBER) -> bytes:
+    def read(self, name: str, largest: int | None = None) -> bytes:
         with _one_line_errors(self.path, name):
             member = self._zip.getinfo(name)
             _limit_member(self.path, name, member.file_size, largest)
@@ -149,7 +149,7 @@ class TarReader:
         self.names, skipped = _safe_names(found)
         _warn_skipped(path, skipped)
 
-    def read(self, name: str, largest: int = LARGEST_MEMBER) -> bytes:
+    def read(self, name: str, largest: int | None = None) -> bytes:
         start, size = self._places[name]
         _limit_member(self.path, name, size, largest)
         self._file.seek(start)
@@ -163,7 +163,7 @@ class FolderReader:
         self.path = path
         self.names = sorted(walk(path))
 
-    def read(self, name: str, largest: int = LARGEST_MEMBER) -> bytes:
+    def read(self, name: str, largest: int | None = None) -> bytes:
         file = self.path / name
         try:
             _limit_member(self.path, name, file.stat().st_size, largest)
@@ -216,7 +216,8 @@ def _limit(path: Path, members: int, total: int) -> None:
         )
 
 
-def _limit_member(path: Path, name: str, size: int, largest: int = LARGEST_MEMBER) -> None:
+def _limit_member(path: Path, name: str, size: int, largest: int | None = None) -> None:
+    largest = LARGEST_MEMBER if largest is None else largest
     if size > largest:
         raise UserError(f"{path}: {name!r} claims {size / 1e6:.0f} MB; the limit is {largest / 1e6:.0f} MB")
 
