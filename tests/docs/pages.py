@@ -93,6 +93,7 @@ DECISIONS = [
     # pages with tests of their own
     (r"docs/own-data\.md: ", "tests/data/test_own_data_tutorial.py"),
     (r"docs/labelling\.md: ", "tests/suggest"),
+    (r"docs/compare-experiments\.md: ", "tests/workflow/test_adopt.py"),
     (r"docs/scaling\.md: (dvc|git|make exp-show)", "tests/scaling/test_dvc.py"),
     (r"docs/add-a-dataset\.md: ", "tests/docs/test_add_a_dataset.py"),
     (r"docs/export\.md: ", "tests/export/test_files.py"),
