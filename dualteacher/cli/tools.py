@@ -42,7 +42,9 @@ def benchmark(
 
 def new(
     folder: Annotated[Path, typer.Argument(help="a new or empty folder; with --update, a project")],
-    preset: Annotated[str, typer.Option(help="its first settings: a file in presets/, without .yaml")] = "bluemarble",
+    preset: Annotated[
+        str | None, typer.Option(help="its first settings: a file in presets/, without .yaml; default: a clone's")
+    ] = None,
     update: Annotated[bool, typer.Option("--update", help="update a project to the installed package")] = False,
 ) -> None:
     """Write a project's files: Snakefile, workflow/, dvc.yaml, params.yaml, presets/, profiles/.

@@ -19,7 +19,7 @@ stages:
 """
 
 
-def run(folder: Path, preset: str) -> None:
+def run(folder: Path, preset: str | None) -> None:
     """Write a new project. UserError if `folder` is not empty (.git aside) or there is no such preset."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file; give the name of a new folder")
@@ -28,7 +28,8 @@ def run(folder: Path, preset: str) -> None:
         raise UserError(
             f"{folder}: not empty (it contains {present[0]}); give a new folder, or --update to update a project"
         )
-    params = presets.text(preset, skeleton.home() / presets.FOLDER)
+    preset = preset or presets.DEFAULT
+    params = presets.text(preset, skeleton.home() / presets.FOLDER)  # before anything is written
     _copy(folder, skeleton.OWNED)
     _release(folder)
     files.update_text(folder / presets.PARAMS, params)

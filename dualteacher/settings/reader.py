@@ -115,7 +115,8 @@ def load(path: str | os.PathLike[str] = "params.yaml") -> Settings:
         raw = strict_yaml.load(path)
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file; run in the project's folder, or create one with `make use PRESET=textures`"
+            f"{path}: no such file; run in the project's folder, create the file with"
+            " `python -m dualteacher use textures`, or a new project with `python -m dualteacher new DIR`"
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {os_errors.explain(error)}") from None

@@ -26,4 +26,9 @@ def files(root: Path, patterns: tuple[str, ...] = OWNED + RELEASED) -> list[str]
 def home() -> Path:
     """Where this package's skeleton lies: in the installed package, or the clone."""
     package = Path(__file__).parents[1]
-    return package / PACKAGED if (package / PACKAGED).is_dir() else package.parent
+    for place in (package / PACKAGED, package.parent):
+        if (place / "Snakefile").is_file():
+            return place
+    from dualteacher.system.errors import UserError
+
+    raise UserError(f"{package / PACKAGED}: the pipeline's files are missing; install the wheel again")

@@ -103,7 +103,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("text", "arguments", "words"),
     [
-        (None, ["check-params"], ["params.yaml: no such file", "make use PRESET=textures"]),
+        (None, ["check-params"], ["params.yaml: no such file", "dualteacher use textures", "dualteacher new DIR"]),
         ("a: [1", ["check-params"], ["params.yaml line", "not valid YAML"]),
         ("- 1", ["check-params"], ["expected a mapping of sections, not list"]),
         ("good", ["train", "--dataset", "moon", "--partition", "eighth", "--method", "supervised", "--seed", "0"],

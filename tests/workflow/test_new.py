@@ -87,6 +87,13 @@ def test_a_folder_with_files_is_refused(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".git", "notes"]
 
 
+def test_a_package_without_the_files_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(skeleton, "__file__", str(tmp_path / "site" / "dualteacher" / "workflow" / "skeleton.py"))
+    with pytest.raises(UserError, match="install the wheel again"):
+        new.run(tmp_path / "new", "tiny")
+    assert not (tmp_path / "new").exists()
+
+
 def test_nothing_of_the_skeleton_is_a_users_own(tmp_path):
     """Folders that fill with data ship their README only."""
     copy_project(tmp_path)
