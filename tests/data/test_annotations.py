@@ -22,6 +22,7 @@ from dualteacher import cli, settings
 from dualteacher.data.formats.annotations import rasterise, run_lengths
 from dualteacher.data.formats.annotations.shapes import Shape, Wrong, rectangle, turned
 from dualteacher.stages import download
+from dualteacher.system import console
 from dualteacher.system.errors import UserError
 from dualteacher.workflow import engines
 
@@ -338,11 +339,14 @@ def test_check_data_says_that_annotations_have_changed() -> None:
     assert "a.json: changed since masks were made of it; the download stage makes them anew" in run("check-data")
 
 
-def test_the_download_stage_makes_masks_of_changed_annotations_anew(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_download_stage_makes_masks_of_changed_annotations_anew(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Path("own_data/mine")
     listed = photos(folder, "photos", 6)
     put(folder / "a.json", coco(listed[:5], [(1, [LEAF]), (2, [STEM])]))
     dataset, _ = made(folder)
+    monkeypatch.setattr(console.logger, "propagate", True)  # the commands turned it off
     loaded = settings.load()
     masks = [folder / dataset.masks / name for name in listed]
     watched = Path(engines.watch("own_data"))
