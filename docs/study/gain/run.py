@@ -2,7 +2,7 @@
 
     python docs/study/gain/run.py tiles DUBAI TILES      cut tiles; places 1, 3 and 4 are for validation
     python docs/study/gain/run.py run DATA RECIPE SEED   one row of results.csv
-    python docs/study/gain/run.py table                  the tables of README.md
+    python docs/study/gain/run.py table                  tables.md, from results.csv
 
 DATA is the tiles' folder, or `bluemarble`, `landcover` or `textures`. Run it in the project's folder; it works in
 `--work`. A row that results.csv has already is not run again.
@@ -11,9 +11,10 @@ DATA is the tiles' folder, or `bluemarble`, `landcover` or `textures`. Run it in
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,52 +39,67 @@ CLASSES = {
 IGNORED = [[155, 155, 155], [0, 0, 0]]
 TABLE = Path(__file__).parent.resolve() / "results.csv"
 
-WEIGHTS = {"loss.class_weights": "inverse_sqrt"}
-PIXELS = {"pixels": "confident"}
-TURNS = {"period_at_least": 50}
-ALIGN = {"alignment": 0.5}
-ADAPT = {"adaptive_floor": 0.6}
-AVERAGE = {"evaluate.weights": "average"}
-RARE = {"sampling.rare_classes": 0.1}
-# name: (method, what differs from presets/base.yaml; a key without a dot is an option of the method)
-RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "supervised": ("supervised", {}),
-    "mean_teacher": ("mean_teacher", {}),
-    "dual_teacher": ("dual_teacher", {}),
-    "supervised_weights": ("supervised", WEIGHTS),
-    "supervised_average": ("supervised", AVERAGE),
-    "supervised_weights_average": ("supervised", WEIGHTS | AVERAGE),
-    "dual_teacher_weights": ("dual_teacher", WEIGHTS),
-    "dual_teacher_confident": ("dual_teacher", PIXELS),
-    "dual_teacher_turns": ("dual_teacher", TURNS),
-    "dual_teacher_alignment": ("dual_teacher", ALIGN),
-    "dual_teacher_adaptive": ("dual_teacher", ADAPT | PIXELS),
-    "dual_teacher_average": ("dual_teacher", AVERAGE),
-    "supervised_rare": ("supervised", RARE),
-    "dual_teacher_rare": ("dual_teacher", RARE),
-    "dual_teacher_all": ("dual_teacher", WEIGHTS | PIXELS | TURNS | ALIGN | AVERAGE),
-    "mean_teacher_all": ("mean_teacher", WEIGHTS | PIXELS | ALIGN | AVERAGE),
+SMALL_JITTER = {"probability": 0.8, "brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "hue": 0.02}
+# What an option changes in presets/base.yaml; a key without a dot is an option of the method.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "frozen": {"batch.norm": "frozen"},
+    "by_view": {"batch.norm": "by_view"},
+    "group": {"model.head_norm": "group"},
+    "gentle": {"mixing.cutmix_jitter": SMALL_JITTER, "mixing.strong_jitter": SMALL_JITTER, "mixing.grayscale": 0.0},
+    "weights": {"loss.class_weights": "inverse_sqrt"},
+    "effective": {"loss.class_weights": "effective_number"},
+    "dice": {"loss.terms": ["cross_entropy", "dice"]},
+    "focal": {"loss.terms": ["focal"]},
+    "rare": {"sampling.rare_classes": 0.1},
+    "paste": {"mixes": ["cutmix", "copy_paste"]},
+    "cutmix": {"mixes": ["cutmix"]},
+    "confident": {"pixels": "confident"},
+    "adaptive": {"adaptive_floor": 0.6, "pixels": "confident"},
+    "align": {"alignment": 0.5},
+    "full_align": {"alignment": 1.0},
+    "turns": {"period_at_least": 50},
+    "average": {"evaluate.weights": "average"},
+    "ramp": {"ramp_steps": 100},
+    "light": {"unlabelled_weight": 0.25, "consistency_weight": 0.05},
+    "constant": {"optimizer.power": 0.0},
+    "fast": {"warmup.learning_rate": 0.0006, "train.learning_rate": 0.0004},
+    "slow": {"warmup.learning_rate": 0.00015, "train.learning_rate": 0.0001},
+    "third": {"batch.labelled": 4, "batch.unlabelled": 12},
+    "seventh": {"batch.labelled": 2, "batch.unlabelled": 14},
 }
+LABELLED = {"frozen", "group", "weights", "effective", "dice", "focal", "rare", "average", "constant", "fast", "slow"}
+METHODS = ("supervised", "mean_teacher", "dual_teacher")
 
 
-def cut(source: Path, target: Path) -> None:
-    """Photographs and masks at half resolution in whole tiles; masks by the nearest pixel."""
+def parse(recipe: str) -> tuple[str, dict[str, Any]]:
+    """The method, and all that its options change."""
+    method, *options = recipe.split("+")
+    if method not in METHODS or not {*options} <= {*OPTIONS}:
+        raise SystemExit(f"{recipe}: methods are {', '.join(METHODS)}; options {', '.join(OPTIONS)}")
+    changes: dict[str, Any] = {}
+    for option in options:
+        changes |= OPTIONS[option]
+    return method, changes
+
+
+def cut(source: Path, target: Path, side: int = TILE, scale: int = 2) -> None:
+    """Photographs and masks at 1/`scale` of their resolution, in whole tiles of `side` pixels."""
     for path in sorted((source / "images").glob("place*/*.jpg")):
         place = path.parent.name
-        side = "validation" if place in VALIDATION else "training"
+        split = "validation" if place in VALIDATION else "training"
         image = Image.open(path).convert("RGB")
         mask = Image.open(source / "masks" / place / f"{path.stem}.png").convert("RGB")
-        half = (image.width // 2, image.height // 2)
+        size = (image.width // scale, image.height // scale)
         pair = {
-            "images": image.resize(half, Image.Resampling.BOX),
-            "masks": mask.resize(half, Image.Resampling.NEAREST),
+            "images": image.resize(size, Image.Resampling.BOX),
+            "masks": mask.resize(size, Image.Resampling.NEAREST),
         }
-        for top in range(0, half[1] - TILE + 1, TILE):
-            for left in range(0, half[0] - TILE + 1, TILE):
+        for top in range(0, size[1] - side + 1, side):
+            for left in range(0, size[0] - side + 1, side):
                 for kind, picture in pair.items():
-                    out = target / f"{side}_{kind}" / f"{place}-{path.stem}-{top}-{left}.png"
+                    out = target / f"{split}_{kind}" / f"{place}-{path.stem}-{top}-{left}.png"
                     out.parent.mkdir(parents=True, exist_ok=True)
-                    picture.crop((left, top, left + TILE, top + TILE)).save(out)
+                    picture.crop((left, top, left + side, top + side)).save(out)
 
 
 def dataset(data: str) -> tuple[str, dict[str, Any]]:
@@ -103,89 +119,130 @@ def dataset(data: str) -> tuple[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def configure(data: str, recipe: str, seed: int, steps: int) -> settings.Settings:
+def partition_name(labels: int) -> str:
+    return "few" if labels == LABELS else f"few{labels}"
+
+
+class Budget(NamedTuple):
+    """What the rows of a table share: steps after the warm-up, labelled images, and the size of a run."""
+
+    steps: int = 300
+    labels: int = LABELS
+    crop: int | None = None  # pixels; None: of the data set's preset
+    device: str = "cpu"
+
+
+def configure(data: str, recipe: str, seed: int, budget: Budget) -> settings.Settings:
     """presets/base.yaml with the data set, the budget and the recipe."""
-    method, changes = RECIPES[recipe]
+    method, changes = parse(recipe)
+    entry = recipe.replace("+", "_")
     name, described = dataset(data)
     raw = presets.load("bluemarble")
+    if name == "landcover":
+        raw["batch"]["crop"] = raw["inference"]["window"] = 64
+        raw["inference"]["stride"] = 48
     raw["datasets"] = {name: described}
-    raw["partition"] = {"few": {"fraction": None, "count": LABELS, "list": None, "held_out": None}}
-    raw["grid"] |= {"dataset": [name], "partition": ["few"], "method": [recipe], "seed": [seed]}
-    raw["warmup"] |= {"steps": steps // 2}
-    raw["train"] |= {"steps": steps, "validate_every": 1000, "probe_images": 0}
-    raw["runtime"] |= {"device": "cpu", "threads": 1, "checkpoint_minutes": 60}
-    raw["methods"] = {recipe: dict(raw["methods"][method])}
-    raw["report"]["baseline"] = recipe
+    part = partition_name(budget.labels)
+    raw["partition"] = {part: {"fraction": None, "count": budget.labels, "list": None, "held_out": None}}
+    raw["grid"] |= {"dataset": [name], "partition": [part], "method": [entry], "seed": [seed]}
+    raw["warmup"] |= {"steps": budget.steps // 2}
+    raw["train"] |= {"steps": budget.steps, "validate_every": 1000, "probe_images": 0}
+    raw["runtime"] |= {"device": budget.device, "threads": 1, "checkpoint_minutes": 60}
+    if budget.crop:
+        raw["batch"]["crop"] = raw["inference"]["window"] = budget.crop
+    if budget.device != "cpu":
+        raw["runtime"]["workers"] = 8
+    raw["methods"] = {entry: dict(raw["methods"][method])}
+    raw["report"]["baseline"] = entry
     for key, value in changes.items():
         section, _, last = key.rpartition(".")
-        (raw[section] if section else raw["methods"][recipe])[last] = value
+        (raw[section] if section else raw["methods"][entry])[last] = value
     return settings.parse(raw)
 
 
-def row(data: str, recipe: str, seed: int, steps: int, work: Path) -> dict[str, Any]:
+def row(data: str, recipe: str, seed: int, budget: Budget, work: Path) -> dict[str, Any]:
     """Run every stage of one cell; its scores on the validation images after the last step."""
-    made = configure(data, recipe, seed, steps)
+    made = configure(data, recipe, seed, budget)
+    steps, labels = budget.steps, budget.labels
     (name,) = made.grid.dataset
-    shared_by = [
-        key for key in RECIPES[recipe][1] if key.startswith(("loss.", "sampling."))
-    ]  # of these the warm-up depends
-    folder = work / "-".join([name, str(steps), *shared_by])
+    own = parse(recipe)[1]
+    (entry,), (part,) = made.grid.method, made.grid.partition
+    # a folder for whatever the warm-up depends on; with one view, `by_view` is `joint`
+    after = {"evaluate", "mixing"}
+    shared = [f"{key}={own[key]}" for key in own if "." in key and key.split(".")[0] not in after]
+    parts = [name, str(steps), *shared] if labels == LABELS else [name, str(steps), f"labels={labels}", *shared]
+    folder = work / re.sub(r"[^\w.=-]", "", "-".join(part for part in parts if "by_view" not in part))
     folder.mkdir(parents=True, exist_ok=True)
-    shared = work / "data"
-    shared.mkdir(exist_ok=True)
+    data_folder = work / "data"
+    data_folder.mkdir(exist_ok=True)
     if not (folder / "data").exists():
-        (folder / "data").symlink_to(shared, target_is_directory=True)
+        (folder / "data").symlink_to(data_folder, target_is_directory=True)
     os.chdir(folder)
     if not paths.backbone_weights(made.model.backbone).exists():
         weights.run(made)
     if not paths.Dataset(name).stats.exists():
         download.run(made, name)
         prepare.run(made, name)
-    partition.run(made, name, "few", seed)
-    warmup.run(made, name, "few", seed)
-    train.run(made, name, "few", recipe, seed)
-    evaluate.run(made, name, "few", recipe, seed)
-    cell = paths.Cell(name, "few", recipe, seed)
+    partition.run(made, name, part, seed)
+    warmup.run(made, name, part, seed)
+    train.run(made, name, part, entry, seed)
+    evaluate.run(made, name, part, entry, seed)
+    cell = paths.Cell(name, part, entry, seed)
     metrics = json.loads(cell.metrics.read_text())
     history = pd.read_parquet(cell.history)
     classes = pd.read_parquet(cell.per_class)
     last = history.iloc[-1]
     return {
-        "data": name, "recipe": recipe, "seed": seed, "labels": LABELS, "warmup": steps // 2, "steps": steps,
+        "data": name, "recipe": recipe, "seed": seed, "labels": labels, "warmup": steps // 2, "steps": steps,
         "miou": metrics["miou"], "pixel_accuracy": metrics["pixel_accuracy"],
         "kept": last["kept"],
         "class_iou": " ".join(
             f"{c.class_name.replace(' ', '_')}:{100 * c.iou:.1f}" for c in classes.itertuples() if np.isfinite(c.iou)
         ),
         "seconds": json.loads(cell.cost.read_text())["seconds"],
-        "command": f"run.py run {data if data == name else 'TILES'} {recipe} {seed} --steps {steps}",
+        "command": f"run.py run {data if data == name else 'TILES'} {recipe} {seed} --steps {steps}"
+        + (f" --labels {labels}" if labels != LABELS else "")
+        + (f" --crop {budget.crop}" if budget.crop else ""),
     }  # fmt: skip
 
 
 def markdown(rows: pd.DataFrame) -> str:
-    """A table for each data set: scores in %, differences to `supervised` in points, paired by seed."""
+    """A table for each data set, budget and number of labels: scores in %, differences in points, paired by seed.
+
+    "with the same options": to `supervised` with those of the recipe's options that change it too.
+    """
     text = []
-    for data, part in rows.groupby("data", sort=False):
-        text += [f"### {data}, {part.warmup.iloc[0]} + {part.steps.iloc[0]} steps\n"]
-        text += ["| recipe | seeds | mIoU | Δ | 95 % interval (t) | pixel accuracy | Δ IoU by class |"]
+    for (data, steps, labels), part in rows.groupby(["data", "steps", "labels"], sort=False):
+        own = {str(recipe): of.set_index("seed") for recipe, of in part.groupby("recipe", sort=False)}
+        text += [f"### {data}, {labels} labels, {part.warmup.iloc[0]} + {steps} steps\n"]
+        text += ["| recipe | seeds | mIoU | pixel acc. | Δ supervised | Δ with the same options | Δ IoU by class |"]
         text += ["|---|--:|--:|--:|--:|--:|---|"]
-        base = part[part.recipe == "supervised"].set_index("seed")
-        for recipe, own in part.groupby("recipe", sort=False):
-            own = own.set_index("seed")
-            difference = 100 * (own.miou - base.miou).dropna()
-            found = statistics.paired(difference.to_numpy())
-            interval = f"{found.t_low:+.1f} … {found.t_high:+.1f}" if found.n > 1 else "none"
-            scores = f"{100 * own.miou.mean():.1f}", f"{100 * own.pixel_accuracy.mean():.1f}"
+        for recipe, found in own.items():
+            same = "+".join(["supervised", *(option for option in recipe.split("+")[1:] if option in LABELLED)])
+            gains = [difference(found, own.get(base)) if base != recipe else "—" for base in ("supervised", same)]
+            classes = "—"
             if recipe == "supervised":
-                shown = " ".join(f"{name} {value:.1f}" for name, value in by_class(own).mean().items())
-                text.append(f"| {recipe} | {len(own)} | {scores[0]} | — | — | {scores[1]} | {shown} |")
-                continue
-            gains = (by_class(own) - by_class(base)).mean()
-            shown = " ".join(f"{name} {value:+.1f}" for name, value in gains.items())
-            gain = f"{found.mean:+.1f} | {interval}"
-            text.append(f"| {recipe} | {found.n} | {scores[0]} | {gain} | {scores[1]} | {shown} |")
+                classes = " ".join(f"{name} {value:.1f}" for name, value in by_class(found).mean().items())
+            elif same in own and same != recipe and found.index.isin(own[same].index).any():
+                change = (by_class(found) - by_class(own[same])).mean()
+                classes = " ".join(f"{name} {value:+.1f}" for name, value in change.items())
+            scores = f"{len(found)} | {100 * found.miou.mean():.1f} | {100 * found.pixel_accuracy.mean():.1f}"
+            text.append(
+                f"| {recipe} | {scores} | {gains[0]} | {gains[1] if same != 'supervised' else ''} | {classes} |"
+            )
         text.append("")
     return "\n".join(text)
+
+
+def difference(rows: pd.DataFrame, base: pd.DataFrame | None) -> str:
+    """Mean difference in mIoU over the seeds that both have, with Student's t interval; "" if there are none."""
+    found = (100 * (rows.miou - base.miou)).dropna() if base is not None else pd.Series(dtype=float)
+    if found.empty:
+        return ""
+    paired = statistics.paired(found.to_numpy())
+    return f"{paired.mean:+.1f}" + (
+        f" ({paired.t_low:+.1f} … {paired.t_high:+.1f})" if paired.n > 2 else f" (n = {paired.n})"
+    )
 
 
 def by_class(rows: pd.DataFrame) -> pd.DataFrame:
@@ -201,24 +258,31 @@ def main() -> None:
     tiles = commands.add_parser("tiles")
     tiles.add_argument("source", type=Path)
     tiles.add_argument("target", type=Path)
+    tiles.add_argument("--side", type=int, default=TILE, help="of a tile, pixels")
+    tiles.add_argument("--scale", type=int, default=2, help="by which the photographs are reduced")
     run = commands.add_parser("run")
     run.add_argument("data")
-    run.add_argument("recipe", choices=RECIPES)
+    run.add_argument("recipe", help="method+option+…")
     run.add_argument("seed", type=int)
     run.add_argument("--steps", type=int, default=300)
+    run.add_argument("--labels", type=int, default=LABELS)
+    run.add_argument("--crop", type=int, help="pixels; by default the data set's")
+    run.add_argument("--device", default="cpu")
     run.add_argument("--work", type=Path, default=Path("study"))
     run.add_argument("--table", type=Path, default=TABLE)
     commands.add_parser("table")
     asked = parser.parse_args()
     if asked.command == "table":
-        print(markdown(pd.read_csv(TABLE)))
+        head = "# Few labels: every row\n\nMade by `run.py table`; [README.md](README.md) explains the options.\n\n"
+        TABLE.with_name("tables.md").write_text(head + markdown(pd.read_csv(TABLE)), encoding="utf-8")
         return
     if asked.command == "tiles":
-        cut(asked.source, asked.target)
+        cut(asked.source, asked.target, asked.side, asked.scale)
         return
     table = asked.table.resolve()
     rows = pd.read_csv(table) if table.exists() else pd.DataFrame({"command": []})
-    made = row(asked.data, asked.recipe, asked.seed, asked.steps, asked.work.resolve())
+    budget = Budget(asked.steps, asked.labels, asked.crop, asked.device)
+    made = row(asked.data, asked.recipe, asked.seed, budget, asked.work.resolve())
     if made["command"] not in set(rows["command"]):
         rows = pd.read_csv(table) if table.exists() else pd.DataFrame()
         pd.concat([rows, pd.DataFrame([made])]).to_csv(table, index=False, float_format="%.4f", lineterminator="\n")
