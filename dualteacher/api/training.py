@@ -106,12 +106,19 @@ def _configure(method: str | None, seed: int, quick: bool, changes: Mapping[str,
         made["runtime"]["device"] = f"cuda:{torch.cuda.current_device()}"
     for key, value in changes.items():
         _assign(made, key.split("."), value)
+    if made["model"]["weights"] == "none" and not _sets_norm(changes):
+        made["batch"]["norm"] = "joint"  # there are no pretrained statistics to keep
     origin = "dualteacher.train"
     loaded = all_settings.parse(presets.plain(made), origin)
     if loaded.runtime.processes > 1:
         raise UserError(f"{origin}: runtime.processes: train() runs in this process; use the command line for more")
     init.write(presets.dump(made), origin)
     return paths.Cell(NAME, PARTITION, method, seed)
+
+
+def _sets_norm(changes: Mapping[str, Any]) -> bool:
+    batch = changes.get("batch")
+    return "batch.norm" in changes or (isinstance(batch, Mapping) and "norm" in batch)
 
 
 def _assign(section: Any, keys: list[str], value: Any) -> None:

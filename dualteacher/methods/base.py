@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dualteacher.core import balance, losses, views
 from dualteacher.core.balance import PseudoLabelBalance
-from dualteacher.core.mixing import Draws
 from dualteacher.core.transfer import send
 from dualteacher.data.loader import Images, StepBatch
 from dualteacher.methods import student_pass
@@ -19,6 +18,9 @@ from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Settings
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
+
+if TYPE_CHECKING:  # a warm-up does not depend on the mixes
+    from dualteacher.core.mixing import Draws
 
 
 class Clock(NamedTuple):

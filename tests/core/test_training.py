@@ -18,7 +18,7 @@ import torch
 from dualteacher.data import partition
 from dualteacher.data.pack import Pack
 from dualteacher.methods.supervised import Supervised
-from dualteacher.models import saved
+from dualteacher.models import saved, segmenter
 from dualteacher.settings import Settings
 from dualteacher.stages import evaluate, train, warmup
 from dualteacher.system import paths
@@ -214,8 +214,10 @@ def test_the_mark_takes_the_stage_s_sources_and_names_what_differs(project, tmp_
     monkeypatch.setattr(logger, "propagate", True)
     monkeypatch.setattr(logger, "handlers", [])  # those that other tests have left
 
+    network = segmenter.build(project.model, 3, None, drop_path=0.0)
+
     def store() -> Store:
-        return Store("run", mark_of({}, [], "train", Supervised(None, project, torch.nn.Identity())), 5)
+        return Store("run", mark_of({}, [], "train", Supervised(None, project, network)), 5)
 
     store().save(7, {"step": 7})
     with open(data / "reporting" / "statistics.py", "a", encoding="utf-8") as file:

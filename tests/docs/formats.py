@@ -64,8 +64,10 @@ def compare(entry: Format, path: Path) -> None:
         case ".safetensors":
             with safe_open(path, "pt") as file:
                 description = json.loads(file.metadata()["dualteacher"])
-            assert list(description) == sorted(columns), path
-            typed = {name: (kind, "") for name, (kind, _) in columns.items() if name not in ("format", "num_classes")}
+            optional = {name for name, (_, text) in columns.items() if text.startswith("only if")}
+            assert list(description) == sorted({*columns} - (optional - {*description})), path
+            named = {name: kind for name, (kind, _) in columns.items() if name in description}
+            typed = {name: (kind, "") for name, kind in named.items() if name not in ("format", "num_classes")}
             keys(typed, {name: value for name, value in description.items() if name in typed}, path)
 
 
