@@ -19,8 +19,9 @@ from dualteacher.stages import partition as partition_stage
 from dualteacher.stages import prepare
 from dualteacher.system import files, paths
 from dualteacher.system.errors import UserError
+from dualteacher.workflow import presets
 
-PARAMS = settings.load(Path(__file__).parents[2] / "params.yaml")
+PARAMS = settings.parse(presets.load("bluemarble", Path(__file__).parents[2] / "presets"))
 
 
 def wanted(**changes: object) -> settings.BlueMarble:

@@ -20,6 +20,7 @@ from dualteacher.stages import download, prepare
 from dualteacher.stages import partition as partition_stage
 from dualteacher.system import files, paths
 from dualteacher.system.errors import UserError
+from dualteacher.workflow import presets
 
 PLACE = paths.Dataset("bluemarble")
 
@@ -74,7 +75,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MadeUp:
 
 @pytest.fixture(scope="module")
 def params() -> settings.Settings:
-    return settings.load(Path(__file__).parents[2] / "params.yaml")
+    return settings.parse(presets.load("bluemarble", Path(__file__).parents[2] / "presets"))
 
 
 def run(params: settings.Settings) -> None:
