@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from downloads import fetched
 
 from dualteacher import settings
 from dualteacher.data import partition
@@ -128,20 +129,11 @@ def test_too_narrow_a_zone_is_refused_in_one_line() -> None:
         tiles(north=85, south=84).ids("train")
 
 
-def fetched() -> None:
-    try:
-        download_stage.run(PARAMS, "bluemarble")
-    except UserError as error:
-        if "cannot be reached" in str(error):
-            pytest.skip(str(error))
-        raise
-
-
 @pytest.mark.slow
 def test_the_real_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Downloads both packages, then works without a network."""
     monkeypatch.chdir(tmp_path)
-    fetched()
+    fetched(PARAMS, "bluemarble")
 
     def no_network(*_: object, **__: object) -> None:
         raise AssertionError("pip was called")
