@@ -30,10 +30,14 @@ class Case:
     labelled: int
     unlabelled: int
     architecture: str = "segformer"
+    freeze: str = "none"  # as model.freeze: none, backbone, backbone_norms
 
     @property
     def name(self) -> str:
-        return f"{self.model}, {self.classes} classes, {self.side}², {self.labelled} + {self.unlabelled} images"
+        network = self.model if self.architecture == "segformer" else f"{self.model} + {self.architecture}"
+        frozen = "" if self.freeze == "none" else f", frozen: {self.freeze}"
+        images = f"{self.labelled} + {self.unlabelled} images"
+        return f"{network}, {self.classes} classes, {self.side}², {images}{frozen}"
 
     def settings(self) -> Settings:
         """presets/base.yaml with this case's network and batch.
@@ -43,7 +47,10 @@ class Case:
         """
         raw = presets.load(presets.BASE)
         raw["model"] |= {"backbone": self.model, "weights": "none", "architecture": self.architecture}
-        if self.model.startswith("mit_"):
+        raw["model"]["freeze"] = self.freeze
+        if self.architecture == "dpt":
+            raw["model"]["head_width"] = 64
+        elif self.model.startswith("mit_"):
             raw["model"]["head_width"] = 256
         raw["batch"] |= {"labelled": self.labelled, "unlabelled": self.unlabelled, "crop": self.side}
         raw["batch"] |= {"groups": 1, "accumulate": 1}

@@ -14,7 +14,7 @@ from dualteacher.models.segmenter import Segmenter
 
 
 class PlainNetwork(nn.Module):
-    """A copy of a SegFormer that runs timm's blocks as they are and a head that upsamples, concatenates and fuses."""
+    """A copy of a network that runs timm's blocks as they are; SegFormer's head upsamples, concatenates and fuses."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         super().__init__()
@@ -37,9 +37,10 @@ class PlainNetwork(nn.Module):
         return levels[1:]
 
     def head(self, levels: list[Tensor]) -> Tensor:
-        """SegFormer's head, layer by layer."""
+        """SegFormer's head, layer by layer; another head as it is."""
         head, size = self.copied.head, levels[0].shape[2:]
-        assert isinstance(head, SegFormerHead)
+        if not isinstance(head, SegFormerHead):
+            return head(levels)
         wide = []
         for level, linear in zip(levels, head.linear, strict=True):
             mapped = linear(level.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, level.shape[2:])

@@ -19,6 +19,8 @@ from dualteacher.data import loader
 from dualteacher.models.segmenter import Segmenter
 
 REST = "other: transfers, checks, bookkeeping"
+ENCODER = "frozen encoder, forward"
+TEACHER, AVERAGE = "teacher, forward", "teacher's moving average"
 PARTS: list[tuple[Any, str, str]] = [  # owner, function, part that its time counts as
     (loader, "finish", "weak views: colour, padding"),
     (losses, "pseudo_label", "pseudo-labels and confidences, full resolution"),
@@ -28,7 +30,7 @@ PARTS: list[tuple[Any, str, str]] = [  # owner, function, part that its time cou
     (mixing, "copy_paste", "mixing"),
     (upsampling, "cross_entropy_sum", "losses and their gradient, full resolution"),
     (torch.Tensor, "backward", "student, backward"),
-    (ema, "update", "teacher's moving average"),
+    (ema, "update", AVERAGE),
 ]
 
 
@@ -63,7 +65,7 @@ class Stopwatch:
         """Wrap a function to record its time; without a name, as a pass of teacher or student."""
 
         def call(*arguments: Any, **keywords: Any) -> Any:
-            network = "student, forward" if torch.is_grad_enabled() else "teacher, forward"
+            network = "student, forward" if torch.is_grad_enabled() else TEACHER
             with self.part(name or network):
                 return function(*arguments, **keywords)
 
@@ -77,6 +79,9 @@ def shares(case: Case, device: torch.device, repeats: int) -> dict[str, float]:
         for owner, name, part in PARTS:
             stack.enter_context(mock.patch.object(owner, name, clock.watched(getattr(owner, name), part)))
         stack.enter_context(mock.patch.object(Segmenter, "forward", clock.watched(Segmenter.forward, None)))
+        if case.freeze == "backbone":  # what is left of a pass is a head's
+            features = clock.watched(Segmenter.features, ENCODER)
+            stack.enter_context(mock.patch.object(Segmenter, "features", features))
         update = clock.watched(step.optimizer.step, "optimiser")
         stack.enter_context(mock.patch.object(step.optimizer, "step", update))
         for number in range(-2, repeats):
@@ -86,6 +91,11 @@ def shares(case: Case, device: torch.device, repeats: int) -> dict[str, float]:
                 step(number + 2)
     found = sorted(clock.seconds.items(), key=lambda item: -item[1])
     return {name: seconds / repeats for name, seconds in found}
+
+
+def teachers_share(parts: dict[str, float]) -> float:
+    """Share of a step that the teachers take: their passes without a frozen encoder, and their moving averages."""
+    return (parts[TEACHER] + parts[AVERAGE]) / sum(parts.values())
 
 
 def table(case: Case, parts: dict[str, float]) -> str:

@@ -75,6 +75,7 @@ def measure(case: Case, device: torch.device, repeats: int) -> dict[str, Any]:
         "case": asdict(case),
         "steps": steps,
         "ratios": ratios(steps),
+        "teachers_share_of_our_step": round(profile.teachers_share(profile.shares(case, device, repeats)), 3),
         "loader": loading,
         "evaluation": evaluation,
     }
@@ -157,6 +158,8 @@ def table(cases: Sequence[dict[str, Any]]) -> str:
             f"  b/a {ratio['plain_over_ours']:.2f}, b'/a {ratio['plain_same_network_over_ours']:.2f},"
             f" c/a {ratio['bare_over_ours']:.2f}, memory a/b {ratio['memory_ours_over_plain']:.2f}"
         )
+        which = "heads and moving averages" if found["case"]["freeze"] == "backbone" else "passes and moving averages"
+        lines.append(f"  the teachers' {which}: {found['teachers_share_of_our_step']:.1%} of our step")
         here, worker = found["loader"].values()
         lines.append(f"  loader: {here:.0f} images/s in the main process, {worker:.0f} with one worker")
         flat = ", ".join(

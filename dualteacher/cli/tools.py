@@ -14,6 +14,8 @@ from dualteacher.system import console
 
 def benchmark(
     model: Annotated[str | None, typer.Option(help="measure only this backbone, at --classes, --size, …")] = None,
+    architecture: Annotated[str, typer.Option(help="with --model: segformer, deeplabv3plus or dpt")] = "segformer",
+    freeze: Annotated[str, typer.Option(help="with --model: none, backbone or backbone_norms")] = "none",
     classes: Annotated[int, typer.Option(min=2, max=255, help="number of classes")] = 150,
     size: Annotated[int, typer.Option(min=32, help="side of the crop, pixels")] = 256,
     labelled: Annotated[int, typer.Option(min=1, help="labelled images per step")] = 4,
@@ -31,7 +33,7 @@ def benchmark(
     """
     from dualteacher.benchmark import cases, report
 
-    one = [cases.Case(model, classes, size, labelled, unlabelled)] if model else None
+    one = [cases.Case(model, classes, size, labelled, unlabelled, architecture, freeze)] if model else None
     chosen = one or (cases.QUICK if quick else cases.ALL)
     console.start()
     if profile:

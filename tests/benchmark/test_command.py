@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dualteacher import cli
-from dualteacher.benchmark import cases, measure, profile, report, throughput
+from dualteacher.benchmark import cases, measure, memory, profile, programs, report, throughput
 from dualteacher.system.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +49,7 @@ def test_quick(quick, tmp_path, capsys):
     assert case["ratios"].keys() == {
         "plain_over_ours", "plain_same_network_over_ours", "bare_over_ours", "memory_ours_over_plain",
     }  # fmt: skip
+    assert 0 < case["teachers_share_of_our_step"] < 1
     assert case["evaluation"]["peak_bytes"].keys() == {"3", "5"} and case["evaluation"]["images"] == 3
     printed = capsys.readouterr().out
     assert TINY.name in printed and all(name in printed for name in report.NAMES.values())
@@ -61,9 +62,35 @@ def test_profile_accounts_for_the_whole_step(capsys):
     assert printed[0].startswith("mobilenetv2_100, 5 classes, 32²")
     names = {line[2:54].strip() for line in printed[1:-1]}
     assert names == {part for _, _, part in profile.PARTS} | {
-        "student, forward", "teacher, forward", "optimiser", profile.REST,
+        "student, forward", profile.TEACHER, "optimiser", profile.REST,
     }  # fmt: skip
     assert sum(float(line.split()[-1].rstrip("%")) for line in printed[1:-1]) == pytest.approx(100, abs=1)
+
+
+def test_with_a_frozen_encoder_every_program_encodes_each_view_once():
+    """Ours, the plain ones and the bare passes; in ours what is left of the teacher's pass counts as its head's."""
+    case, cpu = cases.Case("test_vit", 3, 32, 2, 2, "dpt", "backbone"), torch.device("cpu")
+    assert case.name.endswith("frozen: backbone")
+    for name, make in memory.PROGRAMS.items():
+        program, seen = make(case, cpu), []
+        hooks = [
+            module.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(len(inputs[0])))
+            for module in encoders(program)
+        ]
+        program(0)
+        assert hooks and sum(seen) == 8, name  # 2 labelled images; a weak and two strong views of 2 others
+    parts = profile.shares(case, cpu, 1)
+    assert parts[profile.ENCODER] > 0
+    assert profile.teachers_share(parts) == (parts[profile.TEACHER] + parts[profile.AVERAGE]) / sum(parts.values())
+
+
+def encoders(program):
+    """The backbones of its networks, each once."""
+    if isinstance(program, programs.Plain):
+        networks = [program.training.student, *program.training.teachers]
+    else:
+        networks = [program.job.student] if isinstance(program, programs.Ours) else [program.student]
+    return {getattr(network, "copied", network).backbone for network in networks}
 
 
 def test_turns_are_taken_one_by_one():
