@@ -91,9 +91,14 @@ code-deps: $(READY) ## update dvc.yaml, workflow/code.yaml and the schema from t
 reference: $(READY) ## update docs/reference from the code
 	@python -m dualteacher.workflow.reference
 
+.PHONY: docs
+docs: $(READY) ## build the docs site into site/ (broken links fail)
+	@NO_MKDOCS_2_WARNING=1 mkdocs build
+	@echo "The site: site/index.html"
+
 .PHONY: lock
 lock: $(READY) ## update requirements.lock from pyproject.toml (ARGS=--upgrade for newer versions)
-	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-annotate \
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --extra docs --no-annotate \
 		--no-emit-index-url --custom-compile-command "make lock" $(ARGS) --output-file requirements.lock pyproject.toml
 
 .PHONY: clean

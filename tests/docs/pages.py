@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SHOWN = {"", "text", "yaml", "mermaid"}  # nothing to run: output, settings (parsed), a drawing
+SHOWN = {"", "text", "yaml"}  # nothing to run: output, settings (parsed). Mermaid would need a script from the network
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ DECISIONS = [
     (r"benchmarks/README\.md: ", LONG),
     (r"docs/performance\.md: ", LONG),
     (r"README\.md: make (test|check)$", LONG),
+    (r"README\.md: make docs$", "tests/docs/test_site.py"),
     (r"docs/report\.md: python -c .*coverage", LONG),
     (r"docs/benchmarks\.md: (make run|csDownload|python -m dualteacher)", PUBLISHED),
     (r"docs/reliability\.md: .*audit", INSTALL),

@@ -15,7 +15,8 @@ LOCK = (ROOT / "requirements.lock").read_text()
 def test_every_dependency_is_locked_to_a_version_that_pyproject_allows():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     locked = dict(re.findall(r"^([\w.-]+)==(\S+)", LOCK, re.MULTILINE))
-    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+    extras = project["optional-dependencies"]
+    for text in [*project["dependencies"], *extras["dev"], *extras["docs"]]:
         wanted = Requirement(text)
         assert locked.get(canonicalize_name(wanted.name), "none") in wanted.specifier, f"{text}: run `make lock`"
 
