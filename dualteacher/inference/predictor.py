@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 
@@ -19,6 +20,7 @@ from dualteacher.inference.windows import Grid, mean_scores
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Inference
 
+Encoder = Callable[[Tensor], list[Tensor]]  # an image → feature maps, as Segmenter.features
 TIMED = 4  # shapes of images for which cuDNN may time its algorithms, which takes about a second each
 
 
@@ -55,9 +57,12 @@ class Predictor:
     """
 
     def __init__(
-        self, model: Segmenter, inference: Inference, scales: Sequence[float] = (1.0,), flip: bool = False
-    ) -> None:
+        self, model: Segmenter, inference: Inference, scales: Sequence[float] = (1.0,), flip: bool = False,
+        encode: Encoder | None = None,
+    ) -> None:  # fmt: skip
+        """encode: gives the head its feature maps; by default the model's own `features`."""
         self.model, self.inference, self.scales, self.flip = model, inference, list(scales), flip
+        self._pass: Callable[[Tensor], Tensor] = model if encode is None else lambda image: model.head(encode(image))
         self._timed: set[torch.Size] = set()
 
     @property
@@ -122,7 +127,7 @@ class Predictor:
                 images = upsampling.enlarge(images, size)
         if self.inference.mode == "whole":
             with self._algorithms(images.shape):
-                return self.model(images)
+                return self._pass(images)
         return self._slide(images)
 
     @contextmanager
@@ -144,12 +149,35 @@ class Predictor:
         def score(rows: Tensor, lefts: Sequence[int]) -> Iterator[Tensor]:
             for left in lefts:
                 part = rows[..., left : left + grid.window[1]]
-                yield upsampled(self.model(part), _size(part))
+                yield upsampled(self._pass(part), _size(part))
 
         mean = images.new_empty((len(images), self.model.num_classes, *_size(images)))
         for top, left, scores in mean_scores(grid, lambda top, bottom: images[:, :, top:bottom], score):
             mean[..., top : top + scores.shape[-2], left : left + scores.shape[-1]] = scores
         return mean
+
+
+def together(networks: Sequence[Segmenter], inference: Inference) -> list[Predictor]:
+    """Predictors of networks that all see the same images in the same order.
+
+    If the networks share a frozen backbone, each image goes through it once.
+    """
+    first = networks[0]
+    if first.frozen != ("backbone",) or any(network.backbone is not first.backbone for network in networks):
+        return [Predictor(network, inference) for network in networks]
+    waiting: list[deque[list[Tensor]]] = [deque() for _ in networks]  # maps that a network has not taken yet
+
+    def encoder(own: deque[list[Tensor]]) -> Encoder:
+        def encode(image: Tensor) -> list[Tensor]:
+            if not own:
+                maps = first.features(image)
+                for queue in waiting:
+                    queue.append(maps)
+            return own.popleft()
+
+        return encode
+
+    return [Predictor(network, inference, encode=encoder(own)) for network, own in zip(networks, waiting, strict=True)]
 
 
 def upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -17,7 +17,7 @@ from dualteacher.core.labels import IGNORE
 from dualteacher.core.transfer import send
 from dualteacher.data.pack import Pack
 from dualteacher.evaluation.scoring import score
-from dualteacher.inference.predictor import Predictor, same_size_runs, to_tensor
+from dualteacher.inference.predictor import Predictor, same_size_runs, to_tensor, together
 from dualteacher.machine.distributed import World
 from dualteacher.methods.base import Clock, Method
 from dualteacher.models.segmenter import Segmenter
@@ -106,15 +106,16 @@ def _add_probe(
     images: Sequence[int], inference: Inference,
 ) -> None:  # fmt: skip
     """Predict the probe images with all three networks and count their pixels."""
-    by_labeller, by_student = Predictor(labeller, inference), Predictor(student, inference)
-    by_waiting = None if waiting is None else Predictor(waiting, inference)
+    networks = [labeller, *([] if student is labeller else [student]), *([] if waiting is None else [waiting])]
+    by_labeller, *others = together(networks, inference)
     device = by_labeller.device
     for run in same_size_runs(pack, images, inference.batch):
         pixels = to_tensor([pack.image(i) for i in run], device)
         size = (pixels.shape[2], pixels.shape[3])
         label, confidence = by_labeller.one_scale(pixels)
-        own = label if labeller is student else by_student(pixels)
-        other = None if by_waiting is None else by_waiting(pixels)
+        labels = [predictor(pixels) for predictor in others]
+        other = labels.pop() if waiting is not None else None
+        own = labels.pop() if labels else label
         tally.add(label, confidence, own, other, send(held_back_masks(pack, run, size), device))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 
+from dualteacher.inference.predictor import together
+from dualteacher.methods.teaching import make_teacher
 from dualteacher.models import saved, segmenter, tensors
 from dualteacher.settings import Settings
 from dualteacher.stages import evaluate, train, warmup
@@ -31,6 +34,37 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     torch.save(network.backbone.state_dict(), "vit.pth")
     prepare(settings, checkpoint=Path("vit.pth"))
     return settings
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_probe_images_go_through_the_shared_backbone_once(mode: str) -> None:
+    """Through a backbone of each network's own, one pass each, with the same results."""
+    model = {"backbone": "test_vit", "architecture": "dpt", "freeze": "backbone"}
+    inference = {"mode": mode, "window": 32, "stride": 32, "resize": None}
+    settings = toy_settings(model=model, inference=inference)
+    student = segmenter.build(settings.model, 3, None, drop_path=0.0, seed=0)
+    teachers = [make_teacher(student, "running") for _ in range(2)]
+    for number, network in enumerate([student, *teachers]):
+        torch.manual_seed(number)
+        torch.nn.init.normal_(network.head.classifier.weight)
+    own = [copy.deepcopy(network) for network in (student, *teachers)]
+    images = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+    found, passes = {}, {}
+    for name, networks in (("shared", [student, *teachers]), ("own", own)):
+        seen: list[int] = []
+        hooks = [
+            backbone.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(len(inputs[0])))
+            for backbone in {network.backbone for network in networks}
+        ]
+        predictors = together([network.eval() for network in networks], settings.inference)
+        found[name] = [[predictor(part) for predictor in predictors] for part in images.split(1)]
+        passes[name] = len(seen)
+        for hook in hooks:
+            hook.remove()
+    assert passes["own"] == 3 * passes["shared"] > 0
+    for ours, theirs in zip(found["shared"], found["own"], strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+        assert not torch.equal(ours[0], ours[1])
 
 
 def test_a_stopped_run_goes_on_with_the_same_backbone(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
