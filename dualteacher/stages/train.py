@@ -41,10 +41,10 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
     probe = probe_images(data.train, data.unlabelled, settings.train.probe_images, seed)
 
     def observe(clock: Clock, last: bool) -> Row:
-        row = blank()
-        if last or (clock.epoch + 1) % settings.train.validate_every == 0:
+        row, due = blank(), last or (clock.epoch + 1) % settings.train.validate_every == 0
+        if due:
             row |= validate() | select() | record()
-        return row | judge_teachers(student, chosen, clock, data.train, probe, settings, device)
+        return row | judge_teachers(student, chosen, clock, data.train, probe if due else [], settings, device)
 
     def calibrate(progress: Progress) -> pd.DataFrame:
         """Calibration of the last pseudo-labels trained on or, without any, of the student's own predictions."""

@@ -6,8 +6,8 @@ Each rule checks one value per epoch and must hold for several consecutive epoch
 - skipped: at least SKIPPED of an epoch's batches were skipped as non-finite (optimizer.bad_batch: skip).
 - coverage_low: less than COVERAGE_LOW of the pixels pass the confidence threshold, so the unlabelled images
   contribute nothing. Normal after a short warm-up, so the first GRACE of the steps do not count.
-- coverage_high: nearly every pixel passes, and the labels are often wrong (accuracy on the probe below TRUSTED) or
-  cannot be checked. Full coverage with correct labels raises nothing.
+- coverage_high: nearly every pixel passes, and the labels were often wrong when last checked (accuracy on the probe
+  below TRUSTED) or cannot be checked. Full coverage with correct labels raises nothing.
 - one_class: SWALLOWED or more of the pixels of all other classes are predicted as one class. That class's own
   share does not matter, so a data set that is mostly background raises nothing.
 - teacher_is_student: the relative distance between the active teacher's parameters and the student's is below SAME.
@@ -50,6 +50,7 @@ class Context:
 
     steps: int  # of the whole run
     thresholded: bool  # the method has a confidence threshold that pixels can fail
+    probed: bool = False  # validations check the pseudo-labels on probe images
     classes: Sequence[str] = ()  # names, in class order
 
 
@@ -62,6 +63,8 @@ class Epoch:
     steps: int  # of this epoch
     rate: float  # learning rate, relative to the peak so far
     best: Row | None = None  # the earlier epoch with the highest validation mIoU
+    right: float | None = None  # accuracy on the probe when last checked; None if never, or for lack of masks
+    awaits_probe: bool = False  # the first check is still to come
 
     def value(self, name: str) -> float | None:
         """A value of the row; None if it was not measured."""
@@ -95,10 +98,13 @@ def check(history: Sequence[Row], context: Context) -> list[Alarm]:
 
 
 def _epochs(history: Sequence[Row], context: Context) -> Iterator[Epoch]:
-    before, peak, best = 0, 0.0, None
+    before, peak, best, right, awaits_probe = 0, 0.0, None, None, context.probed
     for row in history:
         peak = max(peak, row["learning_rate"])
-        yield Epoch(row, context, row["step"] - before, row["learning_rate"] / peak if peak else 0.0, best)
+        right = right if math.isnan(row.get("probe_accuracy", math.nan)) else row["probe_accuracy"]
+        awaits_probe = awaits_probe and math.isnan(row.get("probe_coverage", math.nan))
+        rate = row["learning_rate"] / peak if peak else 0.0
+        yield Epoch(row, context, row["step"] - before, rate, best, right, awaits_probe)
         before = row["step"]
         if row.get("val_miou", math.nan) > (best["val_miou"] if best else -math.inf):
             best = row
@@ -131,8 +137,8 @@ def _coverage_low(epoch: Epoch) -> str | None:
 
 
 def _coverage_high(epoch: Epoch) -> str | None:
-    kept, right = epoch.value("kept"), epoch.value("probe_accuracy")
-    if kept is None or not epoch.context.thresholded:
+    kept, right = epoch.value("kept"), epoch.right
+    if kept is None or not epoch.context.thresholded or epoch.awaits_probe:
         return None
     if right is None:
         return f"{kept:.2%} of the pixels pass the threshold; no masks to check them" if kept >= UNCHECKED else ""

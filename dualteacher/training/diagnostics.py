@@ -1,4 +1,5 @@
-"""Measurements at an epoch's end: validation, pseudo-labels against held-back masks, teacher against student.
+"""Measurements at an epoch's end: teacher against student, and when due: validation, pseudo-labels against held-back
+masks.
 
 They test the paper's argument: temporary teachers differ from the student (distance, disagreement) and label
 well (coverage, accuracy). The held-back masks are read only here and for calibration, never by the training loader.
@@ -76,7 +77,10 @@ def judge_teachers(
     student: Segmenter, method: Method, clock: Clock, pack: Pack, images: Sequence[int], settings: Settings,
     device: torch.device,
 ) -> Row:  # fmt: skip
-    """Coverage and accuracy of the pseudo-labels on the probe `images`, and each teacher's distance to the student."""
+    """Each teacher's distance to the student, and coverage and accuracy of the pseudo-labels on the probe `images`.
+
+    images: may be empty. Three networks predict them, which takes longer than an epoch of few labels.
+    """
     labeller, active = method.labeller(student, clock), method.active(clock)
     if labeller is None:
         return {}

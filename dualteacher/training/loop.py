@@ -124,7 +124,8 @@ def raised(job: Job, progress: Progress) -> list[alarms.Alarm]:
     threshold = job.method.threshold
     thresholded = threshold is not None and threshold > 1 / job.student.num_classes
     names = [info.name for info in job.dataset.pack.classes]
-    return alarms.check(progress.history, alarms.Context(job.steps, thresholded, names))
+    probed = job.settings.train.probe_images > 0
+    return alarms.check(progress.history, alarms.Context(job.steps, thresholded, probed, names))
 
 
 def step(

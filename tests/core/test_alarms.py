@@ -120,6 +120,18 @@ def test_full_coverage_that_is_right_is_a_success() -> None:
     assert raised(kept=[1.0] * 20, probe_accuracy=[0.97] * 20) == []
 
 
+def test_coverage_is_judged_by_the_last_check_of_the_probe() -> None:
+    full, none = [1.0] * 20, [math.nan]
+    assert raised(kept=full, probe_accuracy=none * 20, probe_coverage=none * 20) == [("coverage_high", 2)]
+    probed = Context(STEPS, thresholded=True, probed=True)
+    assert raised(probed, kept=full, probe_accuracy=none * 20, probe_coverage=none * 20) == []
+    at = {"probe_coverage": none * 4 + [1.0] + none * 15}
+    assert raised(probed, kept=full, probe_accuracy=none * 4 + [0.97] + none * 15, **at) == []
+    for right in (0.85, math.nan):  # NaN: images without masks
+        wrong = none * 4 + [right] + none * 15
+        assert raised(probed, kept=full, probe_accuracy=wrong, **at) == [("coverage_high", 6)]
+
+
 def test_a_method_without_a_threshold_is_not_judged_by_coverage() -> None:
     assert raised(Context(STEPS, thresholded=False), kept=[1.0] * 20, probe_accuracy=[0.5] * 20) == []
 

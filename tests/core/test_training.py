@@ -348,8 +348,9 @@ def test_history_and_weights_say_what_was_done(project):
     assert list(history["step"]) == [2, 4, 6] and list(history["epoch"]) == [0, 1, 2]  # 5 labelled, 2 a step
     assert list(history["mix"]) == ["cutmix", "classmix", "cutmix"] and list(history["teacher"]) == [0, 1, 0]
     assert history["val_miou"].notna().tolist() == [False, True, True]
-    probed = ["probe_coverage", "probe_accuracy_all", "distance_active", "distance_waiting", "disagreement_active"]
-    assert history[probed].notna().all(axis=None)
+    assert history[["distance_active", "distance_waiting"]].notna().all(axis=None)
+    probed = history[["probe_coverage", "probe_accuracy_all", "disagreement_active"]].notna()
+    assert probed.eq(history["val_miou"].notna(), axis=0).all(axis=None)
     # judged at an epoch's end, just after its second step: the active teacher is near, the waiting one further
     assert (history["distance_active"] < history["distance_waiting"]).all()
     metrics = json.loads(cell.metrics.read_text())

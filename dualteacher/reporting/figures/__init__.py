@@ -97,7 +97,8 @@ def _by_method(runs: Runs, colors: dict[str, str], x: str, y: str, scale: float,
         band = over_seeds([run.history for run in of_method], x, y)
         if len(band):
             band[["mean", "low", "high"]] *= scale
-            _line(axes, band, method, colors[method], MARKERS[i % len(MARKERS)] if y == "val_miou" else "")
+            at_validations = y == "val_miou" or y.startswith("probe")
+            _line(axes, band, method, colors[method], MARKERS[i % len(MARKERS)] if at_validations else "")
     _frame(axes, x)
 
 
@@ -145,7 +146,7 @@ def _right(runs: Runs, colors: dict[str, str], axes: Any) -> None:
         for method, of_method in runs.items():
             band = over_seeds([run.history for run in of_method], "epoch", column)
             band[["mean", "low", "high"]] *= 100
-            _line(axes, band, method, colors[method], "", dash)
+            _line(axes, band, method, colors[method], "o", dash)
         axes.plot([], [], color=MUTED, ls=dash, label=label)
     _frame(axes, "epoch")
     _key(axes)
@@ -195,7 +196,7 @@ def _distance(runs: list[Run], method: str, color: str, measure: str, top: float
     for label, dash in zip(labels, ("-", DASH), strict=False):
         band = over_seeds([table[label] for table in tables if label in table], "epoch", "value")
         band[["mean", "low", "high"]] *= 100
-        _line(axes, band, method, color, "", dash)
+        _line(axes, band, method, color, "o" if measure == "disagreement" else "", dash)
         axes.plot([], [], color=color, ls=dash, label=label)
     _frame(axes, "epoch")
     axes.set_ylim(0, top)
