@@ -115,7 +115,6 @@ DECISIONS = [
     (r"\S+: (torchrun|snakemake --workflow-profile)", HARDWARE),
     # what a page that is run has too: an experiment takes seconds even where its stages take none
     (r"(README|docs/tutorial)\.md: (dvc exp run|git|make (exp-show|adopt-dvc))", "docs/compare-experiments.md"),
-    (r"README\.md: dvc \w+ diff", "docs/compare-experiments.md"),
     (r"README\.md: (make (run|plan)|sed)", "docs/tutorial.md"),
     (r"README\.md: snakemake --cores all", "docs/own-data.md"),
     (r"README\.md: dvc repro", "docs/scaling.md"),
