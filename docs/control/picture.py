@@ -1,6 +1,6 @@
 """README's picture: where two methods differ most, from the first screen of a report.
 
-    python docs/control/picture.py results/report/index.html docs/control/picture.png
+Run `python docs/control/picture.py results/report/index.html docs/control/picture.png`.
 """
 
 from __future__ import annotations

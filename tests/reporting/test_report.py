@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,15 @@ def test_figures_open(made: Path) -> None:
         with Image.open(path) as image:
             image.load()
             assert image.width > 400
+
+
+def test_the_readmes_picture_is_made_of_the_page(made: Path, tmp_path: Path) -> None:
+    script = runpy.run_path(str(Path(report.__file__).parents[2] / "docs" / "control" / "picture.py"))
+    rows = script["rows"]((made / "results/report/index.html").read_text(encoding="utf-8"))
+    assert [len(row) for row in rows] == [4, 4, 4] and rows[0][1][1] == "ground truth"
+    assert all("% correct" in text for row in rows for _, text in row[2:])
+    drawn = script["drawn"](rows)
+    assert drawn.size[0] > 4 * script["SIDE"] and drawn.size[1] > 3 * script["SIDE"]
 
 
 def test_summary_is_small(made: Path) -> None:
