@@ -34,6 +34,7 @@ localrules:
     all,
     download,
     weights,
+    classes,
     report,
 
 

@@ -16,11 +16,11 @@ from PIL import Image
 
 from dualteacher.commands import export
 from dualteacher.data.channels import Channels
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.data.formats import images
-from dualteacher.data.pack import ClassInfo
 from dualteacher.inference.predictor import Predictor
 from dualteacher.machine.device import pick
-from dualteacher.models import saved
+from dualteacher.models import named, saved
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.prediction import options as how
 from dualteacher.prediction import reading
@@ -181,7 +181,7 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Model:
     device: auto (CUDA if available), cpu, cuda, cuda:1, mps.
     """
     file = saved.find(Path(path))
-    network, description = saved.load(file)
+    network, description = named.load(file)
     return Model(file, network.to(pick(device)), description)
 
 

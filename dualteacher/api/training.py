@@ -143,6 +143,7 @@ def _run_stages(cell: paths.Cell) -> None:
     run_stage("weights")
     run_stage("download", cell.dataset)
     run_stage("prepare", cell.dataset)
+    run_stage("classes", cell.dataset)
     run_stage("partition", *start, names=names)
     run_stage("warmup", *start, names=names, on_gpus=True)
     run_stage("train", *run, names=names | {"method": cell.method}, on_gpus=True)

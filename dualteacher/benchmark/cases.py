@@ -13,7 +13,7 @@ from PIL import Image
 from dualteacher import settings
 from dualteacher.core import seeds
 from dualteacher.data.loader import StepBatch
-from dualteacher.data.pack import ClassInfo, PackWriter, Sample
+from dualteacher.data.pack import PackWriter, Sample
 from dualteacher.settings import Settings
 from dualteacher.workflow import presets
 
@@ -73,10 +73,9 @@ class Case:
 
     def write_pack(self, path: Path, count: int) -> None:
         """Write `count` JPEG images of aspect ratio 4:3, with masks."""
-        colours = [ClassInfo(f"class {i}", (i, i, i)) for i in range(self.classes)]
         rng = seeds.generator(0, "benchmark pack")
         height, width = self.side, self.side * 4 // 3
-        with PackWriter(path, "benchmark", colours) as writer:
+        with PackWriter(path, "benchmark", self.classes) as writer:
             for i in range(count):
                 image, mask = picture(rng, height, width, self.classes)
                 writer.add(Sample(f"image{i:05d}", _encoded(image, "JPEG"), _encoded(mask, "PNG"), height, width))

@@ -29,8 +29,13 @@ def download(
 
 
 def prepare(dataset: DatasetOption) -> None:
-    """Convert a dataset's archives to train.arrow and val.arrow, with class table and statistics."""
+    """Convert a dataset's archives to train.arrow and val.arrow, with statistics."""
     run_stage("prepare", dataset, names={"dataset": dataset})
+
+
+def classes(dataset: DatasetOption) -> None:
+    """Write a dataset's class names and colours, and its contact sheet."""
+    run_stage("classes", dataset, names={"dataset": dataset})
 
 
 def partition(dataset: DatasetOption, partition: PartitionOption, seed: SeedOption) -> None:
@@ -60,4 +65,4 @@ def report() -> None:
     run_stage("report")
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (download, prepare, partition, warmup, train, evaluate, report)
+COMMANDS: tuple[Callable[..., None], ...] = (*(download, prepare, classes, partition, warmup, train, evaluate, report),)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dualteacher.data import official_lists
+from dualteacher.data import class_table, official_lists
 from dualteacher.data import partition as rules
 from dualteacher.data.pack import Pack
 from dualteacher.settings import Settings
@@ -42,6 +42,7 @@ def run(settings: Settings, dataset: str, partition: str | None, seed: int | Non
     pixels = pixels_of(place, pack)
     source = settings.datasets[dataset].source
     official = _fetched(place, source)
+    names_of_classes = [info.name for info in class_table.read(dataset)]
     seen: set[str] = set()
     for split in present:
         trained, held_out, unlabelled = rules.read(split.table)
@@ -56,7 +57,7 @@ def run(settings: Settings, dataset: str, partition: str | None, seed: int | Non
             continue
         seen.add(digest)
         compared = _against(digest, set(labelled), official) if official else _no_lists(source)
-        print("\n".join([*compared, "", *_classes(pack, pixels, labelled), ""]))
+        print("\n".join([*compared, "", *_classes(pack, pixels, labelled, names_of_classes), ""]))
 
 
 def _fetched(place: paths.Dataset, source: str) -> dict[str, list[str]]:
@@ -97,11 +98,10 @@ def _against(digest: str, labelled: set[str], official: dict[str, list[str]]) ->
     return lines
 
 
-def _classes(pack: Pack, pixels: np.ndarray, labelled: list[str]) -> list[str]:
+def _classes(pack: Pack, pixels: np.ndarray, labelled: list[str], names: list[str]) -> list[str]:
     """Labelled pixels and images per class, rarest last; then the missing classes."""
     rows = pixels[[pack.index(image_id) for image_id in labelled]]
     totals, shown, everywhere = rows.sum(0), (rows > 0).sum(0), pixels.sum(0)
-    names = [info.name for info in pack.classes]
     wide = max(len("class"), *map(len, names))
     lines = [f"  {'class':<{wide}}  {'labelled pixels':>15}  {'share':>7}  {'images':>7}  {'share labelled':>15}"]
     for index in np.argsort(-totals, kind="stable").tolist():

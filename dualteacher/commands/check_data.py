@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from dualteacher.data import contact_sheet, inspection, sources
 from dualteacher.data.channels import RGB, Channels
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.data.fetch import manifest
-from dualteacher.data.pack import ClassInfo, Pack, PackWriter
+from dualteacher.data.pack import Pack, PackWriter
 from dualteacher.data.sources.folder import Folder
+from dualteacher.data.stats import COLUMNS
 from dualteacher.settings import Settings
-from dualteacher.stages.prepare import COLUMNS
 from dualteacher.system import paths
 
 
@@ -27,6 +28,7 @@ def run(settings: Settings, dataset: str) -> bool:
     """
     options = settings.datasets[dataset]
     source = sources.choose(options)
+    classes = source.classes()
     unused: list[str] = []
     if isinstance(source, Folder):
         looked = source.look()
@@ -34,10 +36,10 @@ def run(settings: Settings, dataset: str) -> bool:
         unused = looked.unused()
     else:
         content = source.open(manifest.read(paths.Dataset(dataset).manifest, source.archives()))
-    survey = inspection.survey_of(content, options)
+    survey = inspection.survey_of(content, classes, options)
     examples: dict[str, Examples] = {split: Examples(contact_sheet.SHOWN[split]) for split in sources.SPLITS}
     for split in reversed(sources.SPLITS):  # validation first, see Survey
-        for checked in inspection.run(content, split, f"check {split}"):
+        for checked in inspection.run(content, split, len(classes), f"check {split}"):
             survey.add(split, checked)
             examples[split].add(checked)
     survey.conclude()
@@ -51,7 +53,7 @@ def run(settings: Settings, dataset: str) -> bool:
         print(f"not used: {line}")
     if all(found.kept for found in examples.values()):
         sheet = paths.Dataset(dataset).checked_sheet
-        draw(sheet, dataset, content.classes(), channels, examples)
+        draw(sheet, dataset, classes, channels, examples)
         print(f"contact sheet: {sheet}")
     errors = len(survey.errors())
     warnings = len(survey.findings) - errors
@@ -97,13 +99,13 @@ def draw(
     with tempfile.TemporaryDirectory() as folder:
         packs = {}
         for split, found in examples.items():
-            with PackWriter(Path(folder) / f"{split}.arrow", dataset, classes, channels) as writer:
+            with PackWriter(Path(folder) / f"{split}.arrow", dataset, len(classes), channels) as writer:
                 for checked in found.kept:
                     if checked.sample is not None:
                         writer.add(checked.sample)
             packs[split] = Pack(Path(folder) / f"{split}.arrow")
         path.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet.write(path, packs, table, {split: found.total for split, found in examples.items()})
+        contact_sheet.write(path, packs, table, classes, {split: found.total for split, found in examples.items()})
 
 
 def _number(count: int, what: str) -> str:

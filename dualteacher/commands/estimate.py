@@ -112,7 +112,7 @@ def _size(loaded: Settings, dataset: str) -> Size | None:
     packs = [Pack(place.train), Pack(place.val)]
     raw = sum(path.stat().st_size for path in place.raw.rglob("*") if path.is_file())
     stored = sum(pack.path.stat().st_size for pack in packs)
-    return Size(raw, stored, len(packs[0]), len(packs[1]), len(packs[0].classes), packs[0].channels)
+    return Size(raw, stored, len(packs[0]), len(packs[1]), packs[0].num_classes, packs[0].channels)
 
 
 def measure(student: segmenter.Segmenter, side: int) -> Network:

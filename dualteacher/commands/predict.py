@@ -9,7 +9,7 @@ from pathlib import Path
 from dualteacher.inference.predictor import Predictor
 from dualteacher.machine.device import keep_freed_memory, pick
 from dualteacher.machine.interrupt import listening
-from dualteacher.models import saved
+from dualteacher.models import named, saved
 from dualteacher.prediction import inputs, video
 from dualteacher.prediction import options as how
 from dualteacher.prediction.options import Options
@@ -28,15 +28,16 @@ def run(weights: Path, given: Sequence[Path], output: Path, options: Options) ->
     finished images. On SIGINT or SIGTERM, finishes the current batch and raises Interrupted.
     """
     path = saved.find(weights)
-    model, description = saved.load(path)
+    model, description = named.load(path)
     inference = how.inference(path, description, options)
     device = pick(options.device)
     keep_freed_memory()
     jobs = inputs.collect(given, output)
     read_video = video.reader() if any(job.video for job in jobs) else None
     predictor = Predictor(model.to(device), inference, options.scales, options.flip)
-    look = Look(how.palette(description["classes"]), options.overlays, options.confidence)
-    with closing(Record(output, options.fingerprint(files.sha256(path)))) as record, listening() as stop:
+    palette = how.palette(description["classes"])
+    look = Look(palette, options.overlays, options.confidence)
+    with closing(Record(output, options.fingerprint(files.sha256(path), palette))) as record, listening() as stop:
         work = Work(predictor, record, look, options, stop)
         failed = work.through(jobs, read_video)
         left_out = record.write_areas(description["classes"])

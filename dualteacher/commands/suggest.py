@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dualteacher.data import class_table
 from dualteacher.labelling import selection, suggestion
 from dualteacher.labelling.observe import Observer
 from dualteacher.machine.device import setup
@@ -41,5 +42,5 @@ def run(settings: Settings, cell: paths.Cell, count: int, by: str, output: Path,
         "of": len(unlabelled),
         "threshold": threshold,
     }
-    suggestion.write(output, observer, chosen, threshold, record)
+    suggestion.write(output, observer, class_table.read(cell.dataset), chosen, threshold, record)
     logger.info("%s: %d of %d unlabelled images, chosen by %s", output, count, len(unlabelled), chosen.how)

@@ -5,7 +5,7 @@ Shows at a glance whether masks and images match.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from dualteacher.core.labels import IGNORE
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.data.pack import Pack
 from dualteacher.system import files, fonts
 
@@ -31,9 +32,14 @@ class Total(NamedTuple):
     pixels: np.ndarray
 
 
-def write(path: Path, packs: Mapping[str, Pack], pixels: pa.Table, totals: Mapping[str, Total] | None = None) -> None:
+def write(
+    path: Path,
+    packs: Mapping[str, Pack],
+    pixels: pa.Table,
+    classes: Sequence[ClassInfo],
+    totals: Mapping[str, Total] | None = None,
+) -> None:
     """Draw the sheet. pixels: the table of stats.parquet; totals: of all images, if the packs hold only some."""
-    classes = packs["train"].classes
     counts = {split: _counts(pack, split, pixels) for split, pack in packs.items()}
     cells = [(split, i) for split, pack in packs.items() for i in _choose(counts[split], SHOWN[split])]
     rows = -(-len(cells) // COLUMNS)
@@ -51,7 +57,7 @@ def write(path: Path, packs: Mapping[str, Pack], pixels: pa.Table, totals: Mappi
     for place, (split, i) in enumerate(cells):
         left = MARGIN + place % COLUMNS * (2 * SIDE + GAP)
         upper = top + place // COLUMNS * row_height
-        _pair(sheet, packs[split], i, left, upper)
+        _pair(sheet, packs[split], i, classes, left, upper)
         _write(draw, (left, upper + SIDE + 5), f"{split}  {packs[split].ids[i]}", PALE, 13)
     _write(draw, (MARGIN, legend_top - 34), "Share of pixels: training / validation", INK, 15, bold=True)
     named = [(info.name, info.color) for info in classes] + [("ignored", (0, 0, 0))]
@@ -72,7 +78,7 @@ def write(path: Path, packs: Mapping[str, Pack], pixels: pa.Table, totals: Mappi
 
 def _counts(pack: Pack, split: str, pixels: pa.Table) -> np.ndarray:
     """Pixels per image and class, (images, classes + 1); the last column is ignored pixels."""
-    counts = np.zeros((len(pack), len(pack.classes) + 1), np.int64)
+    counts = np.zeros((len(pack), pack.num_classes + 1), np.int64)
     table = pixels.to_pydict()
     columns = (table[name] for name in ("split", "image_id", "class_index", "pixels"))
     for of, image_id, index, number in zip(*columns, strict=True):
@@ -94,14 +100,14 @@ def _choose(counts: np.ndarray, number: int) -> list[int]:
     return chosen
 
 
-def _pair(sheet: Image.Image, pack: Pack, i: int, left: int, upper: int) -> None:
+def _pair(sheet: Image.Image, pack: Pack, i: int, classes: Sequence[ClassInfo], left: int, upper: int) -> None:
     """Draw the image and, next to it, its mask overlay."""
     image, mask = _shrunk(pack.picture(i), pack.mask(i))
     if mask is None:
         over = np.full_like(image, 235)
     else:
         palette = np.zeros((256, 3), np.float32)
-        palette[: len(pack.classes)] = [info.color for info in pack.classes]
+        palette[: len(classes)] = [info.color for info in classes]
         over = (OPACITY * palette[mask] + (1 - OPACITY) * image).round().astype(np.uint8)
     scale = SIDE / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))

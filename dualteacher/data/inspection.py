@@ -17,9 +17,10 @@ import numpy as np
 
 from dualteacher.core.labels import IGNORE
 from dualteacher.data import likeness
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.data.formats.palettes import Color, Palettes
 from dualteacher.data.likeness import Picture
-from dualteacher.data.pack import DECODE_ERRORS, ClassInfo, Sample, decode_image, decode_mask
+from dualteacher.data.pack import DECODE_ERRORS, Sample, decode_image, decode_mask
 from dualteacher.data.sources import SPLITS, Content, Split
 from dualteacher.system import console, parallel
 
@@ -40,6 +41,12 @@ class Finding(NamedTuple):
     where: str
     text: str
     kind: str = ""
+    class_index: int | None = None  # of the class that `where` names
+
+    @property
+    def stable(self) -> str:
+        """`where`, which a class's new name does not change."""
+        return self.where if self.class_index is None else f"class {self.class_index}"
 
     def __str__(self) -> str:
         return f"{printable(self.where)}: {self.text}"
@@ -70,15 +77,15 @@ def leak_level(dataset: object) -> Level:
     return "error" if getattr(dataset, "source", None) == "folder" else "warning"
 
 
-def survey_of(content: Content, dataset: object) -> Survey:
+def survey_of(content: Content, classes: Sequence[ClassInfo], dataset: object) -> Survey:
     """An empty survey, with the content's own findings if it has any (see `sources.Content`)."""
-    survey = Survey(content.classes(), leak_level(dataset))
+    survey = Survey(classes, leak_level(dataset))
     survey.own_validation = getattr(getattr(dataset, "validation", None), "images", None) is not None
     survey.findings += content.findings() if hasattr(content, "findings") else []
     return survey
 
 
-def run(content: Content, split: Split, description: str) -> Iterator[Checked]:
+def run(content: Content, split: Split, num_classes: int, description: str) -> Iterator[Checked]:
     """Check a split's images on all cores, in order, with progress.
 
     A content with `jobs(split)` decodes its own files; otherwise, the encoded samples are decoded here.
@@ -87,8 +94,7 @@ def run(content: Content, split: Split, description: str) -> Iterator[Checked]:
     if hasattr(content, "jobs"):
         jobs = content.jobs(split)
     else:
-        number = len(content.classes())
-        jobs = (partial(inspect, sample, number) for sample in content.samples(split))
+        jobs = (partial(inspect, sample, num_classes) for sample in content.samples(split))
     return console.progress(parallel.ordered(jobs), description, len(content.ids(split)), "image")
 
 
@@ -244,7 +250,8 @@ class Survey:
             for index, info in enumerate(self.classes):
                 if not self.pixels[split][index]:
                     then = "it cannot be learned" if split == "train" else "its score is undefined"
-                    yield Finding("warning", printable(info.name), f"no {NAMES[split]} mask shows it: {then}", "absent")
+                    text = f"no {NAMES[split]} mask shows it: {then}"
+                    yield Finding("warning", printable(info.name), text, "absent", index)
 
     def errors(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.level == "error"]

@@ -10,12 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +23,7 @@ from dualteacher.data.channels import RGB, Channels, shown
 from dualteacher.system import files
 from dualteacher.system.errors import UserError
 
-FORMAT = "2"
+FORMAT = "3"
 LARGEST = 1 << 28  # pixels of an image, 16,384²; Pillow's default limit is too low for some datasets
 Image.MAX_IMAGE_PIXELS = LARGEST
 DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # Pillow, on damaged files
@@ -48,13 +46,6 @@ SCHEMA = pa.schema(
 )
 
 
-class ClassInfo(NamedTuple):
-    """A class's name and colour (r, g, b); its index is its position in the class table."""
-
-    name: str
-    color: tuple[int, int, int]
-
-
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One row of a pack: encoded image, encoded mask (or None), size in pixels, block (or None)."""
@@ -65,11 +56,6 @@ class Sample:
     height: int
     width: int
     block: str | None = None
-
-
-def class_table(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
-    """The class table as JSON values: the content of classes.json."""
-    return [{"index": i, "name": name, "color": list(color)} for i, (name, color) in enumerate(classes)]
 
 
 def row_hash(
@@ -127,9 +113,9 @@ class PackWriter:
     Memory is bounded by one record batch. The file's bytes depend only on the rows.
     """
 
-    def __init__(self, path: Path, dataset: str, classes: Sequence[ClassInfo], channels: Channels = RGB) -> None:
+    def __init__(self, path: Path, dataset: str, num_classes: int, channels: Channels = RGB) -> None:
         self.path = path
-        metadata = {"format": FORMAT, "dataset": dataset, "classes": json.dumps(class_table(classes))}
+        metadata = {"format": FORMAT, "dataset": dataset, "classes": str(num_classes)}
         if channels != RGB:
             metadata["channels"] = json.dumps(channels.describe())
         metadata["sha256"] = _description_hash(dataset, metadata["classes"], metadata.get("channels"))
@@ -187,7 +173,7 @@ class Pack:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         batches, metadata = _open(self.path)
-        self.dataset, self.classes, self.channels = _describe(self.path, metadata)
+        self.dataset, self.num_classes, self.channels = _describe(self.path, metadata)
         self.ids: list[str] = [i for batch in batches for i in batch.column("image_id").to_pylist()]
         self.blocks: list[str | None] = [b for batch in batches for b in batch.column("block").to_pylist()]
         self._images = [batch.column("image") for batch in batches]
@@ -250,6 +236,14 @@ class Pack:
         except KeyError:
             raise UserError(f"{self.path}: contains no image '{image_id}'; run prepare and partition again") from None
 
+    @property
+    def content_hash(self) -> str:
+        """Hex digest of all rows' hashes: of images, masks and ids. Does not read the images."""
+        digest = hashlib.sha256()
+        for column in self._hashes:
+            digest.update("".join(column.to_pylist()).encode())
+        return digest.hexdigest()
+
     def damaged(self) -> list[str]:
         """Ids of the images whose row does not match its hash. Reads the whole file."""
         return [self.ids[i] for i in range(len(self)) if not self._is_intact(i)]
@@ -299,8 +293,8 @@ def _open(path: Path) -> tuple[list[pa.RecordBatch], dict[bytes, bytes]]:
     return batches, reader.schema.metadata or {}
 
 
-def _describe(path: Path, metadata: dict[bytes, bytes]) -> tuple[str, list[ClassInfo], Channels]:
-    """(the dataset's name, its class table, its images' channels) from a pack's metadata."""
+def _describe(path: Path, metadata: dict[bytes, bytes]) -> tuple[str, int, Channels]:
+    """(the dataset's name, its number of classes, its images' channels) from a pack's metadata."""
     try:
         version = metadata[b"dualteacher.format"].decode()
         if version != FORMAT:
@@ -309,8 +303,6 @@ def _describe(path: Path, metadata: dict[bytes, bytes]) -> tuple[str, list[Class
         channels = metadata[b"dualteacher.channels"].decode() if b"dualteacher.channels" in metadata else None
         if metadata[b"dualteacher.sha256"].decode() != _description_hash(dataset, text, channels):
             raise UserError(f"{path}: damaged in its description; {REMOVE}")
-        table = json.loads(text)
-        classes = [ClassInfo(entry["name"], (*entry["color"],)) for entry in table]
-        return dataset, classes, Channels.of(None if channels is None else json.loads(channels))
+        return dataset, int(text), Channels.of(None if channels is None else json.loads(channels))
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a pack, or damaged ({error!r} in its description); {AGAIN}") from None

@@ -19,7 +19,7 @@ from skimage.segmentation import find_boundaries
 from skimage.util import montage
 
 from dualteacher.core.labels import IGNORE
-from dualteacher.data.pack import ClassInfo
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.system import files, fonts, sealed
 
 SIDE = 384  # longest side of a picture in the table, pixels; smaller images keep their size

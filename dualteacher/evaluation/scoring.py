@@ -30,7 +30,7 @@ def score(
     the images, and each returns the full matrix.
     """
     world = world or World()
-    matrix = ConfusionMatrix(len(pack.classes), device=device)
+    matrix = ConfusionMatrix(pack.num_classes, device=device)
     with_mask = world.every_nth([i for i in (range(len(pack)) if images is None else images) if pack.has_mask(i)])
     runs = list(same_size_runs(pack, with_mask, batch))
     on_cpu, pin = device.type == "cpu", device.type == "cuda"

@@ -15,7 +15,7 @@ import torch
 from dualteacher.data.pack import Pack
 from dualteacher.export import network, onnx_file, parity
 from dualteacher.export.parity import Parity
-from dualteacher.models import saved
+from dualteacher.models import named, saved
 from dualteacher.models.segmenter import Segmenter
 from dualteacher.settings import Inference
 from dualteacher.system import files, paths
@@ -63,10 +63,9 @@ class Reduced:
 
 def open_job(weights: Path, pack: Path | None, argmax: bool) -> Job:
     """Load the network and the images for the check (default: the validation images); UserError if they don't fit."""
-    segmenter, description = saved.load(saved.find(weights))
+    segmenter, description = named.load(saved.find(weights))
     try:
         inference = Inference.model_validate(description["inference"])
-        names = [entry["name"] for entry in description["classes"]]
         place = pack or paths.Dataset(description["cell"]["dataset"]).val
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{weights}: contains no inference settings; train it again") from None
@@ -75,7 +74,7 @@ def open_job(weights: Path, pack: Path | None, argmax: bool) -> Job:
     images = Pack(place)
     if len(images) == 0:
         raise UserError(f"{place}: contains no images to check the export on")
-    if names != [info.name for info in images.classes]:
+    if segmenter.num_classes != images.num_classes:
         raise UserError(f"{place}: its classes differ from those of {weights}; use images of the same dataset")
     if images.channels != segmenter.channels:
         raise UserError(f"{place}: its images are {images.channels}, but {weights} takes {segmenter.channels}")

@@ -116,7 +116,7 @@ def prepare(image: np.ndarray, inference: Inference) -> np.ndarray:
 
 def miou(run: Runner, pack: Pack, inference: Inference, name: str) -> float:
     """mIoU on all images with masks, each predicted whole; classes are resized by nearest neighbour."""
-    matrix = ConfusionMatrix(len(pack.classes))
+    matrix = ConfusionMatrix(pack.num_classes)
     with_mask = [i for i in range(len(pack)) if pack.has_mask(i)]
     for i in console.progress(with_mask, f"mIoU of {name}", unit="image"):
         mask = pack.mask(i)

@@ -14,9 +14,9 @@ import numpy as np
 from skimage import measure
 
 from dualteacher.core.labels import IGNORE
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.data.formats.annotations import coco as formats_coco
 from dualteacher.data.formats.annotations import rasterise as painting
-from dualteacher.data.pack import ClassInfo
 
 # Contours stay at least 1/√8 ≈ 0.354 from pixel centres: simplified within less than that, they contain the same ones.
 TOLERANCE = 0.35

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from dualteacher.core.labels import IGNORE
-from dualteacher.data.pack import ClassInfo, class_table
+from dualteacher.data import class_table
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.labelling import coco
 from dualteacher.labelling.observe import Observer
 from dualteacher.labelling.selection import Chosen
@@ -36,12 +37,19 @@ class Suggestion:
     rows: list[dict[str, str]]  # of suggested.csv
 
 
-def write(output: Path, observer: Observer, chosen: Chosen, threshold: float, record: dict[str, Any]) -> None:
+def write(
+    output: Path,
+    observer: Observer,
+    classes: Sequence[ClassInfo],
+    chosen: Chosen,
+    threshold: float,
+    record: dict[str, Any],
+) -> None:
     """Write images, index masks, COCO annotations, class lists, the table and `record`.
 
     threshold: pixels with lower confidence are 255 in the masks and in no polygon.
     """
-    pack, classes = observer.pack, observer.pack.classes
+    pack = observer.pack
     table: list[dict[str, Any]] = []
     documents: list[tuple[str, np.ndarray]] = []
     for rank, (row, (label, confidence)) in enumerate(
@@ -58,7 +66,7 @@ def write(output: Path, observer: Observer, chosen: Chosen, threshold: float, re
         written = {key: f"{value:.6f}" for key, value in scores.items()}
         table.append({"rank": rank, "image_id": name, "image": image, **written, "mask_sha256": mask_hash(mask)})
     files.write_json(output / COCO, coco.document(classes, documents))
-    files.write_json(output / CLASSES, class_table(classes))
+    files.write_json(output / CLASSES, class_table.as_json(classes))
     labels = [{"name": c.name, "color": "#{:02x}{:02x}{:02x}".format(*c.color), "attributes": []} for c in classes]
     files.write_json(output / "cvat_labels.json", labels)
     text = io.StringIO()

@@ -39,10 +39,10 @@ class Options:
     every: int = 1  # take every N-th frame of a video
     redo: bool = False
 
-    def fingerprint(self, weights: str) -> str:
-        """Hex digest of everything that affects the outputs. weights: the file's hash."""
+    def fingerprint(self, weights: str, palette: np.ndarray) -> str:
+        """Hex digest of everything that affects the images' outputs. weights: the file's hash."""
         chosen = {name: value for name, value in asdict(self).items() if name not in NOT_IN_OUTPUTS}
-        return hashlib.sha256(json.dumps([weights, chosen], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([weights, chosen, palette.tolist()], sort_keys=True).encode()).hexdigest()
 
 
 def inference(path: Path, description: Mapping[str, Any], options: Options) -> Inference:

@@ -15,6 +15,7 @@ import pandas as pd
 from dualteacher.reporting import statistics
 from dualteacher.reporting.results import Results, Run
 from dualteacher.system import files
+from dualteacher.training.alarms import with_names
 
 HARDEST = 12  # images for each dataset and partition
 GAINS = ["dataset", "partition", "method", "class_index", "class_name", *statistics.NAMES]
@@ -124,7 +125,8 @@ def alarms(results: Results) -> pd.DataFrame:
             cell.partition,
             cell.method,
             cell.seed,
-            *(alarm[name] for name in ("name", "epoch", "step", "text")),
+            *(alarm[name] for name in ("name", "epoch", "step")),
+            with_names(alarm["text"], [info.name for info in results.classes[cell.dataset]]),
         )
         for run, cell in ((run, run.cell) for run in results.runs)
         for alarm in run.alarms

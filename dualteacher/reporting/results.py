@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dualteacher.data.pack import ClassInfo
+from dualteacher.data import class_table
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.settings import Settings
 from dualteacher.system import paths, sealed
 from dualteacher.system.errors import UserError
@@ -100,7 +100,7 @@ def load(settings: Settings) -> Results:
     chose their epoch in different ways.
     """
     grid = settings.grid
-    classes = {dataset: _classes(dataset) for dataset in grid.dataset}
+    classes = {dataset: class_table.read(dataset) for dataset in grid.dataset}
     runs = [
         _run(paths.Cell(dataset, partition, method, seed), len(classes[dataset]))
         for dataset, partition, method in grid.rows
@@ -187,16 +187,6 @@ def _confusion(path: Path, num_classes: int, command: str) -> np.ndarray:
         )
     np.add.at(matrix, (target, prediction), table["pixels"].to_numpy())
     return matrix
-
-
-def _classes(dataset: str) -> list[ClassInfo]:
-    path, command = paths.Dataset(dataset).classes, f"python -m dualteacher prepare --dataset {dataset}"
-    _present(path, command)
-    try:
-        listed = sorted(json.loads(path.read_text(encoding="utf-8")), key=lambda entry: entry["index"])
-        return [ClassInfo(str(entry["name"]), tuple(int(part) for part in entry["color"])) for entry in listed]  # type: ignore[arg-type]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a valid class table ({error!r}); recreate it with `{command}`") from None
 
 
 def _same_splits(runs: Sequence[Run]) -> None:

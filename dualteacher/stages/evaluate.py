@@ -11,15 +11,17 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from dualteacher.data import class_table
 from dualteacher.data.channels import shown
-from dualteacher.data.pack import ClassInfo, Pack
+from dualteacher.data.class_table import ClassInfo
+from dualteacher.data.pack import Pack
 from dualteacher.evaluation import card, gallery
 from dualteacher.evaluation.scoring import PerImage, score
 from dualteacher.inference.predictor import Predictor, to_tensor
 from dualteacher.machine import distributed
 from dualteacher.machine.device import setup
 from dualteacher.machine.precision import autocast
-from dualteacher.models import saved
+from dualteacher.models import named, saved
 from dualteacher.settings import Settings
 from dualteacher.system import files, paths, sealed
 from dualteacher.system.console import logger
@@ -27,7 +29,7 @@ from dualteacher.system.errors import UserError
 
 
 def run(settings: Settings, dataset: str, partition: str, method: str, seed: int) -> None:
-    """Write metrics.json, its tables, the gallery and the model card.
+    """Write metrics.json, its tables, the gallery, the model card and the weights' class table.
 
     Scores the saved weights: those of the last epoch or, with `held_out`, of the best epoch on the held-out images.
     """
@@ -35,22 +37,24 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
     world, device = distributed.start(setup(settings.runtime))
     model, description = saved.load(cell.student)
     val = Pack(paths.Dataset(dataset).val)
-    known = [entry["name"] for entry in description["classes"]]
-    if known != [info.name for info in val.classes]:
-        raise UserError(f"{cell.student}: its classes differ from those of {val.path}; train it again")
+    classes = class_table.read(dataset)
+    trained_beside = description.get("images_sha256", {}).get("val", val.content_hash)  # missing in older files
+    if not model.num_classes == val.num_classes == len(classes) or trained_beside != val.content_hash:
+        raise UserError(f"{cell.student}: its classes or images differ from those of {val.path}; train it again")
+    description["classes"] = class_table.as_json(classes)
     model.to(device)
     predictor = Predictor(model, settings.inference, settings.evaluate.scales, settings.evaluate.flip)
     with autocast(device, settings.runtime.precision):
-        images = PerImage(len(val), len(val.classes), device)
+        images = PerImage(len(val), val.num_classes, device)
         matrix = score(predictor, val, device, settings.inference.batch, world, world.is_rank_zero, per_image=images)
         if world.is_rank_zero:
-            draw_gallery(cell, predictor, val, device, settings.evaluate.gallery)
+            draw_gallery(cell, predictor, val, classes, device, settings.evaluate.gallery)
     distributed.stop()
     if not world.is_rank_zero:
         return
     scores = matrix.scores()
     write_images(cell, val, images.scores())
-    per_class = write_tables(cell, val.classes, matrix.counts, scores)
+    per_class = write_tables(cell, classes, matrix.counts, scores)
     with_mask = sum(val.has_mask(i) for i in range(len(val)))
     metrics = {
         "dataset": dataset, "partition": partition, "method": method, "seed": seed,
@@ -66,6 +70,7 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
         "parameters": description["parameters"],
     }  # fmt: skip
     sealed.write_json(cell.metrics, metrics)
+    named.write(cell.student, metrics["weights_sha256"], description["classes"])
     text = card.render(cell.student, model, description, metrics, per_class, settings.evaluate)
     files.write_text(cell.model_card, text)
     logger.info("%s: mIoU %.4f, pixel accuracy %.4f", cell.student, scores["miou"], scores["pixel_accuracy"])
@@ -126,7 +131,9 @@ def write_tables(
     return per_class
 
 
-def draw_gallery(cell: paths.Cell, predictor: Predictor, val: Pack, device: torch.device, count: int) -> None:
+def draw_gallery(
+    cell: paths.Cell, predictor: Predictor, val: Pack, classes: list[ClassInfo], device: torch.device, count: int
+) -> None:
     """Draw images at equal intervals in the validation set, so that none are hand-picked."""
     with_mask = [i for i in range(len(val)) if val.has_mask(i)]
     step = max(1, math.ceil(len(with_mask) / count))
@@ -137,5 +144,5 @@ def draw_gallery(cell: paths.Cell, predictor: Predictor, val: Pack, device: torc
         assert truth is not None
         prediction = predictor(to_tensor([image], device))[0].cpu().numpy().astype(np.uint8)
         rows.append((shown(image), truth, prediction))
-    gallery.render(rows, val.classes, cell.gallery)
-    gallery.save([val.ids[i] for i in chosen], rows, val.classes, cell.pictures)
+    gallery.render(rows, classes, cell.gallery)
+    gallery.save([val.ids[i] for i in chosen], rows, classes, cell.pictures)

@@ -6,11 +6,10 @@ import logging
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from dualteacher.core.labels import IGNORE
-from dualteacher.data import official_lists
+from dualteacher.data import official_lists, stats
 from dualteacher.data import partition as rules
 from dualteacher.data.pack import Pack
 from dualteacher.settings import Settings
@@ -45,7 +44,7 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     held_out = rules.hold_out(images, labelled, seed, wanted.held_out) if wanted.held_out is not None else []
     chosen = [pack.index(image_id) for image_id in labelled]
     pixels = images.pixels[chosen].sum(0)
-    names = [info.name for info in pack.classes]
+    missing = np.flatnonzero(pixels == 0).tolist()
     provenance: dict[str, Any] = {
         "kind": origin.pop("kind"),
         "dataset": dataset,
@@ -57,15 +56,15 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
         "unlabelled": len(pack) - len(chosen),
         "list_sha256": rules.list_hash(labelled),
         "pack_sha256": files.sha256(place.train),
-        "classes_missing": [name for name, number in zip(names, pixels, strict=True) if number == 0],
-        "labelled_pixels": {name: int(number) for name, number in zip(names, pixels, strict=True)},
+        "classes_missing": missing,
+        "labelled_pixels": pixels.tolist(),
     }
     rules.write(split.table, pack.ids, labelled, held_out)
     sealed.write_json(split.provenance, provenance)
     text = f"{split.table}: {len(chosen)} labelled" + (f" ({len(held_out)} of them held out)" if held_out else "")
     logger.info("%s, %d unlabelled", text, len(pack) - len(chosen))
-    if provenance["classes_missing"]:
-        logger.warning("classes without any labelled image: %s", ", ".join(provenance["classes_missing"]))
+    if missing:
+        logger.warning("without any labelled image: %s", ", ".join(f"class {index}" for index in missing))
 
 
 def _listed(place: paths.Dataset, pack: Pack, source: str, name: str) -> tuple[list[str], dict[str, Any]]:
@@ -90,13 +89,8 @@ def _listed(place: paths.Dataset, pack: Pack, source: str, name: str) -> tuple[l
 
 def pixels_of(place: paths.Dataset, pack: Pack) -> np.ndarray:
     """Pixel counts of the training images by class, (images, classes) int64."""
-    try:
-        table = sealed.read_table(place.stats).filter(pc.field("split") == "train").to_pydict()
-    except FileNotFoundError:
-        raise UserError(f"{place.stats}: no such file; run the prepare stage") from None
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{place.stats}: cannot be read ({error}); delete it and run the prepare stage again") from None
-    pixels = np.zeros((len(pack), len(pack.classes)), np.int64)
+    table = stats.read(place).filter(pc.field("split") == "train").to_pydict()
+    pixels = np.zeros((len(pack), pack.num_classes), np.int64)
     columns = (table[name] for name in ("image_id", "class_index", "pixels"))
     for image_id, index, number in zip(*columns, strict=True):
         if index != IGNORE:

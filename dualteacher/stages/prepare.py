@@ -1,4 +1,4 @@
-"""Convert a dataset to packs; write its class table, statistics, findings and contact sheet."""
+"""Convert a dataset to packs; write statistics and findings."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dualteacher.data import contact_sheet, inspection, sources
+from dualteacher.data import inspection, sources
 from dualteacher.data.channels import RGB
 from dualteacher.data.fetch import manifest
-from dualteacher.data.pack import Pack, PackWriter, class_table
+from dualteacher.data.pack import Pack, PackWriter
 from dualteacher.data.sources.folder import FolderContent
+from dualteacher.data.stats import COLUMNS
 from dualteacher.settings import Settings
 from dualteacher.system import files, paths, sealed
 from dualteacher.system.errors import UserError
@@ -20,7 +21,6 @@ from dualteacher.system.errors import UserError
 logger = logging.getLogger(__name__)
 
 SHOWN = 10  # findings listed in the error message; the log has all
-COLUMNS = ("split", "image_id", "class_index", "pixels")
 
 
 def run(settings: Settings, dataset: str) -> None:
@@ -32,19 +32,19 @@ def run(settings: Settings, dataset: str) -> None:
     for split in sources.SPLITS:
         if not content.ids(split):
             raise UserError(f"{dataset}: no {split} images; see datasets.{dataset} in params.yaml")
-    classes = content.classes()
-    survey = inspection.survey_of(content, wanted)
+    classes = source.classes()
+    survey = inspection.survey_of(content, classes, wanted)
     skip = getattr(wanted, "on_error", "stop") == "skip"
     skipped: list[str] = []
     rows: dict[str, list[tuple[str, str, int, int]]] = {split: [] for split in sources.SPLITS}
     channels = getattr(content, "channels", RGB)
     if channels != RGB:
         logger.info("channels: %s", channels)
-    written = (dataset, classes, channels)
+    written = (dataset, len(classes), channels)
     with PackWriter(place.train, *written) as train, PackWriter(place.val, *written) as val:
         writers: list[tuple[sources.Split, PackWriter]] = [("val", val), ("train", train)]
         for split, writer in writers:  # validation first, see Survey
-            for checked in inspection.run(content, split, f"prepare {split}"):
+            for checked in inspection.run(content, split, len(classes), f"prepare {split}"):
                 if survey.add(split, checked) or checked.sample is None:
                     skipped.append(checked.where)
                     continue
@@ -59,27 +59,23 @@ def run(settings: Settings, dataset: str) -> None:
             (logger.error if line.startswith("error") else logger.warning)(line)
         if errors:
             raise UserError(_report(dataset, errors))
-    files.write_json(place.classes, class_table(classes))
     files.write_json(place.findings, _record(survey, skipped))
     columns = zip(*(row for split in sources.SPLITS for row in rows[split]), strict=True)
-    table = pa.table(dict(zip(COLUMNS, map(list, columns), strict=True)))
-    sealed.write_table(place.stats, table)
-    packs = {"train": Pack(place.train), "val": Pack(place.val)}
-    contact_sheet.write(place.contact_sheet, packs, table)
+    sealed.write_table(place.stats, pa.table(dict(zip(COLUMNS, map(list, columns), strict=True))))
     if isinstance(content, FolderContent):
         for line in content.unused():
             logger.info("not used: %s", line)
     if skipped:
         logger.warning("%d images skipped, see %s", len(skipped), place.findings)
-    for name, pack in packs.items():
-        logger.info("%s: %d images, %.1f MB", name, len(pack), pack.path.stat().st_size / 1e6)
+    for split, path in (("train", place.train), ("val", place.val)):
+        logger.info("%s: %d images, %.1f MB", split, len(Pack(path)), path.stat().st_size / 1e6)
 
 
 def _record(survey: inspection.Survey, skipped: list[str]) -> dict[str, Any]:
-    """Content of findings.json: skipped images and all findings."""
+    """Content of findings.json: skipped images and all findings; classes by index, as their names may change."""
     levels: dict[str, list[dict[str, str]]] = {"error": [], "warning": []}
     for finding in survey.findings:
-        levels[finding.level].append({"where": finding.where, "text": finding.text})
+        levels[finding.level].append({"where": finding.stable, "text": finding.text})
     return {"skipped": skipped, "errors": levels["error"], "warnings": levels["warning"]}
 
 

@@ -22,7 +22,7 @@ def run(settings: Settings, dataset: str, partition: str, seed: int) -> None:
     start = paths.backbone_weights(settings.model.backbone)
     data = open_data(cell)
     student = segmenter.build(
-        settings.model, len(data.val.classes), start,
+        settings.model, data.val.num_classes, start,
         drop_path=settings.model.drop_path, seed=seed, channels=data.train.channels,
     ).to(device)  # fmt: skip
     if world.is_rank_zero:

@@ -80,6 +80,11 @@ def backbone_weights(backbone: str) -> Path:
     return DATA / "weights" / f"{backbone}.safetensors"
 
 
+def class_table_of(weights: Path) -> Path:
+    """Names and colours of the classes that a weights file tells apart: student.classes.json."""
+    return weights.with_suffix(".classes.json")
+
+
 @dataclass(frozen=True)
 class Partition:
     """Files of a partition into labelled and unlabelled images, for one seed."""
@@ -117,6 +122,11 @@ class Cell:
     @property
     def student(self) -> Path:
         return self.folder / STUDENT
+
+    @property
+    def classes(self) -> Path:
+        """Names and colours of the student's classes."""
+        return class_table_of(self.student)
 
     @property
     def committee(self) -> Path:

@@ -15,12 +15,14 @@ Each rule checks one value per epoch and must hold for several consecutive epoch
   the end of the schedule neither changes, so epochs below MOVING of the peak learning rate do not count. In a healthy
   run the distance is orders of magnitude larger (default run: 1e-3 to 1e-2).
 - unlearning: mIoU is FELL below the best validation so far while pixel accuracy is no lower: the network gives up
-  rare classes for common ones. The text names the classes whose IoU fell by LOST or more.
+  rare classes for common ones. The text lists the classes whose IoU fell by LOST or more, by index;
+  `with_names` names them.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -51,7 +53,6 @@ class Context:
     steps: int  # of the whole run
     thresholded: bool  # the method has a confidence threshold that pixels can fail
     probed: bool = False  # validations check the pseudo-labels on probe images
-    classes: Sequence[str] = ()  # names, in class order
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ def check(history: Sequence[Row], context: Context) -> list[Alarm]:
                 found.append(Alarm(rule.name, epoch.row["epoch"], epoch.row["step"], problem))
                 break
     return sorted(found, key=lambda alarm: alarm.step)
+
+
+def with_names(text: str, names: Sequence[str]) -> str:
+    """An alarm's text with the classes' names in place of their indices."""
+    return re.sub(r"\bclass (\d+)(?= \()", lambda found: names[int(found[1])], text)
 
 
 def _epochs(history: Sequence[Row], context: Context) -> Iterator[Epoch]:
@@ -168,9 +174,9 @@ def _unlearning(epoch: Epoch) -> str | None:
         return None
     if best is None or best["val_miou"] - miou < FELL or right < best["val_pixel_accuracy"]:
         return ""
-    pairs = zip(epoch.context.classes, best.get(CLASS_IOU, ()), epoch.row.get(CLASS_IOU, ()), strict=False)
-    lost = sorted((now - then, name, then, now) for name, then, now in pairs if then - now >= LOST)
-    named = ", ".join(f"{name} ({then:.1%} to {now:.1%})" for _, name, then, now in lost[:NAMED])
+    pairs = enumerate(zip(best.get(CLASS_IOU, ()), epoch.row.get(CLASS_IOU, ()), strict=False))
+    lost = sorted((now - then, index, then, now) for index, (then, now) in pairs if then - now >= LOST)
+    named = ", ".join(f"class {index} ({then:.1%} to {now:.1%})" for _, index, then, now in lost[:NAMED])
     return (
         f"since epoch {best['epoch']} mIoU fell from {best['val_miou']:.1%} to {miou:.1%} while pixel accuracy rose"
         f" from {best['val_pixel_accuracy']:.1%} to {right:.1%}; classes that lost IoU: {named or 'none by much'}"

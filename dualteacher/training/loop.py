@@ -52,7 +52,8 @@ def run(job: Job) -> Progress:
     job.student.train()
 
     images = sum(job.method.images_seen())
-    loggers = Loggers(job.settings.runtime.loggers, job.config, [info.color for info in job.dataset.pack.classes])
+    pack = job.dataset.pack
+    loggers = Loggers(job.settings.runtime.loggers, job.config, pack.dataset, pack.num_classes)
     watch = Watch(job.name, progress.step, job.steps, images, job.device, loggers)
     watch.warned = raised(job, progress)  # logged before the interruption
     workers = job.settings.runtime.workers
@@ -123,9 +124,8 @@ def raised(job: Job, progress: Progress) -> list[alarms.Alarm]:
     """Alarms of the run so far."""
     threshold = job.method.threshold
     thresholded = threshold is not None and threshold > 1 / job.student.num_classes
-    names = [info.name for info in job.dataset.pack.classes]
     probed = job.settings.train.probe_images > 0
-    return alarms.check(progress.history, alarms.Context(job.steps, thresholded, probed, names))
+    return alarms.check(progress.history, alarms.Context(job.steps, thresholded, probed))
 
 
 def step(

@@ -22,7 +22,7 @@ from dualteacher import __version__
 from dualteacher.core.labels import IGNORE
 from dualteacher.data import partition
 from dualteacher.data.loader import Augmented, RareStream, Stream
-from dualteacher.data.pack import Pack, class_table
+from dualteacher.data.pack import Pack
 from dualteacher.machine import precision
 from dualteacher.machine.device import peak_memory
 from dualteacher.machine.distributed import World
@@ -60,7 +60,7 @@ class Data:
         """Pixel counts (labelled images, classes) int64. Reads every labelled mask."""
         masks = [self.train.mask(index) for index in self.labelled]
         counts = [np.bincount(mask.ravel(), minlength=IGNORE + 1) for mask in masks if mask is not None]
-        return np.stack(counts)[:, : len(self.train.classes)]
+        return np.stack(counts)[:, : self.train.num_classes]
 
     def class_pixels(self) -> list[int]:
         """Labelled training pixels per class."""
@@ -256,12 +256,12 @@ def write(cell: paths.Cell, job: loop.Job, progress: loop.Progress, data: Data, 
             "method": cell.method,
             "seed": cell.seed,
         },
-        "classes": class_table(data.train.classes),
         "crop": job.settings.batch.crop,
         "inference": job.settings.inference.model_dump(mode="json"),
         "labelled": len(data.labelled),
         "held_out": len(data.held_out),
         "unlabelled": len(data.unlabelled) if job.method.uses_unlabelled else 0,
+        "images_sha256": {"train": data.train.content_hash, "val": data.val.content_hash},
         "train_sha256": files.sha256(data.files[0]),
         "partition_sha256": files.sha256(data.files[2]),
         "params_fingerprint": params_fingerprint(parameters),

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,15 +75,30 @@ class Loggers:
     """The loggers of a run: those of `runtime.loggers`, and those that DVC or the environment ask for."""
 
     def __init__(
-        self, names: Sequence[str] = (), config: Mapping[str, Any] | None = None, colours: Any = ()
-    ) -> None:  # colours: (classes, 3) of the predictions
-        self.config, self.colours = config or {}, np.asarray(colours, dtype=np.uint8)
+        self,
+        names: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+        dataset: str = "",
+        num_classes: int = 0,
+    ) -> None:
+        self.config, self.dataset, self.num_classes = config or {}, dataset, num_classes
         kinds = dict.fromkeys(BY_NAME[name] for name in names)
         if os.environ.get(TENSORBOARD):
             kinds[TensorBoard] = None
         if "DVC_STAGE" in os.environ:  # DVC started this process
             kinds[LiveRows] = None
         self.running = [kind() for kind in kinds] if console.is_rank_zero() else []
+
+    @cached_property
+    def colours(self) -> np.ndarray:
+        """The classes' colours (C, 3) uint8, if the dataset's table is there by now."""
+        from dualteacher.data import class_table  # no result depends on it
+
+        try:
+            classes = class_table.read(self.dataset)
+        except UserError:
+            classes = class_table.unnamed(self.num_classes)
+        return np.array([info.color for info in classes], np.uint8)
 
     def start(self, name: str, first: int) -> None:
         self._each("start", Run(name, first, self.config))

@@ -3,6 +3,10 @@
 dvc.yaml is generated from the contracts and the Snakemake rules are tested against them. A run's parameter fingerprint
 covers the parameters listed here. Paths come from system/paths.py; `{dataset}` is a wildcard, `{model.backbone}` the
 value of a parameter.
+
+New names and colours of classes rerun no training. No output of a stage before `evaluate` depends on them except those
+of `classes`. DVC reruns `download` and `prepare`, since it cannot track parts of a list, and sees that their outputs
+are the same; Snakemake compares these stages' parameters without them (engines.without_looks).
 """
 
 from __future__ import annotations
@@ -58,7 +62,15 @@ CONTRACTS = (
         "prepare",
         ("dataset",),
         inputs=(DATA.manifest,),
-        outputs=(DATA.train, DATA.val, DATA.classes, DATA.stats, DATA.findings, DATA.contact_sheet),
+        outputs=(DATA.train, DATA.val, DATA.stats, DATA.findings),
+        params=("datasets.{dataset}",),
+    ),
+    Contract(
+        "classes",
+        "classes",
+        ("dataset",),
+        inputs=(DATA.train, DATA.val, DATA.stats),
+        outputs=(DATA.classes, DATA.contact_sheet),
         params=("datasets.{dataset}",),
     ),
     Contract(
@@ -105,7 +117,7 @@ CONTRACTS = (
         inputs=(DATA.val, DATA.classes, SPLIT.table, CELL.student, CELL.history, BACKBONE),  # read if it is frozen
         outputs=(
             *(CELL.metrics, CELL.per_class, CELL.per_image, CELL.confusion, CELL.model_card, CELL.gallery),
-            CELL.pictures,
+            *(CELL.pictures, CELL.classes),
         ),
         params=("inference", "evaluate", "runtime.precision"),
     ),

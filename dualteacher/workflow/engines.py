@@ -92,6 +92,13 @@ def own_weights(model: dict[str, Any]) -> list[str]:
     return [str(own[0])] if own is not None and files.is_file(own[0]) and "{" not in str(own[0]) else []
 
 
+def without_looks(dataset: dict[str, Any]) -> dict[str, Any]:
+    """A dataset's settings without the classes' names and colours, on which no image, mask or index depends."""
+    if "classes" not in dataset:
+        return dataset
+    return dataset | {"classes": [entry["value"] for entry in dataset["classes"]]}
+
+
 def gpus(device: str) -> int:
     """GPU slots that each process of a job occupies; the profile limits their total."""
     if device != "auto":

@@ -82,7 +82,9 @@ def test_folders_to_a_model_that_a_project_keeps(capfd: pytest.CaptureFixture[st
     assert (model.project, Path("project/logs/train").is_dir()) == (Path("project").absolute(), True)
 
     written = model.path.stat().st_mtime_ns
-    assert dualteacher.train(**given, folder="project", **SMALL).path.stat().st_mtime_ns == written, "not trained again"
+    again = dualteacher.train(**given, classes=["soil", "coin", "line"], folder="project", **SMALL)
+    assert again.path.stat().st_mtime_ns == written, "not trained again"
+    assert [entry.name for entry in again.classes] == ["soil", "coin", "line"]
 
 
 def test_a_folder_in_a_known_layout() -> None:

@@ -126,7 +126,7 @@ def test_the_command_line_says_it_in_one_line(tmp_path, text, arguments, words):
 
 def test_help_teaches(tmp_path):
     text = run("--help", cwd=tmp_path).stdout
-    for stage in ("download", "prepare", "partition", "warmup", "train", "evaluate", "report"):
+    for stage in ("download", "prepare", "classes", "partition", "warmup", "train", "evaluate", "report"):
         assert stage in text
     assert "snakemake --cores all" in text and "dvc repro" in text
     assert run(cwd=tmp_path).returncode != 1

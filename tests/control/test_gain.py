@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dualteacher import settings as settings_module
-from dualteacher.stages import download, evaluate, partition, prepare, train, warmup, weights
+from dualteacher.stages import classes, download, evaluate, partition, prepare, train, warmup, weights
 from dualteacher.system import paths
 from dualteacher.system.errors import UserError
 from dualteacher.workflow import presets
@@ -50,6 +50,7 @@ def ready(tmp_path_factory):
             pytest.skip(f"the backbone's weights cannot be fetched: {error}")
         download.run(settings, "textures")
         prepare.run(settings, "textures")
+        classes.run(settings, "textures")
         partition.run(settings, *CELL, 0)
         warmup.run(settings, *CELL, 0)
         train.run(settings, *CELL, "supervised", 0)

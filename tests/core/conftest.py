@@ -12,11 +12,12 @@ from PIL import Image
 from torch import nn
 
 from dualteacher import settings as settings_module
-from dualteacher.data import partition
+from dualteacher.data import class_table, partition
 from dualteacher.data.channels import RGB, Channels
-from dualteacher.data.pack import ClassInfo, Pack, PackWriter, Sample, encode_array
+from dualteacher.data.class_table import ClassInfo
+from dualteacher.data.pack import Pack, PackWriter, Sample, encode_array
 from dualteacher.models import segmenter, weights
-from dualteacher.system import paths
+from dualteacher.system import files, paths
 from dualteacher.workflow import presets
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,7 +47,8 @@ def write_pack(
 ) -> Path:
     """Of other than three channels, the further ones repeat the first."""
     rng = np.random.default_rng(seed)
-    with PackWriter(path, "toy", CLASSES, channels) as writer:
+    files.write_json(path.with_name("classes.json"), class_table.as_json(CLASSES))
+    with PackWriter(path, "toy", len(CLASSES), channels) as writer:
         for i in range(count):
             size = sizes[i % len(sizes)]
             image, mask = scene(rng, size)

@@ -13,7 +13,7 @@ import pytest
 
 from dualteacher.commands import status
 from dualteacher.training import alarms, watch
-from dualteacher.training.alarms import Context, check
+from dualteacher.training.alarms import Context, check, with_names
 
 STEPS = 200  # 20 epochs of 10
 RUN = Context(STEPS, thresholded=True)
@@ -65,7 +65,7 @@ def judged(miou: list[float], accuracy: list[float], rare: list[float]) -> list[
         columns["val_miou"][5 * place + 4] = score
         columns["val_pixel_accuracy"][5 * place + 4] = right
         columns["val_class_iou"][5 * place + 4] = [0.8, iou, math.nan]
-    run = Context(STEPS, thresholded=True, classes=("road", "pole", "nowhere"))
+    run = Context(STEPS, thresholded=True)
     found = check(history(**columns), run)
     assert {alarm.name for alarm in found} <= {"unlearning"}
     return [alarm.text for alarm in found]
@@ -73,10 +73,11 @@ def judged(miou: list[float], accuracy: list[float], rare: list[float]) -> list[
 
 def test_classes_that_are_unlearnt_are_named() -> None:
     (text,) = judged([0.42, 0.45, 0.43, 0.42], [0.80, 0.81, 0.82, 0.83], [0.20, 0.25, 0.18, 0.10])
-    assert text == (
+    assert with_names(text, ["road", "pole", "nowhere"]) == (
         "since epoch 9 mIoU fell from 45.0% to 42.0% while pixel accuracy rose from 81.0% to 83.0%;"
         " classes that lost IoU: pole (25.0% to 10.0%)"
     )
+    assert "lost IoU: class 1 (25.0%" in text, "alarms.json has no names, which may change"
 
 
 def test_a_fall_of_everything_or_for_once_is_no_unlearning() -> None:

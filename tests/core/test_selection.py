@@ -207,7 +207,7 @@ def test_the_stage_writes_the_roles_and_counts_all_labels(tmp_path, monkeypatch)
     settings = toy_settings(partition={"some": some, "whole": some | {"held_out": None}})
     dataset = paths.Dataset("toy")
     pack = Pack(write_pack(dataset.train, 14, seed=1, unmasked=2))
-    monkeypatch.setattr(stage, "pixels_of", lambda place, pack: np.ones((len(pack), len(pack.classes)), np.int64))
+    monkeypatch.setattr(stage, "pixels_of", lambda place, pack: np.ones((len(pack), pack.num_classes), np.int64))
     for name in ("some", "whole"):
         stage.run(settings, "toy", name, 0)
     split, whole = paths.Partition("toy", "some", 0), paths.Partition("toy", "whole", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from made_up import jpeg, known_lists, png
 
 from dualteacher import cli
 from dualteacher.commands import audit
-from dualteacher.data import partition
-from dualteacher.data.pack import ClassInfo, PackWriter, Sample
+from dualteacher.data import class_table, partition
+from dualteacher.data.class_table import ClassInfo
+from dualteacher.data.pack import PackWriter, Sample
 from dualteacher.data.sources import published
 from dualteacher.system import paths
 from dualteacher.workflow import presets
@@ -39,12 +41,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     Path("params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     classes = [ClassInfo(name, (9, 9, 9)) for name in ("sea", "land", "ice")]
     rows: dict[str, list] = {"split": [], "image_id": [], "class_index": [], "pixels": []}
-    with PackWriter(PLACE.train, "ade20k", classes) as writer:
+    with PackWriter(PLACE.train, "ade20k", len(classes)) as writer:
         for n, image_id in enumerate(IDS):
             writer.add(Sample(image_id, jpeg(n), png(np.full((20, 28), n % 2, np.uint8)), 20, 28))
             for key, value in zip(rows, ("train", image_id, n % 2, 560), strict=True):
                 rows[key].append(value)
     pq.write_table(pa.table(rows), PLACE.stats)
+    PLACE.classes.write_text(json.dumps(class_table.as_json(classes)))
     return served
 
 

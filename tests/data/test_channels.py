@@ -16,7 +16,7 @@ from dualteacher.data import pack
 from dualteacher.data.channels import RGB, Channels
 from dualteacher.data.formats import images
 from dualteacher.data.formats.images import Unreadable
-from dualteacher.data.pack import ClassInfo, Pack, PackWriter
+from dualteacher.data.pack import Pack, PackWriter
 from dualteacher.data.sources.folder import Folder, FolderContent
 from dualteacher.system.errors import UserError
 
@@ -134,9 +134,8 @@ def test_impossible_choices_are_refused(tmp_path: Path, changes: dict[str, Any],
 
 
 def test_a_pack_keeps_its_channels_and_is_unchanged_without(tmp_path: Path) -> None:
-    classes = [ClassInfo("a", (0, 0, 0)), ClassInfo("b", (1, 1, 1))]
     for channels in (RGB, Channels((4, 1, 2), ((0.5, 2.25),)), Channels(None, ((0.0, 1.0),) * 3)):
-        with PackWriter(tmp_path / "p.arrow", "d", classes, channels):
+        with PackWriter(tmp_path / "p.arrow", "d", 2, channels):
             pass
         assert Pack(tmp_path / "p.arrow").channels == channels
         assert (b"dualteacher.channels" in (tmp_path / "p.arrow").read_bytes()) == (channels != RGB)

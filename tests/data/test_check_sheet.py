@@ -15,7 +15,8 @@ from dualteacher.data.sources.folder import Folder
 
 
 def test_the_sheet_has_examples_and_the_shares_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = Folder(described(fill(tmp_path, labelled=40, without=3))).look()
+    source = Folder(described(fill(tmp_path, labelled=40, without=3)))
+    content = source.look()
     examples: dict[str, check_data.Examples] = {}
     for split in ("train", "val"):
         examples[split] = check_data.Examples(contact_sheet.SHOWN[split])
@@ -26,7 +27,7 @@ def test_the_sheet_has_examples_and_the_shares_of_all(tmp_path: Path, monkeypatc
     monkeypatch.setattr(
         contact_sheet, "_write", lambda *given, **more: (texts.append(given[2]), written(*given, **more))
     )
-    check_data.draw(tmp_path / "a/sheet.png", "mine", content.classes(), content.channels, examples)
+    check_data.draw(tmp_path / "a/sheet.png", "mine", source.classes(), content.channels, examples)
     assert "33 training and 10 validation images, 3 classes" in texts
     names = {text.split("/")[-1] for text in texts if text.startswith(("train ", "val "))}
     assert len(names) == 12 and not names & {"photo40", "photo41", "photo42"}, "images with masks"

@@ -27,7 +27,6 @@ PRESETS = Path(__file__).parents[2] / "presets"
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     small_cityscapes(monkeypatch)
-    monkeypatch.setattr(prepare.contact_sheet, "write", lambda *_: None)
 
 
 def params(images: str | None, masks: str | None) -> settings.Settings:

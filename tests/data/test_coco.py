@@ -34,7 +34,6 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """Settings for a small COCO in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(prepare.contact_sheet, "write", lambda *_: None)  # takes a second
     small_coco(monkeypatch)
 
     def make(**dataset: Any) -> settings.Settings:
@@ -84,7 +83,8 @@ def test_from_the_web_to_packs(params: Params, site: Site) -> None:
     run(params())
     train, val = Pack(PLACE.train), Pack(PLACE.val)
     assert train.ids == [f"{i:012d}" for i in range(7, 11)] and len(val) == 2
-    assert [info.name for info in train.classes[:2]] == ["background", "person"] and len(train.classes) == 81
+    listed = coco.COCO(params().datasets["coco"]).classes()
+    assert [info.name for info in listed[:2]] == ["background", "person"] and len(listed) == train.num_classes == 81
     assert train.encoded(0).to_pybytes() == coco_members()["train2017/000000000007.jpg"]
     person, dog, car = 1, 17, 3  # category 18 is the 17th class
     first = np.zeros(SIDE, np.uint8)

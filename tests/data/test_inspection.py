@@ -18,7 +18,7 @@ from dualteacher import cli, settings
 from dualteacher.data import augment, inspection
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources.folder import Folder
-from dualteacher.stages import download, prepare
+from dualteacher.stages import classes, download, partition, prepare
 from dualteacher.system import files, parallel, paths
 from dualteacher.system.errors import UserError
 
@@ -49,10 +49,11 @@ def look(code: int = 0) -> str:
 
 
 def survey(folder: Path, **changes) -> inspection.Survey:
-    photos = Folder(described(folder, **changes)).look()
-    made = inspection.Survey(photos.classes(), "error")
+    source = Folder(described(folder, **changes))
+    photos, classes = source.look(), source.classes()
+    made = inspection.Survey(classes, "error")
     for split in ("val", "train"):
-        for checked in inspection.run(photos, split, "check"):
+        for checked in inspection.run(photos, split, len(classes), "check"):
             made.add(split, checked)
     made.conclude()
     return made
@@ -110,10 +111,29 @@ def test_skip_leaves_out_and_records(folder: Path) -> None:
     assert set(stats.image_id) == {i for pack in (train, val) for i in pack.ids if pack.has_mask(pack.index(i))}
 
 
+def test_new_names_and_colours_change_only_what_is_drawn(folder: Path) -> None:
+    found = []
+    for names in ("soil", "leaf", "fruit", "nowhere"), ("a", "b", "c", "d"):
+        looks = [{"name": name, "color": [len(name), 0, 0], "value": i} for i, name in enumerate(names)]
+        params = project(classes=looks)
+        download.run(params, "mine")
+        prepare.run(params, "mine")
+        classes.run(params, "mine")
+        partition.run(params, "mine", "full", 0)
+        made = [path for path in PLACE.folder.rglob("*") if path.is_file()]
+        found.append({str(path.relative_to(PLACE.folder)): files.sha256(path) for path in made})
+    assert {"train.arrow", "stats.parquet", "findings.json", "raw/manifest.json"} <= found[0].keys() == found[1].keys()
+    assert {path for path in found[0] if found[0][path] != found[1][path]} == {"classes.json", "contact_sheet.png"}
+    assert [entry["where"] for entry in json.loads(PLACE.findings.read_text())["warnings"]].count("class 3") == 2
+    project(classes=looks[:3])
+    with pytest.raises(UserError, match=r"has 4 classes, params\.yaml 3; run the prepare stage"):
+        classes.run(settings.load(), "mine")
+
+
 def test_the_same_folder_gives_the_same_bytes_whatever_the_threads(folder: Path, monkeypatch) -> None:
     params = project()
     download.run(params, "mine")
-    outputs = [PLACE.manifest, PLACE.train, PLACE.val, PLACE.stats, PLACE.findings, PLACE.contact_sheet]
+    outputs = [PLACE.manifest, PLACE.train, PLACE.val, PLACE.stats, PLACE.findings]
     found = []
     for number in (1, 7):
         monkeypatch.setattr(parallel, "cores", lambda number=number: number)
@@ -255,7 +275,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypa
             put(folder / f"masks/{i:03d}.png", labels)
         photos = Folder(described(folder)).look()
         tracemalloc.start()
-        for _ in inspection.run(photos, "train", "check"):
+        for _ in inspection.run(photos, "train", 3, "check"):
             pass
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()

@@ -103,7 +103,7 @@ def test_twenty_thousand_images(project_copy: Path) -> None:
     prepared = Run(folder, sys.executable, "-c", MEASURED)
     peak = int(prepared.text.split()[-1])
     train = Pack(folder / "data/ade20k/train.arrow")
-    assert len(train) == 20210 and len(train.classes) == 150
+    assert len(train) == 20210 and train.num_classes == 150
     assert not list((folder / "data/ade20k").glob(".*"))
     size = train.path.stat().st_size
     assert size > 500e6

@@ -33,10 +33,11 @@ def crop(number: int) -> np.ndarray:
 
 def warnings(folder: Path, kind: str, **changes: object) -> list[str]:
     wanted = described(folder, **changes)
-    content = Folder(wanted).look()
-    survey = inspection.survey_of(content, wanted)
+    source = Folder(wanted)
+    content = source.look()
+    survey = inspection.survey_of(content, source.classes(), wanted)
     for split in ("val", "train"):
-        for checked in inspection.run(content, split, "check"):
+        for checked in inspection.run(content, split, len(source.classes()), "check"):
             survey.add(split, checked)
     survey.conclude()
     return [str(finding) for finding in survey.findings if finding.kind == kind]

@@ -22,11 +22,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dualteacher.data import pack as pack_module
-from dualteacher.data.pack import SCHEMA, ClassInfo, Pack, PackWriter, Sample
+from dualteacher.data.pack import SCHEMA, Pack, PackWriter, Sample
 from dualteacher.system import files
 from dualteacher.system.errors import UserError
-
-CLASSES = [ClassInfo("water", (0, 0, 255)), ClassInfo("land", (0, 255, 0))]
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -51,7 +49,7 @@ def samples(number: int) -> Iterator[Sample]:
 
 
 def write(path: Path, number: int) -> Path:
-    with PackWriter(path, "made_up", CLASSES) as writer:
+    with PackWriter(path, "made_up", 2) as writer:
         for sample in samples(number):
             writer.add(sample)
     return path
@@ -65,7 +63,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_rows_come_back_in_any_order(path: Path) -> None:
     pack = Pack(path)
-    assert (len(pack), pack.dataset, pack.classes) == (40, "made_up", CLASSES)
+    assert (len(pack), pack.dataset, pack.num_classes) == (40, "made_up", 2)
     assert pack.ids == [sample.image_id for sample in samples(40)]
     assert pack.blocks == [sample.block for sample in samples(40)]
     for i in np.random.default_rng(0).permutation(40).tolist():
@@ -111,7 +109,7 @@ def test_loader_workers_can_use_it(path: Path) -> None:
 def test_twenty_thousand_rows_open_without_copying_the_images(tmp_path: Path) -> None:
     path = tmp_path / "large.arrow"
     image = png(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
-    with PackWriter(path, "large", CLASSES) as writer:
+    with PackWriter(path, "large", 2) as writer:
         for i in range(20_000):
             writer.add(Sample(f"image{i}", image, None, 20, 30))
     before = pa.total_allocated_bytes()
@@ -126,7 +124,7 @@ def test_twenty_thousand_rows_open_without_copying_the_images(tmp_path: Path) ->
 def test_two_images_may_not_share_an_id(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match="two images share the id 'image00000'"),
-        PackWriter(tmp_path / "a.arrow", "x", CLASSES) as writer,
+        PackWriter(tmp_path / "a.arrow", "x", 2) as writer,
     ):
         for _ in range(2):
             writer.add(next(samples(1)))
@@ -135,7 +133,7 @@ def test_two_images_may_not_share_an_id(tmp_path: Path) -> None:
 
 def test_an_error_while_writing_keeps_the_old_pack(path: Path) -> None:
     before = files.sha256(path)
-    with pytest.raises(RuntimeError), PackWriter(path, "x", CLASSES) as writer:
+    with pytest.raises(RuntimeError), PackWriter(path, "x", 2) as writer:
         for sample in samples(20):
             writer.add(sample)
         raise RuntimeError
@@ -159,8 +157,8 @@ def test_killed_in_mid_write_nothing_half_written_is_at_the_path(tmp_path: Path)
     path = tmp_path / "train.arrow"
     program = f"""
 from pathlib import Path
-from dualteacher.data.pack import ClassInfo, PackWriter, Sample
-with PackWriter(Path({str(path)!r}), "x", [ClassInfo("a", (0, 0, 0))]) as writer:
+from dualteacher.data.pack import PackWriter, Sample
+with PackWriter(Path({str(path)!r}), "x", 1) as writer:
     for i in range(10**9):
         writer.add(Sample(str(i), bytes(100_000), None, 1, 1))
         if i == 300:
@@ -195,7 +193,7 @@ def test_foreign_files_are_refused_in_one_line(tmp_path: Path) -> None:
     for table, why in [
         (pa.table({"a": [1]}), "not a pack of this project"),
         (SCHEMA.empty_table(), "not a pack"),
-        (SCHEMA.with_metadata({"dualteacher.format": "7"}).empty_table(), "pack format 7, this program reads 2"),
+        (SCHEMA.with_metadata({"dualteacher.format": "7"}).empty_table(), "pack format 7, this program reads 3"),
     ]:
         with pa.ipc.new_file(path, table.schema) as writer:
             writer.write_table(table)

@@ -224,7 +224,7 @@ def test_snakemake_plans_a_preset_before_there_is_any_data(name: str, tmp_path: 
     done = subprocess.run([snakemake, "--dry-run"], cwd=tmp_path, capture_output=True, text=True, check=False)
     text = done.stdout + done.stderr
     assert done.returncode == 0, text
-    for rule in ("download", "prepare", "partition", "warmup", "train", "evaluate", "report"):
+    for rule in ("download", "prepare", "classes", "partition", "warmup", "train", "evaluate", "report"):
         assert rule in text
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dualteacher.core import seeds
 from dualteacher.data import augment, loader, pack
-from dualteacher.data.pack import ClassInfo, Pack, PackWriter, Sample
+from dualteacher.data.pack import Pack, PackWriter, Sample
 from dualteacher.settings import Augment
 
 PAD = np.full(3, 128, np.uint8)
@@ -38,7 +38,7 @@ def encoded(array: np.ndarray, kind: str) -> bytes:
 def made(request, tmp_path_factory) -> Pack:
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("pack") / f"{request.param}.arrow"
-    with PackWriter(path, "photos", [ClassInfo("a", (0, 0, 0)), ClassInfo("b", (255, 0, 0))]) as writer:
+    with PackWriter(path, "photos", 2) as writer:
         for i, size in enumerate(SIZES):
             mask = encoded((np.indices(size).sum(0) // 40 % 2).astype(np.uint8), "PNG")
             writer.add(Sample(f"photo{i}", encoded(photo(rng, size), request.param), mask, *size))

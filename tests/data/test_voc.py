@@ -90,7 +90,7 @@ def test_classic_knows_the_fine_masks_alone_and_needs_no_others(site: Site) -> N
     assert mask is not None
     assert (mask == stripes([0, 2, 255])).all()  # the palette's index, not its colour
     assert "/sbd.tgz" not in [path for path, _, _ in site.requests]
-    assert train.classes[15].name == "person" and train.classes[15].color == (192, 128, 128)
+    assert voc.VOC(params().datasets["voc"]).classes()[15] == ("person", (192, 128, 128))
 
     partition_stage.run(params(), "voc", "classic_1", 0)
     assert partition.read(paths.Partition("voc", "classic_1", 0).table)[0] == FINE[:1]

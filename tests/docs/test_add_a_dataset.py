@@ -48,7 +48,7 @@ def test_the_example_is_prepared_and_checked(tmp_path: Path) -> None:
     raw["grid"]["dataset"] = ["shapes"]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     asked = [c.bare for c in pages.commands() if c.page == PAGE and c.bare != "make plan"]
-    assert [command.split()[3] for command in asked] == ["download", "prepare", "check-data"]
+    assert [command.split()[3] for command in asked] == ["download", "prepare", "classes", "check-data"]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *(command.removeprefix("python -m dualteacher ") for command in asked)],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,

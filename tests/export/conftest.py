@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dualteacher.data import partition
+from dualteacher.data import class_table, partition
 from dualteacher.data.pack import Pack
 from dualteacher.models import weights
 from dualteacher.stages import evaluate, train, warmup
-from dualteacher.system import paths
-from tests.core.conftest import toy_settings
+from dualteacher.system import files, paths
+from tests.core.conftest import CLASSES, toy_settings
 from tests.export.scenes import write_scenes
 
 SIZES = [(64, 96), (70, 110)]
@@ -37,6 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         dataset = paths.Dataset("toy")
         write_scenes(dataset.train, 14, 1, SIZES)
         write_scenes(dataset.val, 5, 2, SIZES, unmasked=1)
+        files.write_json(dataset.classes, class_table.as_json(CLASSES))
         pack = Pack(dataset.train)
         partition.write(paths.Partition("toy", "some", 0).table, pack.ids, pack.ids)
         weights.prepare_backbone(settings.model, Path("nothing"))

@@ -13,7 +13,7 @@ from tests.core.conftest import CLASSES, png
 def write_scenes(path: Path, count: int, seed: int, sizes: list[tuple[int, int]], unmasked: int = 0) -> Path:
     """A pack of `count` images, the last `unmasked` without masks."""
     rng = np.random.default_rng(seed)
-    with PackWriter(path, "toy", CLASSES) as writer:
+    with PackWriter(path, "toy", len(CLASSES)) as writer:
         for i in range(count):
             height, width = sizes[i % len(sizes)]
             borders = np.sort(rng.integers(width // 6, width, 2))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dualteacher.evaluation.card import render
-from dualteacher.models import saved, tensors
+from dualteacher.models import named, saved, tensors
 from dualteacher.settings import Evaluate
 from tests.export.conftest import BACKBONE, CELL
 
@@ -19,7 +19,7 @@ ONE_SCALE = Evaluate(scales=[1.0], flip=False, gallery=1, weights="student")
 @pytest.fixture
 def facts(trained):
     """The arguments of `render` for the trained cell."""
-    model, description = saved.load(CELL.student)
+    model, description = named.load(CELL.student)
     metrics, per_class = json.loads(CELL.metrics.read_text()), pd.read_parquet(CELL.per_class)
     return [CELL.student, model, description, metrics, per_class, ONE_SCALE]
 

@@ -18,7 +18,7 @@ from dualteacher import cli
 from dualteacher.commands import export
 from dualteacher.data.pack import Pack
 from dualteacher.export import job, network, onnx_file, parity
-from dualteacher.models import saved
+from dualteacher.models import named, saved
 from dualteacher.system import paths
 from tests.export.conftest import CELL
 
@@ -65,7 +65,7 @@ def test_batch_and_sides_are_free_and_the_file_explains_itself(exported):
     dimensions = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (image, logits)]
     assert dimensions == [["batch", 3, "height", "width"], ["batch", 3, "height", "width"]]
     about = json.loads({entry.key: entry.value for entry in model.metadata_props}["dualteacher"])
-    assert about == saved.load(CELL.student)[1]
+    assert about == named.load(CELL.student)[1]
 
 
 def test_the_files_name_no_place_of_this_machine(exported):
@@ -114,7 +114,7 @@ def test_the_example_labels_images_without_this_package(converted, tmp_path, arg
     model = FOLDER / "model.onnx"
     if argmax:
         model = tmp_path / "model.onnx"
-        onnx_file.write(model, onnx_file.with_argmax(converted), saved.load(CELL.student)[1])
+        onnx_file.write(model, onnx_file.with_argmax(converted), named.load(CELL.student)[1])
     pack = Pack(paths.Dataset("toy").val)
     Image.fromarray(pack.image(0)).save(tmp_path / "photo.png")
     # Isolated: neither this project's folder nor its installation is looked into for imports.

@@ -12,14 +12,14 @@ from onnx import TensorProto, helper
 
 from dualteacher.commands import export
 from dualteacher.data.channels import Channels
-from dualteacher.data.pack import Pack
+from dualteacher.data.pack import Pack, PackWriter, Sample
 from dualteacher.export import network, onnx_file, parity
 from dualteacher.export.parity import Parity
 from dualteacher.inference.predictor import Predictor
 from dualteacher.models.segmenter import build
 from dualteacher.settings import Inference
 from dualteacher.system.errors import UserError
-from tests.core.conftest import write_pack
+from tests.core.conftest import png, write_pack
 from tests.models.conftest import model, randomised
 
 WHOLE = Inference(mode="whole", batch=4, resize=None, multiple=32, window=96, stride=64, blend="mean")
@@ -154,12 +154,13 @@ def test_a_run_without_its_images_is_refused_in_one_line(tmp_path, monkeypatch):
     known = {"classes": [{"name": name} for name in ("ground", "disc", "bar")], "cell": {"dataset": "toy"}}
     saved.save(Path("a"), segmenter, known)
     saved.save(Path("b"), segmenter, known | {"inference": WHOLE.model_dump()})
-    saved.save(Path("c"), segmenter, known | {"inference": WHOLE.model_dump(), "classes": [{"name": "sky"}] * 3})
     val = write_pack(tmp_path / "val.arrow", 2, seed=0)
+    with PackWriter(tmp_path / "two.arrow", "toy", 2) as writer:
+        writer.add(Sample("a", png(np.zeros((8, 8, 3), np.uint8)), None, 8, 8))
     for weights, pack, words in (
         ("a", val, "contains no inference settings"),
         ("b", None, "--pack FILE.arrow"),
-        ("c", val, "its classes differ from those"),
+        ("b", tmp_path / "two.arrow", "its classes differ from those"),
         ("none", val, "no such file"),
     ):
         with pytest.raises(UserError, match=words):

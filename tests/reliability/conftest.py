@@ -24,13 +24,14 @@ STAGES: dict[str, list[str]] = {
     "download": ["download", "--dataset", "toy"],
     "weights": ["download", "--weights"],
     "prepare": ["prepare", "--dataset", "toy"],
+    "classes": ["classes", "--dataset", "toy"],
     "partition": ["partition", *CELL],
     "warmup": ["warmup", *CELL],
     "train": ["train", *CELL, "--method", "dual_teacher"],
     "evaluate": ["evaluate", *CELL, "--method", "dual_teacher"],
     "report": ["report"],
 }
-BEFORE_TRAINING = ("download", "weights", "prepare", "partition")
+BEFORE_TRAINING = ("download", "weights", "prepare", "classes", "partition")
 TRAINING = ("warmup", "train", "evaluate")
 NAMES = {4: "-rf", 5: "a b", 6: 'it\'s "so"', 7: "größe 山", 8: "x; touch pwned", 9: "$(touch pwned)", 12: "a..b"}
 

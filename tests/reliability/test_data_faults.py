@@ -129,7 +129,7 @@ def test_every_flipped_bit_of_a_pack_is_noticed_or_changes_nothing(
 def decoded(pack: Pack) -> list:
     """All that a pack gives."""
     return [
-        (pack.ids[i], pack.blocks[i], pack.size(i), pack.classes, pack.image(i).tobytes(),
+        (pack.ids[i], pack.blocks[i], pack.size(i), pack.num_classes, pack.image(i).tobytes(),
          None if (mask := pack.mask(i)) is None else mask.tobytes())
         for i in range(len(pack))
     ]  # fmt: skip

@@ -56,6 +56,14 @@ def check(project: Project, finished: Path) -> None:
         assert content(project.root, "results")[place] == expected[place]
 
 
+def rename(project: Project) -> None:
+    """Give every class another name and colour."""
+    raw = toy()
+    for entry in raw["datasets"]["toy"]["classes"]:
+        entry |= {"name": f"{entry['name']} 2", "color": [1, 2, 3]}
+    write_parameters(project.root, raw)
+
+
 def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[data.index(b"photo")] ^= 1
@@ -70,6 +78,7 @@ def test_snakemake(project: Project, finished: Path) -> None:
     done = run(project, *command)  # its training is killed, and repeated by the engine
     assert done.returncode == 0, done.stderr
     check(project, finished)
+    rename(project)
     assert "Nothing to be done" in (again := project("snakemake", "--dry-run", STUDENT)).stdout + again.stderr
 
     table, sound = project.root / TABLE, (project.root / TABLE).read_bytes()
@@ -92,6 +101,10 @@ def test_dvc(project: Project, finished: Path) -> None:
     done = run(project, "dvc", "repro", stage)
     assert done.returncode == 0, done.stderr
     check(project, finished)
+    rename(project)
+    trained = (project.root / STUDENT).stat().st_mtime_ns
+    project("dvc", "repro", "--quiet", stage)
+    assert (project.root / STUDENT).stat().st_mtime_ns == trained, "names and colours retrain nothing"
     project("dvc", "status", "--quiet", stage)
 
     table, sound = project.root / TABLE, (project.root / TABLE).read_bytes()

@@ -15,7 +15,9 @@ import yaml
 from PIL import Image
 
 from dualteacher import settings
-from dualteacher.data.pack import ClassInfo, PackWriter, Sample, class_table
+from dualteacher.data import class_table
+from dualteacher.data.class_table import ClassInfo
+from dualteacher.data.pack import PackWriter, Sample
 from dualteacher.evaluation import gallery
 from dualteacher.system import paths
 from dualteacher.training import history
@@ -46,7 +48,7 @@ def make_tree(root: Path, raw: dict[str, Any]) -> settings.Settings:
     loaded = settings.parse(raw)
     grid = loaded.grid
     for dataset in grid.dataset:
-        _json(root / paths.Dataset(dataset).classes, class_table(CLASSES))
+        _json(root / paths.Dataset(dataset).classes, class_table.as_json(CLASSES))
         (root / paths.Dataset(dataset).val).write_bytes(_validation_images())
         for part in grid.partitions:
             for seed in grid.seed:
@@ -70,7 +72,7 @@ def _provenance(dataset: str, part: str, seed: int, labelled: int) -> dict[str, 
         **{"kind": "generated", "dataset": dataset, "partition": part, "seed": seed, "unit": "block"},
         **{"fraction": 0.125, "labelled": labelled, "unlabelled": 772 - labelled, "held_out": 0},
         **{"list_sha256": f"{seed + 1}a" * 32, "pack_sha256": "c0" * 32},
-        **{"classes_missing": ["ice"] if seed else [], "labelled_pixels": {"water": 1000}},
+        **{"classes_missing": [4] if seed else [], "labelled_pixels": [1000, 0, 0, 0, 0]},
     }
 
 
@@ -201,7 +203,7 @@ def _validation_images() -> bytes:
     """A pack of the gallery's images."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "val.arrow"
-        with PackWriter(path, "bluemarble", CLASSES) as writer:
+        with PackWriter(path, "bluemarble", len(CLASSES)) as writer:
             for i, row in enumerate(_rows(np.random.default_rng(3), 0.0)):
                 writer.add(Sample(f"tile {i}", png(row.image), png(row.truth), *row.truth.shape))
         return path.read_bytes()

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.ft2font import FT2Font
 from PIL import Image
 
-from dualteacher.data.pack import ClassInfo
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.evaluation import gallery
 from dualteacher.reporting.figures import drawing
 from dualteacher.system import fonts

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualteacher.data.pack import ClassInfo
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.evaluation import gallery
 
 CLASSES = [ClassInfo("sea", (0, 0, 255)), ClassInfo("land", (0, 255, 0)), ClassInfo("ice", (255, 0, 0))]

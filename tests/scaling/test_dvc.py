@@ -125,7 +125,7 @@ def test_queued_experiments_with_two_workers_give_the_rows_of_runs_by_hand(origi
 
 
 def test_a_copy_that_prepares_anew_borrows_the_archives(origin):
-    origin.touch_up("dualteacher/data/contact_sheet.py")
+    origin.touch_up("dualteacher/stages/prepare.py")
     origin.environment = {"PIP_NO_INDEX": "1"}
     told = origin("dvc", "exp", "run", "--temp", "--name", "prepared").stdout
     assert "Running stage 'prepare@bluemarble'" in told

@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from dualteacher import cli, settings
-from dualteacher.data.pack import Pack, class_table
+from dualteacher.data.pack import Pack
 from dualteacher.models import saved
 from dualteacher.models.segmenter import Segmenter, build
 from dualteacher.system import files, paths
@@ -31,15 +31,15 @@ def write_params(loaded: settings.Settings) -> None:
 
 def untrained(loaded: settings.Settings, cell: paths.Cell, seed: int = 0) -> Segmenter:
     """Write a student as training would; the partition has to be there."""
-    classes = Pack(paths.Dataset(cell.dataset).train).classes
-    network = build(loaded.model, len(classes), None, drop_path=0.0, seed=seed)
+    train = paths.Dataset(cell.dataset).train
+    network = build(loaded.model, Pack(train).num_classes, None, drop_path=0.0, seed=seed)
     torch.manual_seed(seed)
     torch.nn.init.normal_(network.head.classifier.weight, std=1.0)  # else it is equally unsure of all
     description: dict[str, Any] = {
         "cell": {"dataset": cell.dataset, "partition": cell.partition, "method": cell.method, "seed": cell.seed},
-        "classes": class_table(classes),
         "inference": loaded.inference.model_dump(mode="json"),
         "partition_sha256": files.sha256(paths.Partition(cell.dataset, cell.partition, cell.seed).table),
+        "images_sha256": {"train": Pack(train).content_hash},
     }
     saved.save(cell.student, network, description)
     return network.eval()

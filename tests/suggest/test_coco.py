@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dualteacher.data.pack import ClassInfo
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.labelling import coco
 
 CLASSES = [ClassInfo(name, (0, 0, 0)) for name in "abcd"]

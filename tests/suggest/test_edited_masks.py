@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualteacher.data.pack import Pack
+from dualteacher.data import class_table
 from dualteacher.labelling import coco, corrected, suggestion
-from dualteacher.system import paths
 from dualteacher.system.errors import UserError
 
 from .conftest import command, options, table
@@ -94,7 +93,7 @@ def test_masks_of_unknown_images_are_counted() -> None:
 def changed(change: Callable[[dict[str, Any]], Any]) -> str:
     """What `accept` says to a COCO file of one image after a change."""
     (row,) = table("next")
-    content = coco.document(Pack(paths.Dataset("sample").train).classes, [(Path(row["image"]).name, mask(5))])
+    content = coco.document(class_table.read("sample"), [(Path(row["image"]).name, mask(5))])
     change(content)
     Path("exported.json").write_text(json.dumps(content))
     return command("accept", "next", "--coco", "exported.json")

@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 from dualteacher import settings
+from dualteacher.data import class_table
 from dualteacher.data.formats import folder_layout, mask_files
 from dualteacher.data.formats.annotations import matching
 from dualteacher.data.pack import Pack
 from dualteacher.labelling import acceptance, coco
-from dualteacher.stages import download, partition, prepare
+from dualteacher.stages import classes, download, partition, prepare
 from dualteacher.system import paths
 from dualteacher.system.errors import UserError
 from tests.core.conftest import toy_settings
@@ -62,6 +63,7 @@ def spelled(i: int, changes: dict[str, Any] | None) -> np.ndarray:
 def run(loaded: settings.Settings) -> None:
     download.run(loaded, "sample")
     prepare.run(loaded, "sample")
+    classes.run(loaded, "sample")
     partition.run(loaded, "sample", "all", 0)
 
 
@@ -133,7 +135,7 @@ def test_coco_annotations_and_masks_of_colours_come_back_too() -> None:
     loaded = mine()
     command(*options(CELL, NEW, "random", "next"))
     rows = table("next")
-    classes = Pack(paths.Dataset("sample").train).classes
+    classes = class_table.read("sample")
     exported = coco.document(classes, [(Path(row["image"]).name, mask(number(row))) for row in rows[:2]])
     Path("exported.json").write_text(json.dumps(exported))
     command("accept", "next", "--coco", "exported.json")
@@ -170,7 +172,7 @@ def test_rectangles_alone_are_no_masks_and_strange_images_are_named() -> None:
     mine()
     command(*options(CELL, 2, "random", "next"))
     first, second = table("next")
-    classes = Pack(paths.Dataset("sample").train).classes
+    classes = class_table.read("sample")
     shown = [(f"e7c01884-{Path(first['image']).name}", mask(1)), ("strange.jpg", mask(2)), (second["image"], mask(3))]
     exported = coco.document(classes, shown)
     ids = {entry["file_name"]: entry["id"] for entry in exported["images"]}

@@ -25,7 +25,6 @@ from tests.watch.test_watch import CELL, run
 NAME = "train toy-some-dual_teacher-0"
 RUN = "train/toy-some-dual_teacher-0"
 CONFIG = {"train": {"learning_rate": 0.5, "steps": 6}, "method": {"kind": "x", "mixes": ["a", "b"]}}
-PALETTE = [(0, 0, 0), (255, 0, 0), (0, 0, 255)]
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +42,7 @@ def told(monkeypatch, caplog):
 
 def logged(first: int, steps: int, *names: str) -> Loggers:
     """Log the steps after `first` as a run does."""
-    loggers = Loggers(names, CONFIG, PALETTE)
+    loggers = Loggers(names, CONFIG, "toy", 3)
     loggers.start(NAME, first)
     for step in range(first + 1, steps + 1):
         loggers.row(step, {"loss": 1 / step, "step": float(step)})

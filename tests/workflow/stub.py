@@ -16,7 +16,7 @@ import yaml
 from dualteacher import settings
 from dualteacher.reporting import figure_names
 from dualteacher.system import paths
-from dualteacher.workflow import contracts
+from dualteacher.workflow import contracts, engines
 
 CELL = ("dataset", "partition", "method", "seed")
 
@@ -46,6 +46,8 @@ def main() -> None:
     log.write_text("stub\n")
     inputs, outputs = files(stage, args, params)
     sections = dict.fromkeys(key.split(".")[0] for key in contracts.BY_STAGE[stage].params if "runtime" not in key)
+    if stage in ("download", "prepare"):  # whose outputs have no names and colours of classes
+        params["datasets"] = {name: engines.without_looks(one) for name, one in params["datasets"].items()}
     digest = hashlib.sha256(json.dumps([params[section] for section in sections]).encode())
     code = yaml.safe_load(Path("workflow/code.yaml").read_text())[stage]
     own = [f"dualteacher/methods/{params['methods'][args.method]['kind']}.py"] if stage == "train" else []

@@ -33,7 +33,7 @@ def test_dvc_takes_over_what_snakemake_made_and_experiments_go_on_from_there(pro
         said[command.bare], ran[command.bare] = done.stdout + done.stderr, made.ran()
         if command.bare == "make run":
             check_report_of_snakemake(made)
-    assert len(ran["make run"]) == 10
+    assert len(ran["make run"]) == 11
     assert "up to date" in said["make adopt-dvc"]
     slow = "dvc exp run --name slow -S 'train.learning_rate=0.0001'"
     assert ran[slow] == AFTER_TRAINING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from test_own_data import FOLDER
 
 pytestmark = pytest.mark.slow
 
@@ -14,8 +15,9 @@ AFTER_TRAINING = [*(f"evaluate {cell}" for cell in CELLS), "report", *(f"train {
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_edit_reruns_what_it_changes(project, engine):
     made, run = project(), ENGINES[engine]
+    made.edit("datasets.bluemarble", FOLDER)
     made(*run)
-    assert len(made.ran()) == 10
+    assert len(made.ran()) == 11
 
     made.edit("runtime.threads", 2)
     made.edit("runtime.loggers", ["dvclive"])
@@ -35,6 +37,13 @@ def test_an_edit_reruns_what_it_changes(project, engine):
     others = ["train bluemarble-eighth-supervised-0"] if engine == "dvc" else []  # which watches all methods' sources
     own = [line for line in AFTER_TRAINING if "supervised" not in line]
     assert made.ran() == sorted([*own, *others]), "one method's source"
+
+    looks = [{"name": "sea", "color": [0, 0, 9], "value": 0}, {"name": "land", "color": [0, 9, 0], "value": 1}]
+    made.edit("datasets.bluemarble.classes", looks)
+    made(*run)
+    same = ["download bluemarble", "prepare bluemarble"] if engine == "dvc" else []  # with the same outputs
+    drawn = ["classes bluemarble", *(line for line in AFTER_TRAINING if not line.startswith("train"))]
+    assert made.ran() == sorted([*drawn, *same]), "new names and colours"
 
     made.edit("grid.seed", [0, 1])
     made(*run)

@@ -55,6 +55,7 @@ def expected_commands(grid):
     for dataset in grid["dataset"]:
         yield f"python -m dualteacher download --dataset {dataset}"
         yield f"python -m dualteacher prepare --dataset {dataset}"
+        yield f"python -m dualteacher classes --dataset {dataset}"
         for partition in methods:
             for seed in grid["seed"]:
                 cell = f"--dataset {dataset} --partition {partition} --seed {seed}"

@@ -33,6 +33,11 @@ def own_data(wildcards) -> list[str]:
     return [engines.watch(config["watched"])] if described["source"] == "folder" else []
 
 
+def read_as(wildcards) -> dict:
+    """A dataset's settings without the classes' names and colours: renaming a class must not retrain."""
+    return engines.without_looks(config["datasets"][wildcards.dataset])
+
+
 def own_weights(wildcards) -> list[str]:
     """The user's own checkpoint, so that a change reruns the stage. DVC cannot: model.weights may be no file."""
     return engines.own_weights(config["model"])

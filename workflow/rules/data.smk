@@ -1,4 +1,4 @@
-# From archives to packed images and partitions.
+# From archives to packed images, class tables and partitions.
 
 
 rule download:
@@ -12,7 +12,7 @@ rule download:
     benchmark:
         "logs/benchmarks/download/{dataset}.tsv"
     params:
-        dataset=lookup(dpath="datasets/{dataset}", within=config),
+        dataset=read_as,
     shell:
         "python -m dualteacher download --dataset {wildcards.dataset:q}"
 
@@ -41,9 +41,27 @@ rule prepare:
     output:
         train="data/{dataset}/train.arrow",
         val="data/{dataset}/val.arrow",
-        classes="data/{dataset}/classes.json",
         stats="data/{dataset}/stats.parquet",
         findings="data/{dataset}/findings.json",
+    log:
+        "logs/prepare/{dataset}.log",
+    benchmark:
+        "logs/benchmarks/prepare/{dataset}.tsv"
+    threads: 8  # decodes in parallel; Snakemake caps this at --cores
+    params:
+        dataset=read_as,
+    shell:
+        "python -m dualteacher prepare --dataset {wildcards.dataset:q}"
+
+
+rule classes:
+    input:
+        train="data/{dataset}/train.arrow",
+        val="data/{dataset}/val.arrow",
+        stats="data/{dataset}/stats.parquet",
+        code=CODE["classes"],
+    output:
+        classes="data/{dataset}/classes.json",
         contact_sheet=report(
             "data/{dataset}/contact_sheet.png",
             caption="../captions/contact_sheet.rst",
@@ -51,14 +69,13 @@ rule prepare:
             labels={"dataset": "{dataset}", "what": "contact sheet"},
         ),
     log:
-        "logs/prepare/{dataset}.log",
+        "logs/classes/{dataset}.log",
     benchmark:
-        "logs/benchmarks/prepare/{dataset}.tsv"
-    threads: 8  # decodes in parallel; Snakemake caps this at --cores
+        "logs/benchmarks/classes/{dataset}.tsv"
     params:
         dataset=lookup(dpath="datasets/{dataset}", within=config),
     shell:
-        "python -m dualteacher prepare --dataset {wildcards.dataset:q}"
+        "python -m dualteacher classes --dataset {wildcards.dataset:q}"
 
 
 rule partition:

@@ -28,6 +28,7 @@ rule evaluate:
             },
         ),
         pictures="results/runs/{dataset}/{partition}/{method}/seed{seed}/gallery.parquet",
+        classes="results/runs/{dataset}/{partition}/{method}/seed{seed}/student.classes.json",
     log:
         "logs/evaluate/{dataset}-{partition}-{method}-{seed}.log",
     benchmark:

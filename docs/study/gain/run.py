@@ -22,6 +22,7 @@ from PIL import Image
 
 from dualteacher import settings
 from dualteacher.reporting import statistics
+from dualteacher.stages import classes as class_stage
 from dualteacher.stages import download, evaluate, partition, prepare, train, warmup, weights
 from dualteacher.system import paths
 from dualteacher.workflow import presets
@@ -183,6 +184,7 @@ def row(data: str, recipe: str, seed: int, budget: Budget, work: Path) -> dict[s
     if not paths.Dataset(name).stats.exists():
         download.run(made, name)
         prepare.run(made, name)
+        class_stage.run(made, name)
     partition.run(made, name, part, seed)
     warmup.run(made, name, part, seed)
     train.run(made, name, part, entry, seed)

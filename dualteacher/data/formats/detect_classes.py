@@ -13,10 +13,10 @@ import numpy as np
 
 from dualteacher.core.labels import IGNORE
 from dualteacher.data import inspection
+from dualteacher.data.class_table import voc_color
 from dualteacher.data.formats import class_lists, interpolation, mask_census, mask_files
 from dualteacher.data.formats.mask_census import MOST_VALUES
 from dualteacher.data.formats.palettes import Color
-from dualteacher.data.sources.published import voc_color
 from dualteacher.settings.datasets import MOST_CLASSES
 from dualteacher.system.errors import UserError
 

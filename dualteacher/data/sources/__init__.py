@@ -10,23 +10,20 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from dualteacher import settings
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.data.fetch import Archive
-from dualteacher.data.pack import ClassInfo, Sample
+from dualteacher.data.pack import Sample
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
 
 
 class Content(Protocol):
-    """Classes and images of a source's archives.
+    """Images of a source's archives.
 
     Three members are optional (see inspection.py). jobs(split): read and check the images, if the content has to decode
     them anyway. findings(): problems visible without opening a file. channels: of the images, if not RGB.
     """
-
-    def classes(self) -> list[ClassInfo]:
-        """The class table, in the order of the mask's indices (255 = ignore)."""
-        ...
 
     def ids(self, split: Split) -> list[str]:
         """Image ids, in the order of `samples`."""
@@ -39,6 +36,10 @@ class Content(Protocol):
 
 class Source(Protocol):
     """A dataset as published."""
+
+    def classes(self) -> list[ClassInfo]:
+        """The class table, in the order of the mask's indices (255 = ignore); no file is needed for it."""
+        ...
 
     def archives(self) -> list[Archive]:
         """The files that the download stage fetches."""

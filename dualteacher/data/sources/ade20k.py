@@ -11,9 +11,10 @@ from pathlib import Path
 
 from dualteacher import settings
 from dualteacher.core.labels import IGNORE
+from dualteacher.data.class_table import ClassInfo, voc_color
 from dualteacher.data.fetch import Archive, archives
 from dualteacher.data.fetch.http import Download
-from dualteacher.data.pack import ClassInfo, Sample
+from dualteacher.data.pack import Sample
 from dualteacher.data.sources import Split, published
 
 ARCHIVE = Download(
@@ -50,6 +51,9 @@ class ADE20K:
     def __init__(self, options: settings.ADE20K) -> None:
         self.options = options
 
+    def classes(self) -> list[ClassInfo]:
+        return [ClassInfo(name, voc_color(i + 1)) for i, name in enumerate(NAMES.split(", "))]
+
     def archives(self) -> list[Archive]:
         archive = published.given("archive", self.options.archive, ARCHIVE)
         return [archive, *published.list_archives("ade20k", self.options.lists)]
@@ -71,9 +75,6 @@ class ADE20KContent:
             published.complete(f"images of images/{folder}", images, expected, reader.path)
             published.complete(f"masks of annotations/{folder}", masks, expected, reader.path)
             self._files[split] = {image_id: (images[image_id], masks[image_id]) for image_id in expected}
-
-    def classes(self) -> list[ClassInfo]:
-        return [ClassInfo(name, published.voc_color(i + 1)) for i, name in enumerate(NAMES.split(", "))]
 
     def ids(self, split: Split) -> list[str]:
         return list(self._files[split])

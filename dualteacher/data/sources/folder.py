@@ -15,13 +15,14 @@ from dualteacher import settings
 from dualteacher.core.labels import IGNORE
 from dualteacher.data import inspection, likeness
 from dualteacher.data.channels import Channels, shown
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.data.fetch import Archive
 from dualteacher.data.formats import file_kinds, folder_files, images, mask_files, palettes
 from dualteacher.data.formats.annotations import record, renewal
 from dualteacher.data.formats.folder_layout import Entry, Layout, arrange, scan
 from dualteacher.data.formats.label_map import LabelMap
 from dualteacher.data.inspection import Checked, Finding
-from dualteacher.data.pack import ClassInfo, Sample
+from dualteacher.data.pack import Sample
 from dualteacher.data.sources import Split
 from dualteacher.system import console, files, parallel
 from dualteacher.system.console import logger
@@ -39,6 +40,9 @@ class Folder:
 
     def __init__(self, options: settings.Folder) -> None:
         self.options = options
+
+    def classes(self) -> list[ClassInfo]:
+        return [ClassInfo(entry.name, (*entry.color,)) for entry in self.options.classes]  # type: ignore[arg-type]
 
     def archives(self) -> list[Archive]:
         return [Listing(self.options)]
@@ -95,9 +99,6 @@ class FolderContent:
         self.options, self.layout, self.hashes = options, layout, hashes
         self.root = Path(options.folder)
         self.table = LabelMap(options)
-
-    def classes(self) -> list[ClassInfo]:
-        return [ClassInfo(entry.name, (*entry.color,)) for entry in self.options.classes]  # type: ignore[arg-type]
 
     def entries(self, split: Split) -> list[Entry]:
         return self.layout.train if split == "train" else self.layout.val

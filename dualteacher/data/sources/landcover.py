@@ -13,6 +13,7 @@ import numpy as np
 
 from dualteacher import settings
 from dualteacher.core.labels import IGNORE
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.data.fetch import Archive
 from dualteacher.data.fetch.archives import read_member
 from dualteacher.data.fetch.wheel import Wheel
@@ -37,6 +38,9 @@ class LandCover:
 
     def __init__(self, options: settings.LandCover) -> None:
         self.options = options
+
+    def classes(self) -> list[ClassInfo]:
+        return [ClassInfo(name, color) for name, color, _ in TABLE]
 
     def archives(self) -> list[Archive]:
         return [BASEMAP, LAND_COVER]

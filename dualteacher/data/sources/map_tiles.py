@@ -22,7 +22,7 @@ from dualteacher.core.labels import IGNORE
 from dualteacher.data.fetch.archives import read_member
 from dualteacher.data.fetch.wheel import Wheel
 from dualteacher.data.formats import images
-from dualteacher.data.pack import ClassInfo, Sample
+from dualteacher.data.pack import Sample
 from dualteacher.data.sources import Split
 from dualteacher.system.errors import UserError
 
@@ -89,9 +89,6 @@ class MapTiles:
 
     def __init__(self, options: settings.MapTiles, table: Table, image: np.ndarray, labels: np.ndarray) -> None:
         self.options, self.table, self.image, self.labels = options, table, image, labels
-
-    def classes(self) -> list[ClassInfo]:
-        return [ClassInfo(name, color) for name, color, _ in self.table]
 
     def ids(self, split: Split) -> list[str]:
         """'r07_c031': row and column in half tiles from the map's north-west corner."""

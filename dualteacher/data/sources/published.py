@@ -105,15 +105,6 @@ def counted(what: str, found: Collection[str], expected: int, where: Path) -> No
         raise UserError(f"{where}: {len(set(found))} {what}, expected {expected}; {AGAIN}")
 
 
-def voc_color(index: int) -> tuple[int, int, int]:
-    """PASCAL VOC's colour map: the index's bits go to r, g, b in turn, filling each channel from its highest bit."""
-    color = [0, 0, 0]
-    for place in range(8):
-        for channel in range(3):
-            color[channel] |= (index >> (3 * place + channel) & 1) << (7 - place)
-    return color[0], color[1], color[2]
-
-
 def table(classes: Mapping[int, int]) -> np.ndarray:
     """uint8 (256,): our index for each published value; unlisted values stay as they are, for the checks to find."""
     values = np.arange(256, dtype=np.uint8)

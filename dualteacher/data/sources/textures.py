@@ -18,10 +18,11 @@ from PIL import Image
 
 from dualteacher import settings
 from dualteacher.core import seeds
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.data.fetch import Archive
 from dualteacher.data.fetch.manifest import verify
 from dualteacher.data.formats import images
-from dualteacher.data.pack import ClassInfo, Sample
+from dualteacher.data.pack import Sample
 from dualteacher.data.sources import Split
 from dualteacher.system import files
 from dualteacher.system.errors import UserError
@@ -75,6 +76,9 @@ class Textures:
     def __init__(self, options: settings.Textures) -> None:
         self.options = options
 
+    def classes(self) -> list[ClassInfo]:
+        return [ClassInfo(name, color) for name, _, _, color in TABLE]
+
     def archives(self) -> list[Archive]:
         return [Photograph(file, sha256) for _, file, sha256, _ in TABLE]
 
@@ -89,9 +93,6 @@ class TexturesContent:
         self.options = options
         halves = [(photo[:, : photo.shape[1] // 2], photo[:, photo.shape[1] // 2 :]) for photo in photographs]
         self._halves = {"train": [left for left, _ in halves], "val": [right for _, right in halves]}
-
-    def classes(self) -> list[ClassInfo]:
-        return [ClassInfo(name, color) for name, _, _, color in TABLE]
 
     def ids(self, split: Split) -> list[str]:
         return [f"{split}{i:04d}" for i in range(self.options.train if split == "train" else self.options.validation)]

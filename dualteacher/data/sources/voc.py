@@ -16,10 +16,11 @@ import numpy as np
 
 from dualteacher import settings
 from dualteacher.data import official_lists
+from dualteacher.data.class_table import ClassInfo, voc_color
 from dualteacher.data.fetch import Archive, archives
 from dualteacher.data.fetch.http import Download
 from dualteacher.data.formats import images
-from dualteacher.data.pack import ClassInfo, Sample
+from dualteacher.data.pack import Sample
 from dualteacher.data.sources import Split, published
 from dualteacher.system import console
 from dualteacher.system.errors import UserError
@@ -56,6 +57,9 @@ class VOC:
 
     def __init__(self, options: settings.VOC) -> None:
         self.options = options
+
+    def classes(self) -> list[ClassInfo]:
+        return [ClassInfo(name, voc_color(i)) for i, name in enumerate(NAMES.split(", "))]
 
     def archives(self) -> list[Archive]:
         """VOC, SBD if blended, the augmented list, and the lists of the official partitions."""
@@ -101,9 +105,6 @@ class VOCContent:
             raise UserError(f"{self._reader.path}: contains no ImageSets/Segmentation/{split}.txt; {published.AGAIN}")
         names.sort(key=lambda name: "VOC2012" not in name)  # a folder may hold other years
         return official_lists.ids(self._reader.read(names[0]).decode("utf-8", errors="replace"))
-
-    def classes(self) -> list[ClassInfo]:
-        return [ClassInfo(name, published.voc_color(i)) for i, name in enumerate(NAMES.split(", "))]
 
     def ids(self, split: Split) -> list[str]:
         return self._ids[split]

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.data.formats.images import thin
-from dualteacher.data.pack import ClassInfo, Pack
+from dualteacher.data.pack import Pack
 from dualteacher.reporting import insight
 from dualteacher.reporting.figures.classes import Runs
 from dualteacher.reporting.figures.drawing import INK, MUTED, Figure, Panel

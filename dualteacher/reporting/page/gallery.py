@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from dualteacher.data.pack import ClassInfo
+from dualteacher.data.class_table import ClassInfo
 from dualteacher.reporting import tables
 from dualteacher.reporting.results import Results, Run, spoken
 

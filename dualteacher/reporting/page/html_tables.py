@@ -146,7 +146,7 @@ def data_table(results: Results) -> Table:
     first = {part: results.settings.grid.methods_on(part)[0] for part in results.settings.grid.partitions}
     for run in (run for run in results.runs if run.cell.method == first[run.cell.partition]):
         cell, split = run.cell, run.provenance
-        missing = split.get("classes_missing") or []
+        missing = [results.classes[cell.dataset][index].name for index in split.get("classes_missing") or []]
         rows.append(
             [
                 *(TableEntry(cell.dataset), TableEntry(cell.partition), TableEntry(str(cell.seed), cell.seed)),

@@ -71,7 +71,7 @@ stride | number | of the logits, pixels; 1.75 for DPT on patches of 14
 normalisation | mapping | mean and std, RGB in [0, 1]; applied inside the network
 pretrained | mapping | the backbone's start: kind, file, sha256, network in it, number of tensors
 encoder | mapping | only if the backbone is frozen and not in the file: sha256 of its tensors
-classes | list | index, name, color of each class
+classes | list | only in files of `Model.save`: index, name, color of each class
 crop | int | side of the training crop, pixels
 inference | mapping | section `inference` of the settings
 cell | mapping | dataset, partition, method, seed
@@ -83,6 +83,7 @@ selected | mapping | by (last or held_out), epoch, step; miou if by held_out
 scores | mapping or null | val_miou, val_pixel_accuracy of these weights during training; null: not validated
 parameters | mapping | all settings that the weights depend on
 params_fingerprint | text | sha256 of these
+images_sha256 | mapping | train, val: of all images and masks, whose indices are the network's
 train_sha256 | text | of the training pack
 partition_sha256 | text | of the partition's table
 program | text | name and version of the program that wrote the file
@@ -137,8 +138,8 @@ held_out | int |
 unlabelled | int |
 list_sha256 | text | hash of the labelled image ids; identifies the partition in the tables
 pack_sha256 | text | of the training pack
-classes_missing | list | classes without any labelled image
-labelled_pixels | mapping | labelled pixels by class
+classes_missing | list | indices of the classes without any labelled image
+labelled_pixels | list | labelled pixels of each class
 """
 )
 STATISTICS = "n, mean, std, low, high (the bootstrap interval), t_low, t_high (Student's t interval)"
@@ -150,17 +151,17 @@ FORMATS = [
            "pretrained backbone, in this package's key names"),
     Format(_spelt(DATASET.folder / "{train,val}.arrow"), "prepare",
            f"images and masks, as an uncompressed, memory-mapped Arrow IPC file, format {pack.FORMAT}."
-           " Its metadata holds `dualteacher.format`, `.dataset`, `.classes` (JSON) and `.sha256`; with chosen bands or"
-           " range also `.channels` (JSON)",
+           " Its metadata holds `dualteacher.format`, `.dataset`, `.classes` (their number) and `.sha256`; with chosen"
+           " bands or range also `.channels` (JSON)",
            {entry.name: (str(entry.type), PACK[entry.name]) for entry in pack.SCHEMA}),
-    Format(_spelt(DATASET.classes), "prepare", "a list: index, name, color [r, g, b] of each class"),
     Format(_spelt(DATASET.stats), "prepare", "pixel counts by image and class, without zeros",
            _columns("split | text | train or val\nimage_id | text |\nclass_index | int64 | 255: ignored"
                     "\npixels | int64 |")),
     Format(_spelt(DATASET.findings), "prepare", "findings of the data checks",
            _columns("skipped | list | images that were skipped\nerrors | list | where, text"
                     "\nwarnings | list | where, text")),
-    Format(_spelt(DATASET.contact_sheet), "prepare", "images of each class, overlaid with their masks"),
+    Format(_spelt(DATASET.classes), "classes", "a list: index, name, color [r, g, b] of each class"),
+    Format(_spelt(DATASET.contact_sheet), "classes", "images of each class, overlaid with their masks"),
     Format(_spelt(SPLIT.table), "partition", "the role of each training image",
            _columns("image_id | text |\nrole | text | labelled, held_out or unlabelled")),
     Format(_spelt(SPLIT.provenance), "partition",
@@ -184,6 +185,9 @@ FORMATS = [
            _columns("epoch | int64 |\nstep | int64 |\nimage_id | text |"
                     "\nprediction | binary | greyscale PNG of class indices")),
     Format(_spelt(RUN.metrics), "evaluate", "scores, fractions from 0 to 1", METRICS),
+    Format(_spelt(RUN.classes), "evaluate", "names and colours of the classes, for all who use the weights",
+           _columns("weights_sha256 | text | of student.safetensors"
+                    "\nclasses | list | index, name, color [r, g, b] of each class")),
     Format(_spelt(RUN.per_class), "evaluate", "scores by class",
            _columns("class_index | int64 |\nclass_name | text |" + SCORES)),
     Format(_spelt(RUN.confusion), "evaluate", "the confusion matrix",

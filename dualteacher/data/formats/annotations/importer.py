@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from dualteacher.data.class_table import voc_color
 from dualteacher.data.formats import detect_layout, folder_files, images
 from dualteacher.data.formats.annotations import rasterise, recognise, record
 from dualteacher.data.formats.annotations.matching import match
 from dualteacher.data.formats.annotations.shapes import Annotated, Annotations, Shape, Size, Wrong
 from dualteacher.data.formats.detect_classes import GuessedClasses
-from dualteacher.data.sources.published import voc_color
 from dualteacher.system import console, files, parallel
 from dualteacher.system.errors import UserError
 
