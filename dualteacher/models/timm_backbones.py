@@ -16,8 +16,11 @@ from typing import Any
 import timm
 import torch
 from timm.models._features import FeatureGetterNet
+from timm.models._registry import is_model_in_modules
+from timm.models.beit import Beit
 from torch import Tensor, nn
 
+from dualteacher.models.beit import FreeBeit
 from dualteacher.models.mix_transformer import VARIANTS
 from dualteacher.system.errors import UserError
 
@@ -33,7 +36,7 @@ def create(name: str, drop_path: float = 0.0, output_stride: int = 32, **loading
     UserError if timm does not know the name, cannot extract features, or fixes the image size.
     """
     check(name)
-    if not _is_fixed(name):
+    if not _on_trial(name):
         return _features(name, drop_path, output_stride, loading)
     options, depth, _ = _free(name)
     if not depth:
@@ -48,7 +51,7 @@ def create(name: str, drop_path: float = 0.0, output_stride: int = 32, **loading
 
 def multiple(name: str) -> int:
     """The sides of images must be multiples of this: the patch size, 4 for Swin; 1 if any size will do."""
-    return _free(name)[2] if _is_fixed(name) else 1
+    return _free(name)[2] if _on_trial(name) else 1
 
 
 def is_channels_last(network: nn.Module) -> bool:
@@ -56,9 +59,11 @@ def is_channels_last(network: nn.Module) -> bool:
     return str(getattr(network, "output_fmt", "NCHW")).rpartition(".")[2] == "NHWC"
 
 
-def _is_fixed(name: str) -> bool:
+def _on_trial(name: str) -> bool:
+    """Whether `_free` looks at it: a network that timm marks as of one fixed size, or a NaFlex ViT."""
     config = timm.models.get_pretrained_cfg(name)
-    return config is not None and bool(config.fixed_input_size)
+    flexible = is_model_in_modules(name.partition(".")[0], ("naflexvit",))
+    return flexible or (config is not None and bool(config.fixed_input_size))
 
 
 def _features(name: str, drop_path: float, output_stride: int, options: dict[str, Any]) -> nn.Module:
@@ -83,7 +88,8 @@ def _features(name: str, drop_path: float, output_stride: int, options: dict[str
 def _blocks(name: str, depth: int, options: dict[str, Any]) -> nn.Module:
     """A plain ViT that returns the maps of evenly spaced blocks: 2, 5, 8 and 11 of 12, counted from 0."""
     network = timm.create_model(name, num_classes=0, **options)
-    return FeatureGetterNet(network, [depth * (k + 1) // BLOCKS - 1 for k in range(BLOCKS)], norm=True)
+    chosen = [depth * (k + 1) // BLOCKS - 1 for k in range(BLOCKS)]
+    return FreeBeit(network, chosen) if isinstance(network, Beit) else FeatureGetterNet(network, chosen, norm=True)
 
 
 @cache
@@ -129,7 +135,7 @@ def translated(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     and states without position embeddings or patches come back as they are, as do those that the rules fail on.
     """
     weight = state.get(PATCHES)
-    if weight is None or not _is_fixed(name) or not _free(name)[1]:
+    if weight is None or not _on_trial(name) or not _free(name)[1]:
         return state
     network = whole(name)
     rules = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
