@@ -57,23 +57,22 @@ LONGEST = (
     "tests/reporting/",
 )
 
-COMPILE = """
-import numpy as np
-from dualteacher.core.upsampling import cpu, numba_kernels
-logits, label = np.zeros((1, 2, 2, 3), np.float32), np.zeros((1, 4, 4), np.int64)
-cpu.cross_entropy(logits, label, np.ones((1, 4, 4), np.float32), 255)
-for with_confidence in (False, True):
-    cpu.label_and_confidence(logits, (4, 4), with_confidence)
-cpu.enlarge(logits, (4, 4))
-numba_kernels.count_pairs(np.zeros(4, np.uint8), np.zeros(4, np.int64), 3, 255, np.zeros(11, np.int64))
-"""
-
 
 def pytest_sessionstart(session) -> None:
     """Compile the CPU's sweeps once, before the workers and the copies of the project all would."""
     option = session.config.getoption
     if not hasattr(session.config, "workerinput") and option("numprocesses", None) and option("markexpr") != "gpu":
-        subprocess.run([sys.executable, "-c", COMPILE], cwd=Path(__file__).parents[1], check=True)
+        subprocess.run([sys.executable, "-m", "tests.kernels"], cwd=Path(__file__).parents[1], check=True)
+
+
+@pytest.fixture(scope="session")
+def spawner():
+    """Runs the program's commands in forked children: spawner(folder, ["prepare", …])."""
+    from tests.reliability.conftest import Spawner
+
+    made = Spawner()
+    yield made
+    made.close()
 
 
 def unit(nodeid: str) -> str:

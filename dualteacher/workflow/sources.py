@@ -6,9 +6,11 @@ Parses the files without importing them. Includes imports inside functions, but 
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 PACKAGE = "dualteacher"
 
@@ -44,9 +46,9 @@ def reach(start: str, root: Path = Path()) -> list[str]:
         if path is None or (is_plumbing(path) and module != start) or seen.get(path, -1) >= used:
             continue
         seen[path] = int(used)
-        tree = ast.parse((root / path).read_text(encoding="utf-8"))
-        resources.update(_resources(tree, path, root))
-        for name, whole in _imports(tree, module, path, used, root):
+        facts = _facts((root / path).read_text(encoding="utf-8"))
+        resources.update(_resources(facts.words, path, root))
+        for name, whole in _imports(facts.imports if used else facts.imports_at_once, module, path, root):
             if name.endswith(".*"):
                 members = _members(name[:-2], root)
                 by_name.update(members if name[:-2] == METHODS else [])
@@ -82,10 +84,35 @@ def _members(package: str, root: Path) -> list[str]:
     return [f"{package}.{path.stem}" for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
 
 
-def _imports(tree: ast.Module, module: str, path: str, used: bool, root: Path) -> Iterator[tuple[str, bool]]:
+class Facts(NamedTuple):
+    """What matters here of a source file's text."""
+
+    imports: list[ast.AST]  # import statements and calls
+    imports_at_once: list[ast.AST]  # those outside functions
+    words: list[str]  # strings that may name a file or folder
+    only_docstring: bool
+
+
+@functools.cache  # a process may train many runs
+def _facts(text: str) -> Facts:
+    tree = ast.parse(text)
+    strings = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    words = dict.fromkeys(word for word in strings if re.fullmatch(r"\w[\w.-]*", word) and not word.endswith(".py"))
+    only = all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in tree.body)
+    inside, outside = (list(filter(_is_import, _walk(tree, into))) for into in (True, False))
+    return Facts(inside, outside, list(words), only)
+
+
+def _is_import(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        return bool(node.args) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "import_module"
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def _imports(nodes: list[ast.AST], module: str, path: str, root: Path) -> Iterator[tuple[str, bool]]:
     """Yield (module, whether it is imported itself, not just as a parent); "package.*" for loading by name."""
     package = module if path.endswith("__init__.py") else module.rpartition(".")[0]
-    for node in _walk(tree, into_functions=used):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _passed(alias.name)
@@ -96,7 +123,7 @@ def _imports(tree: ast.Module, module: str, path: str, used: bool, root: Path) -
             yield from _passed(base)
             yield base, not all(_file(member, root) for member in members)
             yield from ((member, True) for member in members)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+        elif isinstance(node, ast.Call):
             yield from ((name, True) for name in _by_name(node.args[0]))
 
 
@@ -117,19 +144,15 @@ def _passed(module: str) -> Iterator[tuple[str, bool]]:
     yield from ((".".join(parts[:end]), False) for end in range(2, len(parts)))
 
 
-def _resources(tree: ast.Module, path: str, root: Path) -> Iterator[str]:
+def _resources(words: list[str], path: str, root: Path) -> Iterator[str]:
     """Files next to the module, or in folders next to it, named by one of its strings."""
     folder = Path(path).parent
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
-            continue
-        if not re.fullmatch(r"\w[\w.-]*", node.value) or node.value.endswith(".py"):
-            continue
-        place = root / folder / node.value
+    for word in words:
+        place = root / folder / word
         if place.is_file():
-            yield str(folder / node.value)
+            yield str(folder / word)
         elif place.is_dir() and not any(place.glob("*.py")):
-            yield from (str(folder / node.value / f.name) for f in sorted(place.iterdir()) if f.is_file())
+            yield from (str(folder / word / f.name) for f in sorted(place.iterdir()) if f.is_file())
 
 
 def _base(node: ast.ImportFrom, package: str) -> str:
@@ -149,5 +172,4 @@ def _by_name(argument: ast.expr) -> Iterator[str]:
 
 def is_only_docstring(path: Path) -> bool:
     """Whether a file holds nothing but a docstring (a package's ``__init__``), so cannot affect results."""
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
+    return _facts(path.read_text(encoding="utf-8")).only_docstring

@@ -1,16 +1,19 @@
-"""The built wheel trains and predicts where there is no clone."""
+"""The built wheel trains and predicts, and the engines run its projects, where there is no clone."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from dualteacher.workflow import stamps
 from tests.docs.pages import ROOT
+from tests.workflow.conftest import copy_project
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import numpy as np
@@ -28,15 +31,35 @@ assert model.predict(images[0]).mask.shape == (40, 40) and "miou" in model.metri
 """
 
 
-@pytest.mark.slow
-def test_the_wheel_works_outside_a_clone(tmp_path: Path) -> None:
-    for name in ("dualteacher", "pyproject.toml", "README.md", "LICENSE", "presets"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / "source" / name, **({"symlinks": True} if (ROOT / name).is_dir() else {}))
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    options = ["--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "install", *options, "--target", tmp_path / "site", tmp_path / "source"], check=True)
-    (tmp_path / "elsewhere").mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)}
-    program = PROGRAM.replace("CLONE", repr(str(ROOT)))
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path / "elsewhere", env=environment, check=True)
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of programs that find the wheel, in a folder of its own, and no clone."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy_project(folder / "source")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
+    subprocess.run([*pip, "--no-build-isolation", "--target", folder / "site", folder / "source"], check=True)
+    path = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
+    return {**os.environ, "PYTHONPATH": str(folder / "site"), "HOME": str(folder), "PATH": path}
+
+
+def run(environment: dict[str, str], folder: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+def test_the_wheel_works_outside_a_clone(environment: dict[str, str], tmp_path: Path) -> None:
+    run(environment, tmp_path, sys.executable, "-c", PROGRAM.replace("CLONE", repr(str(ROOT))))
+
+
+def test_a_project_of_the_wheel_runs_without_a_clone(environment: dict[str, str], tmp_path: Path) -> None:
+    run(environment, tmp_path, sys.executable, "-m", "dualteacher", "new", "project", "--preset", "tiny")
+    project = tmp_path / "project"
+    found = run(environment, project, sys.executable, "-c", "import dualteacher; print(dualteacher.__file__)")
+    assert environment["PYTHONPATH"] in found
+    for stamp, text in stamps.texts().items():  # the wheel has every source that the clone has
+        assert (project / stamp).read_text() == text
+    planned = run(environment, project, "snakemake", "--dry-run", "--quiet", "rules")
+    assert "train" in planned and "report" in planned
+    run(environment, project, "git", "init", "--quiet")
+    assert "train" in run(environment, project, "dvc", "stage", "list")
+    run(environment, project, sys.executable, "-m", "dualteacher", "check-params")

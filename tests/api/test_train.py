@@ -64,6 +64,7 @@ def folders(root: str, labelled: int = 6, without: int = 3) -> Path:
     return Path(root)
 
 
+@pytest.mark.slow
 def test_folders_to_a_model_that_a_project_keeps(capfd: pytest.CaptureFixture[str]) -> None:
     photos = folders("photos")
     before = (Path.cwd(), torch.random.get_rng_state(), torch.are_deterministic_algorithms_enabled())
@@ -119,6 +120,7 @@ def placed(folder: str, *given: Any) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
+@pytest.mark.slow
 def test_lists_and_a_torch_dataset_give_the_same_files() -> None:
     images, masks = scenes(8)
     listed = placed("one", images, [*masks[:5], None, None, None], None, ["a", "b", "c"])
@@ -135,6 +137,7 @@ def test_files_in_a_list() -> None:
     assert model.metrics is not None and model.metrics["method"] == "supervised", "nothing without a mask"
 
 
+@pytest.mark.slow
 def test_in_another_thread() -> None:
     with ThreadPoolExecutor(1) as pool:
         model = pool.submit(dualteacher.train, *scenes(5), **SMALL).result()

@@ -87,6 +87,7 @@ def test_losses_and_gradients(case, dtype, epoch):
         torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-5 * max(1.0, float(one.grad.abs().max())))
 
 
+@pytest.mark.slow
 def test_four_steps_over_both_teachers_and_mixes():
     """Student and teachers, buffers included; in float64, since Adam amplifies the rounding of tiny gradients."""
     ours, theirs = pair(CASE, same_network=True, dtype=torch.float64)

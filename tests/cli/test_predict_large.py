@@ -155,6 +155,7 @@ def test_several_views_of_windows_and_sides_shorter_than_a_window(run_folder: Pa
     assert read("two/masks/a.png").shape == (200, 50)
 
 
+@pytest.mark.slow
 def test_a_photo_is_scaled_as_in_training_however_large(run_folder: Path) -> None:
     save_network(f"{run_folder}/student.safetensors", resize=[640, 64])
     picture("a.jpg", 2500, 2000, quality=95)

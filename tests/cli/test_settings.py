@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dualteacher import settings
+from dualteacher import cli, settings
 from dualteacher.settings import strict_yaml
 from dualteacher.system.errors import UserError
 from dualteacher.workflow import presets
@@ -113,13 +113,16 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
          ["no such file", "prepare"]),
     ],
 )  # fmt: skip
-def test_the_command_line_says_it_in_one_line(tmp_path, text, arguments, words):
+def test_the_command_line_says_it_in_one_line(tmp_path, monkeypatch, capfd, text, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dualteacher", *arguments])
     if text is not None:
         good = presets.text("bluemarble", ROOT / "presets")
         (tmp_path / "params.yaml").write_text(good if text == "good" else text)
-    done = run(*arguments, cwd=tmp_path)
-    errors = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and len(errors) == 1 and errors[0].startswith("error: "), done.stderr
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    errors = capfd.readouterr().err.strip().splitlines()
+    assert len(errors) == 1 and errors[0].startswith("error: "), errors
     assert all(word in errors[0] for word in words), errors[0]
     assert not list(tmp_path.rglob("*.safetensors")) and not (tmp_path / "results").exists()
 

@@ -121,6 +121,7 @@ def test_rgb_bands_keep_their_weights_and_statistics_and_others_get_the_mean() -
     assert band_weights.statistics((0.1, 0.2, 0.6), THERMAL) == pytest.approx([0.3])
 
 
+@pytest.mark.slow
 def test_a_run_on_five_bands_from_warm_up_to_a_prediction_in_python(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = toy_settings(warmup={"steps": 1}, train={"steps": 2})

@@ -67,6 +67,7 @@ def test_probe_images_go_through_the_shared_backbone_once(mode: str) -> None:
         assert not torch.equal(ours[0], ours[1])
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_same_backbone(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     warmup.run(project, "toy", "some", 0)
     train.run(project, "toy", "some", METHOD, 0)

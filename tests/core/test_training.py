@@ -70,6 +70,7 @@ def hashes(method: str = "dual_teacher") -> dict[str, str]:
     return {path.name + path.parts[4]: hashlib.sha256(path.read_bytes()).hexdigest() for path in wanted}
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_bytes(project):
     first = run_all(project)
     for path in paths.RUNS.rglob("*.*"):
@@ -246,6 +247,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_in_one_line(project, monkeypat
     assert not paths.Cell(*CELL).student.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("every", "step", "kept"), [(1, 3, [1, 2]), (None, 6, [])])
 def test_steps_that_are_not_checked_leave_no_nan(project, monkeypatch, every, step, kept):
     """On a GPU most steps are not: neither a checkpoint nor the end keeps weights that are NaN."""
@@ -259,6 +261,7 @@ def test_steps_that_are_not_checked_leave_no_nan(project, monkeypatch, every, st
     assert sorted(path.name for path in paths.CHECKPOINTS.rglob("step*")) == [f"step{n:09d}.pt" for n in kept]
 
 
+@pytest.mark.slow
 def test_bad_batches_can_be_left_out_and_are_counted(project, monkeypatch):
     warmup.run(project, "toy", "some", 0)
     spoil(monkeypatch)
@@ -271,6 +274,7 @@ def test_bad_batches_can_be_left_out_and_are_counted(project, monkeypatch):
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_done_again_by_hand(project, monkeypatch):
     expected = run_all(project)
     monkeypatch.setattr(loop, "run", lambda job: pytest.fail("trained again"))
@@ -278,6 +282,7 @@ def test_a_finished_run_is_not_done_again_by_hand(project, monkeypatch):
     assert hashes() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_stops_and_the_run_goes_on_exactly(project, monkeypatch, number):
     expected = run_all(project)
@@ -410,6 +415,7 @@ def test_epochs_count_passes_over_the_labelled_or_the_unlabelled_images():
     assert total_steps(unlabelled, 56) == 168 and total_steps(settings.warmup, 56) == settings.warmup.steps
 
 
+@pytest.mark.slow
 def test_epochs_over_the_unlabelled_images_are_the_same_for_every_method(project):
     """Nine unlabelled images, two a step, so four steps an epoch; five labelled ones would make two."""
     lengths = {"steps": None, "epochs": 2, "epochs_of": "unlabelled", "validate_every": 1}

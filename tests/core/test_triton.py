@@ -118,6 +118,7 @@ def test_labels_and_map(shape, device):
     torch.testing.assert_close(entropy, expected, rtol=2e-6, atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(
     batch=st.integers(1, 3), classes=st.integers(1, 12), h=st.integers(1, 7), w=st.integers(1, 7),
@@ -166,6 +167,7 @@ def test_strides_change_no_bit(device):
     assert torch.equal(narrow[0], total) and torch.equal(narrow[2], gradient)
 
 
+@pytest.mark.slow
 def test_blocks_are_no_part_of_the_result(device, monkeypatch):
     """Classes in blocks of any number, with a last one that is not full."""
     logits, label, weight = example((1, 21, 3, 4, 12, 16))
@@ -260,6 +262,7 @@ GOLDEN = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GOLDEN)
 def test_golden_losses(case, device):
     name, function, inputs, threshold = GOLDEN[case]

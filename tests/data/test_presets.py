@@ -116,6 +116,7 @@ def test_the_published_recipe_for_dinov2() -> None:
             assert kinds == ["supervised", "fixmatch", "unimatch_v2", "dual_teacher"]
 
 
+@pytest.mark.slow
 def test_frozen_presets_differ_in_what_is_trained() -> None:
     for dataset, labels in DINOV2.items():
         for name in (f"{dataset}-{n}-dinov2_{size}" for n in labels for size in ("small", "base")):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
+import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,10 +20,11 @@ from dualteacher.stages import evaluate as evaluating
 from dualteacher.stages import train as training
 from dualteacher.stages import warmup
 from dualteacher.system import paths
-from tests.core.conftest import toy_settings, without_norm, write_pack
+from tests.core.conftest import ROOT, toy_settings, without_norm, write_pack
+from tests.workflow import warm
 
 pytestmark = pytest.mark.slow
-DRIVER = Path(__file__).parent / "driver.py"
+CELL = ("--dataset", "toy", "--partition", "some", "--seed", "0")
 SGD = {"name": "sgd", "ramp_steps": 0}  # Adam's first steps turn rounding into signs
 QUIET = {"dropout": 0.0, "drop_path": 0.0}
 FOUR = {"labelled": 4, "unlabelled": 4, "groups": 2, "accumulate": 1}
@@ -42,35 +42,53 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def launch(stage: str, processes: int, **spec) -> subprocess.CompletedProcess[str]:
-    """A stage in several processes."""
-    Path("spec.json").write_text(json.dumps({"stage": stage, "sections": {}, **spec}))
-    run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *run, str(DRIVER), "spec.json"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+def write_parameters(sections: dict) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump(toy_settings(**sections).model_dump(mode="json")))
+
+
+@pytest.fixture
+def launch(spawner):
+    """Runs a stage in two processes with the variables that torchrun sets; what they said."""
+
+    def start(stage: str, sections: dict, method: str = "dual_teacher", code: int = 0, **second: object) -> str:
+        """second: of the second process alone, as in a request to the spawner."""
+        write_parameters(sections)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        ranks = [{"environment": group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}} for rank in (0, 1)]
+        without = {"without_norm": True} if second.pop("without_norm", False) else {}
+        words = [stage, *CELL, "--method", method]
+        return spawner(Path.cwd(), words, code=code, each=[ranks[0], ranks[1] | second], **without)
+
+    return start
 
 
 def start_stage(**sections: dict) -> subprocess.Popen[str]:
     """The train stage by the command line, which starts its processes itself."""
-    Path("params.yaml").write_text(yaml.safe_dump(toy_settings(**sections).model_dump(mode="json")))
-    options = ["--dataset", "toy", "--partition", "some", "--method", "dual_teacher", "--seed", "0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(DRIVER.parents[2])}
-    command = [sys.executable, "-m", "dualteacher", "train", *options]
+    write_parameters(sections)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [warm.programs() / "python", "-m", "dualteacher", "train", *CELL, "--method", "dual_teacher"]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def train(processes: int = 1, sections: dict | None = None, method: str = "dual_teacher", **spec) -> pd.DataFrame:
-    """Train in several processes, or in this one; the history."""
+def history(method: str = "dual_teacher") -> pd.DataFrame:
+    return pd.read_parquet(paths.Cell("toy", "some", method, 0).history)
+
+
+def remove_run(method: str = "dual_teacher") -> None:
     cell = paths.Cell("toy", "some", method, 0)
     for path in (cell.student, cell.history, cell.cost):
-        path.unlink(missing_ok=True)
-    if processes == 1:
-        training.run(toy_settings(**sections or {}), "toy", "some", method, 0)
-    else:
-        done = launch("train", processes, sections=sections or {}, method=method, **spec)
-        assert done.returncode == 0, done.stderr[-3000:]
-    return pd.read_parquet(cell.history)
+        path.unlink()
+
+
+def train(sections: dict, method: str = "dual_teacher") -> pd.DataFrame:
+    """Train in this process; the history. Leaves no run."""
+    training.run(toy_settings(**sections), "toy", "some", method, 0)
+    made = history(method)
+    remove_run(method)
+    return made
 
 
 def check_equal(one: pd.DataFrame, other: pd.DataFrame) -> None:
@@ -78,46 +96,48 @@ def check_equal(one: pd.DataFrame, other: pd.DataFrame) -> None:
         np.testing.assert_allclose(one[column], other[column], rtol=2e-5, atol=1e-6, err_msg=column)
 
 
-def test_two_processes_are_one_process_with_two_passes_or_one(project, monkeypatch):
+def test_two_processes_are_one_process_with_two_passes_or_one(project, launch, monkeypatch):
     without_norm(monkeypatch)
     sections = {"model": QUIET, "batch": FOUR}
     warmup.run(toy_settings(**sections), "toy", "some", 0)
-    full = train(1, sections)
-    two = train(2, sections, without_norm=True)
-    passes = train(1, {"model": QUIET, "batch": FOUR | {"accumulate": 2}})
-    check_equal(two, full)
-    check_equal(two, passes)
+    full = train(sections)
+    passes = train({"model": QUIET, "batch": FOUR | {"accumulate": 2}})
+    launch("train", sections, without_norm=True)
+    check_equal(history(), full)
+    check_equal(history(), passes)
 
 
-def test_synchronised_batch_normalisation_and_shared_evaluation(project):
+def test_synchronised_batch_normalisation_and_shared_evaluation(project, launch):
     # supervised, since a pseudo-label on the edge of the threshold turns rounding into another loss
     sections = {"model": QUIET | {"sync_norm": True}, "batch": FOUR | {"crop": 64}, "optimizer": SGD}
     sections["train"] = {"learning_rate": 0.00002}
-    spec = {"sections": sections, "method": "supervised"}
     warmup.run(toy_settings(**sections), "toy", "some", 0)
-    full = train(1, **spec)
+    training.run(toy_settings(**sections), "toy", "some", "supervised", 0)
     evaluating.run(toy_settings(**sections), "toy", "some", "supervised", 0)
     cell = paths.Cell("toy", "some", "supervised", 0)
     alone = {path: path.read_bytes() for path in (cell.metrics, cell.confusion)}
     for path in alone:
         path.unlink()
-    assert launch("evaluate", 2, **spec).returncode == 0
+    launch("evaluate", sections, "supervised")
     assert {path: path.read_bytes() for path in alone} == alone
-    both = train(2, **spec)
-    check_equal(both, full)
+    full = history("supervised")
+    remove_run("supervised")
+    launch("train", sections, "supervised")
+    check_equal(history("supervised"), full)
 
 
-def test_a_killed_process_ends_the_others_and_the_run_goes_on(project):
-    """With `runtime.processes`, stopped by a signal to the stage, and to its end: the bytes of torchrun by hand."""
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(project, launch):
+    """With `runtime.processes`, stopped by a signal to the stage, and to its end: the bytes of an undisturbed run."""
     sections = {"batch": FOUR, "runtime": {"checkpoint_steps": 1, "processes": 2}}
     sections["train"] = {"steps": 14, "epochs": None, "validate_every": 99}
     warmup.run(toy_settings(**sections | {"runtime": {"processes": 1}}), "toy", "some", 0)
-    undisturbed = train(2, sections=sections)
+    launch("train", sections)
     cell = paths.Cell("toy", "some", "dual_teacher", 0)
-    expected = cell.student.read_bytes()
-    cell.student.unlink()
-    done = launch("train", 2, sections=sections, die_at=3, die_rank=1)
-    assert done.returncode != 0 and not cell.student.exists()
+    undisturbed, expected = history(), cell.student.read_bytes()
+    remove_run()
+    words = launch("train", sections, code=2, die="train step 3: begin")
+    assert "error: another process of this run has ended" in words and "Traceback" not in words
+    assert not cell.student.exists()
     assert checkpoints() == ["step000000002.pt", "step000000003.pt"]
 
     with start_stage(**sections) as job:

@@ -109,7 +109,7 @@ DECISIONS = [
     (r"docs/reliability\.md: .*audit", INSTALL),
     (r"\S+: (\.venv/bin/|python -m )?pip install", INSTALL),
     (r"docs/install\.md: make setup", INSTALL),
-    (r"docs/install\.md: (python -m pip|dualteacher)", "tests/workflow/test_new.py"),
+    (r"docs/install\.md: (python -m pip|dualteacher)", "tests/api/test_installed.py"),
     (r"docs/watching\.md: .*tensorboard", INSTALL),
     (r"docs/places\.md: (docker|kubectl|aws|gcloud)", PLACES),
     (r"\S+: (torchrun|snakemake --workflow-profile)", HARDWARE),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,13 +40,6 @@ def with_environment(made: Project) -> Project:
     (made.root / ".venv/bin/activate").write_text("")
     made.environment = {"GNUMAKEFLAGS": READY, "OMP_NUM_THREADS": "1"}
     return made
-
-
-@pytest.fixture(scope="module")
-def spawner() -> Iterator[Spawner]:
-    spawner = Spawner()
-    yield spawner
-    spawner.close()
 
 
 @pytest.fixture(scope="module")

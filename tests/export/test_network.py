@@ -173,6 +173,7 @@ def test_the_example_is_short_and_stands_alone():
     assert "import dualteacher" not in text and "from dualteacher" not in text
 
 
+@pytest.mark.slow
 def test_five_bands_are_exported() -> None:
     made = build(model(backbone="mobilenetv2_100"), 3, None, drop_path=0.0, seed=0, channels=Channels((1, 2, 3, 4, 5)))
     image = torch.rand(1, 5, 64, 96, generator=torch.Generator().manual_seed(0))

@@ -20,12 +20,18 @@ _where, _predictions = "", 0
 
 
 def install(request: dict[str, Any], group: bool = False, before: Callable[[], None] = lambda: None) -> None:
-    """Kill this process (or its process group) at the place `die`; write places passed into the file `places`."""
+    """Kill this process, or its client's process group too, at the place `die`; write those passed into `places`."""
     if "attempts" in request:
         note_attempts(request["attempts"])
     if "probe" in request:
         with suppress(OSError):
             socket.create_connection((request["probe"], 80))
+    if request.get("without_norm"):
+        import pytest
+
+        from tests.core.conftest import without_norm
+
+        without_norm(pytest.MonkeyPatch())
     if "kill_loader_at" in request:
         _killed_loader(request["kill_loader_at"], request.get("pids"))
     die, places = request.get("die"), request.get("places")
@@ -38,7 +44,9 @@ def install(request: dict[str, Any], group: bool = False, before: Callable[[], N
                 print(place, file=file)
         if place == die:
             before()
-            os.kill(0 if group else os.getpid(), signal.SIGKILL)
+            if group:
+                os.killpg(int(os.environ["CLIENT_GROUP"]), signal.SIGKILL)  # see warm.py
+            os.kill(os.getpid(), signal.SIGKILL)
 
     _steps(pass_by)
     _predicting(pass_by)

@@ -1,11 +1,11 @@
 """Runs the program's commands in forked children: importing it once saves seconds a run. See conftest.Spawner.
 
-Reads requests as JSON lines and answers each with the child's exit code (negative: the signal that ended it).
+Reads requests as JSON lines and answers each with the child's exit code (negative: the signal that ended it). `each`
+in a request: what is its own for every one of several children that run at once; the first exit code that is not 0.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pkgutil
@@ -13,27 +13,44 @@ import signal
 import sys
 import time
 import traceback
+from importlib import import_module
+from pathlib import Path
 
-import torch
 
-from dualteacher import cli, commands, stages
-from tests.reliability import hooks
+def load() -> None:
+    """All that the children would load, parse or compile. Not for loader processes, which import this module."""
+    import torch
 
-for package in (commands, stages):
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-torch.set_num_threads(1)  # and nothing is computed here: a child of a process with a thread pool may hang
+    from dualteacher import commands, stages
+    from dualteacher.workflow import sources
+    from tests import kernels
+
+    for package in (commands, stages):
+        for module in pkgutil.iter_modules(package.__path__):
+            import_module(f"{package.__name__}.{module.name}")
+    torch.set_num_threads(1)  # a child of a process with a thread pool may hang
+    kernels.load()
+    for stage in ("warmup", "train"):
+        sources.closure(stage, Path(__file__).parents[2])
 
 
 def main() -> None:
+    load()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            run(request)
-        code = wait(child, request.get("seconds"))
-        print(json.dumps({"code": code}), flush=True)
+        Path(request["output"]).write_bytes(b"")
+        children = [start(request | own) for own in request.get("each", [{}])]
+        codes = [wait(child, request.get("seconds")) for child in children]
+        print(json.dumps({"code": next(filter(None, codes), 0)}), flush=True)
+
+
+def start(request: dict) -> int:
+    """A child that runs the request; its process id."""
+    child = os.fork()
+    if child == 0:
+        run(request)
+    return child
 
 
 def wait(child: int, seconds: float | None) -> int:
@@ -51,9 +68,12 @@ def wait(child: int, seconds: float | None) -> int:
 
 def run(request: dict) -> None:
     """In the child: the commands, one after another, until one fails."""
+    from dualteacher import cli
+    from tests.reliability import hooks
+
     code = 1
     try:
-        output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        output = os.open(request["output"], os.O_WRONLY | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,6 @@ def project(prepared: Path, finished: Path, tmp_path: Path) -> Project:
     """A copy of the program with the toy project's data and warm-up; its first two trainings will be killed."""
     (tmp_path / "project").mkdir()
     made = Project(tmp_path / "project", stub=False)
-    made.warm = False
     write_parameters(made.root, toy())
     for part in ("own_data", "data", "logs"):
         shutil.copytree(prepared / part, made.root / part, dirs_exist_ok=True)
@@ -40,14 +38,7 @@ def project(prepared: Path, finished: Path, tmp_path: Path) -> Project:
     return made
 
 
-def run(project: Project, *command: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process group of its own, which may be killed with it."""
-    return project("setsid", "--wait", *command, code=None)
-
-
 def check(project: Project, finished: Path) -> None:
-    """After the last death: what comes now may be run by warm.py."""
-    project.warm = True
     assert (project.root / "deaths").read_text() == ""
     assert "resuming from step 5 of 8" in (project.root / LOG).read_text()
     expected = content(finished, "results/runs/toy/some/dual_teacher")
@@ -72,11 +63,9 @@ def damage(path: Path) -> None:
 
 def test_snakemake(project: Project, finished: Path) -> None:
     command = ("snakemake", "--quiet", "all", "--retries", "1", STUDENT)
-    killed = run(project, *command)
-    assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), killed.stderr
+    project(*command, code=-signal.SIGKILL)
     assert list((project.root / ".snakemake/locks").iterdir())  # nobody was left to remove them
-    done = run(project, *command)  # its training is killed, and repeated by the engine
-    assert done.returncode == 0, done.stderr
+    project(*command)  # its training is killed, and repeated by the engine
     check(project, finished)
     rename(project)
     assert "Nothing to be done" in (again := project("snakemake", "--dry-run", STUDENT)).stdout + again.stderr
@@ -94,12 +83,9 @@ def test_dvc(project: Project, finished: Path) -> None:
     made = ["download@toy", "weights", "prepare@toy", "partition@toy-some-0", "warmup@toy-some-0"]
     project("dvc", "commit", "--force", "--quiet", *made)
     stage = "train@toy-some-dual_teacher-0"
-    killed = run(project, "dvc", "repro", stage)
-    assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), killed.stderr
-    failed = run(project, "dvc", "repro", stage)
-    assert failed.returncode == 255 and "failed to reproduce" in failed.stderr
-    done = run(project, "dvc", "repro", stage)
-    assert done.returncode == 0, done.stderr
+    project("dvc", "repro", stage, code=-signal.SIGKILL)
+    assert "failed to reproduce" in project("dvc", "repro", stage, code=255).stderr
+    project("dvc", "repro", stage)
     check(project, finished)
     rename(project)
     trained = (project.root / STUDENT).stat().st_mtime_ns

@@ -24,6 +24,7 @@ def texts(svg: str) -> set[str]:
     return {html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)}
 
 
+@pytest.mark.slow
 def test_class_names_are_drawn_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
@@ -62,6 +63,7 @@ def fail(*_: object) -> None:
     raise ValueError("no such\ncolour: $x^{")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["draw", "make", "page"])
 def test_a_figure_that_fails_is_left_out_and_named_and_the_rest_is_there(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +30,7 @@ def made(written, tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_engines_find_their_files(made):
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
     theirs = ("Snakefile", "workflow/rules", "workflow/captions", "workflow/schemas", ".dvc", "presets", "profiles")
@@ -42,6 +41,7 @@ def test_the_engines_find_their_files(made):
     assert (made / "params.yaml").read_text() == presets.text("tiny", ROOT / "presets")
 
 
+@pytest.mark.slow
 def test_every_stage_depends_on_the_stamp_of_its_sources(made):
     code = yaml.safe_load((made / "workflow/code.yaml").read_text())
     assert list(code) == list(contracts.STAGES)
@@ -55,6 +55,7 @@ def test_every_stage_depends_on_the_stamp_of_its_sources(made):
     assert stamps.method_file("dual_teacher") == stamps.of_method("dual_teacher")
 
 
+@pytest.mark.slow
 def test_another_version_of_the_package_is_refused_until_update(made, capsys):
     stamps.check()
     stamp = made / stamps.of_stage("train")
@@ -102,30 +103,3 @@ def test_nothing_of_the_skeleton_is_a_users_own(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert skeleton.files(tmp_path) == before
-
-
-@pytest.mark.slow
-def test_a_project_of_the_wheel_runs_without_a_clone(tmp_path):
-    copy_project(tmp_path / "source")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
-    subprocess.run([*pip, "--no-build-isolation", "--target", tmp_path / "site", tmp_path / "source"], check=True)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    environment["PATH"] = str(Path(sys.executable).parent) + os.pathsep + environment["PATH"]
-
-    def run(*command: str, cwd: Path) -> str:
-        done = subprocess.run(command, cwd=cwd, env=environment, check=True, capture_output=True, text=True)
-        return done.stdout + done.stderr
-
-    python = (sys.executable, "-m", "dualteacher")
-    run(*python, "new", "project", "--preset", "tiny", cwd=tmp_path)
-    project = tmp_path / "project"
-    assert str(tmp_path / "site") in run(
-        sys.executable, "-c", "import dualteacher; print(dualteacher.__file__)", cwd=project
-    )
-    for stamp, text in stamps.texts().items():  # the wheel has every source that the clone has
-        assert (project / stamp).read_text() == text
-    planned = run("snakemake", "--dry-run", "--quiet", "rules", cwd=project)
-    assert "train" in planned and "report" in planned
-    run("git", "init", "--quiet", cwd=project)
-    assert "train" in run("dvc", "stage", "list", cwd=project)
-    run(*python, "check-params", cwd=project)

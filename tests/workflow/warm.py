@@ -1,8 +1,10 @@
 """A process that has imported torch, Snakemake and DVC, and forks a child for each command: warm.py FOLDER.
 
 FOLDER/bin holds programs for PATH that hand `python -m dualteacher`, `snakemake` and `dvc` over to it, with their
-arguments, environment, folder and streams; anything else they run themselves. That saves seconds per command. The
-project's own modules are imported anew each time, from the folder of the command.
+arguments, environment, folder and streams, and pass on signals. Anything else they run themselves. A command is in a
+process group of its own; $CLIENT_GROUP is that of the program. That saves seconds per command. The
+project's own modules are imported anew each time, from the folder of the command. Snakemake's jobs run the same way: it
+puts the folder of sys.executable before PATH, which is FOLDER/bin for it.
 """
 
 from __future__ import annotations
@@ -27,21 +29,34 @@ LIBRARIES = (
     *("setuptools", "torch", "timm", "numba", "pandas", "pyarrow.parquet", "scipy", "matplotlib.figure", "pydantic"),
     *("yaml", "typer", "jinja2", "snakemake.cli", "snakemake.workflow", "snakemake.scheduling.job_scheduler"),
     *("dvc.cli.parser", "dvc.repo.reproduce", "dvc.repo.experiments.queue.workspace", "scmrepo.git"),
+    *("scipy.linalg", "scipy.stats", "scipy.ndimage", "matplotlib.backends.backend_agg"),
+    *("numba.core.registry", "numba.typed", "numba.np.arrayobj", "tqdm.contrib.logging", "requests"),
 )
 PROGRAMS = ("python", "snakemake", "dvc")
 CLIENT = """\
 #!{python} -IS
-import json, os, socket, sys
+import json, os, signal, socket, sys
 name, folder, python = os.path.basename(sys.argv[0]), {folder!r}, {python!r}
 words = sys.argv[1:]
+if name == "python" and words[:2] == ["-m", "snakemake"]:
+    name, words = "snakemake", words[2:]
 if name == "python" and words[:2] != ["-m", "dualteacher"]:
     os.execv(python, [python, *words])
 server = socket.socket(socket.AF_UNIX)
 server.connect(folder + "/socket")
-request = {{"name": name, "words": words, "folder": os.getcwd(), "environment": dict(os.environ)}}
+environment = dict(os.environ, CLIENT_GROUP=str(os.getpgid(0)))
+request = {{"name": name, "words": words, "folder": os.getcwd(), "environment": environment}}
 socket.send_fds(server, [b"streams"], [0, 1, 2])
 server.sendall(json.dumps(request).encode() + b"\\n")
-code = int(server.makefile().readline() or 1)
+answer = server.makefile()
+child = int(answer.readline())
+def forward(number, frame):
+    os.kill(child, signal.SIGCONT)
+    os.kill(child, number)
+signal.signal(signal.SIGTERM, forward)
+if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, forward)
+code = int(answer.readline() or 1)
 if code < 0:
     os.kill(os.getpid(), -code)
 sys.exit(code)
@@ -81,7 +96,7 @@ def main() -> None:
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
-            return serve(connection)
+            return serve(connection, folder / "bin")
         connection.close()
         while reap():
             pass
@@ -95,16 +110,17 @@ def reap() -> bool:
         return False
 
 
-def serve(connection: socket.socket) -> None:
+def serve(connection: socket.socket, programs: Path) -> None:
     """Run one command in a child; answer with its exit code. The child dies with its client."""
     streams = socket.recv_fds(connection, len(b"streams"), 3)[1]
     request = json.loads(connection.makefile().readline())
     child = os.fork()
     if child == 0:
         connection.close()
-        return run(request, streams)
+        return run(request, streams, programs)
     for stream in streams:
         os.close(stream)
+    connection.sendall(f"{child}\n".encode())
     ended = os.pidfd_open(child)
     if ended not in select.select([ended, connection], [], [])[0]:
         os.kill(child, signal.SIGKILL)
@@ -115,9 +131,10 @@ def serve(connection: socket.socket) -> None:
         os._exit(0)
 
 
-def run(request: dict, streams: list[int]) -> None:
+def run(request: dict, streams: list[int], programs: Path) -> None:
     """Become the command, up to what a start of Python does with the environment."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setpgid(0, 0)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -134,6 +151,8 @@ def run(request: dict, streams: list[int]) -> None:
         sys.argv = ["dualteacher", *words[2:]]
         runpy.run_module("dualteacher", run_name="__main__", alter_sys=True)
     else:
+        if name == "snakemake":
+            sys.executable = str(programs / "python")
         sys.exit(importlib.import_module(f"{name}.cli").main())
 
 
