@@ -82,6 +82,12 @@ def unit(nodeid: str) -> str:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config) -> int:
+    """One worker more than there are cores: some tests wait for the network, for Slurm or for a signal."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Hand out units in the order of collection: each worker makes a module's fixtures once."""
     from xdist.scheduler import LoadScopeScheduling

@@ -199,6 +199,8 @@ def batches(
     dataset: Augmented, takes: list[Take], first: int, last: int, *, workers: int, pin: bool, prefetch: int = PREFETCH
 ) -> DataLoader:
     """A loader for steps `first` … `last - 1`. takes: of the labelled stream, then optionally the unlabelled one."""
+    if workers:
+        multiprocessing.set_forkserver_preload([__name__])  # else each worker spends seconds on importing torch
     return DataLoader(
         dataset,
         batch_sampler=Steps(takes, first, last),
@@ -208,6 +210,6 @@ def batches(
         prefetch_factor=prefetch if workers else None,
         persistent_workers=False,
         worker_init_fn=_end_with_parent,
-        # fork is unsafe with running thread pools (torch, Arrow); spawn takes seconds per job
+        # fork is unsafe with running thread pools (torch, Arrow); spawn takes seconds per worker
         multiprocessing_context="forkserver" if workers else None,
     )

@@ -51,8 +51,11 @@ server.sendall(json.dumps(request).encode() + b"\\n")
 answer = server.makefile()
 child = int(answer.readline())
 def forward(number, frame):
-    os.kill(child, signal.SIGCONT)
-    os.kill(child, number)
+    try:
+        os.kill(child, signal.SIGCONT)
+        os.kill(child, number)
+    except ProcessLookupError:
+        pass
 signal.signal(signal.SIGTERM, forward)
 if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, forward)
