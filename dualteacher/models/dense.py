@@ -1,7 +1,7 @@
 """A linear layer as a 1 × 1 convolution, where that is faster.
 
 On a CPU torch multiplies float32 matrices with MKL but convolves with oneDNN, which takes half the time on non-Intel
-processors (measurements: docs/performance.md).
+processors.
 """
 
 from __future__ import annotations

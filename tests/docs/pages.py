@@ -110,7 +110,6 @@ DECISIONS = [
     (r"\S+: (\.venv/bin/|python -m )?pip install", INSTALL),
     (r"docs/install\.md: make setup", INSTALL),
     (r"docs/install\.md: (python -m pip|dualteacher)", "tests/api/test_installed.py"),
-    (r"docs/watching\.md: .*tensorboard", INSTALL),
     (r"docs/places\.md: (docker|kubectl|aws|gcloud)", PLACES),
     (r"\S+: (torchrun|snakemake --workflow-profile)", HARDWARE),
     # what a page that is run has too: an experiment takes seconds even where its stages take none
