@@ -46,16 +46,22 @@ def stored(name: str) -> tuple[np.ndarray, int]:
 
 
 def chosen(name: str, channels: dict) -> list[Image.Image]:
-    """The network's bands, scaled to 8 bits as in training."""
+    """The network's bands as levels from 0 to 255, scaled as in training."""
     values, bits = stored(name)
     bands = channels["bands"] or ([1, 2, 3] if values.shape[2] >= 3 else [1, 1, 1])
     values = values[..., [band - 1 for band in bands]]
+    top = (1 << channels.get("depth", 8)) - 1
     if channels["range"] is None:  # that of the number type
-        pixels = (values >> (bits - 8)).astype(np.uint8)
+        bits = min(bits, 16) - (values.dtype.kind == "i" and bits <= 16)  # without the sign's
+        if top == 255:
+            pixels = (values >> (bits - 8) if bits >= 8 else values << (8 - bits)).astype(np.uint8)
+        else:
+            pixels = np.rint(values * (top / ((1 << bits) - 1)))
     else:
         low, high = np.array(channels["range"], float).T
-        scaled = np.nan_to_num((values.astype(float) - low) * (255 / (high - low)), nan=0)
-        pixels = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+        scaled = np.nan_to_num((values.astype(float) - low) * (top / (high - low)), nan=0)
+        pixels = np.rint(np.clip(scaled, 0, top))
+    pixels = pixels.astype(np.uint8) if top == 255 else (pixels / 257).astype(np.float32)
     return [Image.fromarray(band) for band in np.ascontiguousarray(np.moveaxis(pixels, 2, 0))]
 
 
@@ -64,7 +70,8 @@ about = json.loads(session.get_modelmeta().custom_metadata_map["dualteacher"])
 fit, classes = about["inference"]["resize"], about["classes"]
 channels = about.get("channels", {"bands": None, "range": None})
 for name in sys.argv[2:]:
-    bands = chosen(name, channels) if channels["bands"] or channels["range"] else read(name).split()
+    special = any(channels.get(key) for key in ("bands", "range", "depth"))
+    bands = chosen(name, channels) if special else read(name).split()
     image = bands[0]
     scale = min(max(fit) / max(image.size), min(fit) / min(image.size)) if fit else 1
     size = [max(64, round(side * scale / 32) * 32) for side in image.size]  # as in training, and a multiple of 32

@@ -8,21 +8,24 @@ from typing import Annotated
 import typer
 
 from dualteacher.cli.options import DatasetOption, MethodOption, PartitionOption, SeedOption
-from dualteacher.cli.running import run_stage
+from dualteacher.cli.running import run_logged, run_stage
 from dualteacher.system.errors import UserError
 
 
 def download(
     dataset: Annotated[str | None, typer.Option(help="fetch this dataset's archives")] = None,
     weights: Annotated[bool, typer.Option("--weights", help="fetch the backbone's pretrained weights")] = False,
+    link: Annotated[str | None, typer.Option(help="list the files behind this entry of `links`, for DVC")] = None,
 ) -> None:
     """Fetch and verify archives (--dataset) or pretrained weights (--weights).
 
     The only stage that uses the network. Files already fetched and verified are kept.
     """
-    if (dataset is not None) == weights:
+    if [dataset is not None, weights, link is not None].count(True) != 1:
         raise UserError("download: give either --dataset NAME or --weights")
-    if dataset is not None:
+    if link is not None:
+        run_logged("dualteacher.commands.links", "links", link)
+    elif dataset is not None:
         run_stage("download", dataset, names={"dataset": dataset})
     else:
         run_stage("weights")

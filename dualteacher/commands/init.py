@@ -208,8 +208,8 @@ def _say_lists(folder: Path, lists: split_lists.SplitLists, arranged: folder_lay
 
 def _say_unused(folder: Path, used: Sequence[str]) -> list[str]:
     said = [
-        f"links to folders: {len(behind)}, for example {behind[0].relative_to(folder)}; `dvc repro` sees no changes in"
-        " them, Snakemake does"
+        f"links to folders: {len(behind)}, for example {behind[0].relative_to(folder)}; listed in params.yaml, so that"
+        " DVC follows them too"
         for behind in [links(folder)]
         if behind
     ]

@@ -14,7 +14,7 @@ import yaml
 
 from dualteacher import settings
 from dualteacher.data.formats import folder_layout, images
-from dualteacher.system import console, parallel
+from dualteacher.system import console, parallel, walk
 from dualteacher.system.errors import UserError
 from dualteacher.workflow import engines, presets
 
@@ -23,7 +23,7 @@ AFFIXES = ("mask_prefix", "image_prefix", "image_suffix")  # rare, so left out i
 BANDS = {  # likewise
     "bands": "of a file, from 1, in the order of the network's input",
     "rgb": "whether the first three bands are red, green and blue",
-    "range": "of stored values, scaled to 8 bits: dtype, percentile, [low, high], or a pair per band",
+    "range": "of stored values, scaled to `depth` bits: dtype, percentile, [low, high], or a pair per band",
 }
 LOOKED_AT = 1000  # masks and images opened at most, evenly spread
 PARTITION = """\
@@ -112,6 +112,8 @@ def _text(name: str, wanted: settings.Folder, values: Mapping[str, Any]) -> str:
         presets.overlay(made, {section: {last: value}})
     inside = Path(os.path.realpath(wanted.folder)).is_relative_to(os.path.realpath(OWN_DATA))
     presets.overlay(made, {"watched": OWN_DATA.as_posix() if inside else wanted.folder})
+    behind = {f"link_{i}": path.as_posix() for i, path in enumerate(walk.links(wanted.folder), start=1)}
+    presets.overlay(made, {"links": behind})
     presets.overlay(made, presets.commented(_dataset(name, wanted)))
     presets.overlay(made, presets.commented(PARTITION))
     return presets.dump(made)

@@ -1,4 +1,4 @@
-"""Copies from the host to the device that nothing waits for."""
+"""Copies from the host to the device that nothing waits for, and images as floats."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def unit_range(images: Tensor) -> Tensor:
+    """Levels from 0 to 255, uint8 or float32 → float32 in [0, 1]; `images` stays as it is."""
+    return images / 255 if images.is_floating_point() else images.float().div_(255)
 
 
 def fetch(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:

@@ -74,13 +74,13 @@ def move(rng: np.random.Generator, crop: Crop) -> Crop:
 
 
 def cut_image(image: np.ndarray, crop: Crop, pad: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Bilinear (antialiased) crop of a uint8 (H, W, C) image → (side, side, C), padded with `pad` (C,).
+    """Bilinear (antialiased) crop of levels (H, W, C) → (side, side, C) of their type, padded with `pad` (C,).
 
     size: (H, W) of the original, if the image was decoded at 1/2, 1/4 or 1/8 of it (rounded up).
     """
     height, width = image.shape[:2] if size is None else size
     reduction = round(height / image.shape[0])
-    out = np.empty((crop.side, crop.side, image.shape[2]), np.uint8)
+    out = np.empty((crop.side, crop.side, image.shape[2]), image.dtype)
     out[:] = pad
     left, upper, right, lower = (edge / reduction for edge in crop.box((height, width)))
     inside = out[: crop.rows, : crop.columns]
@@ -90,9 +90,9 @@ def cut_image(image: np.ndarray, crop: Crop, pad: np.ndarray, size: tuple[int, i
             (crop.columns, crop.rows), Image.Resampling.BILINEAR, box=(left, upper, right, lower)
         )
 
-    if image.shape[2] == 3:
+    if image.shape[2] == 3 and image.dtype == np.uint8:
         inside[:] = np.asarray(resized(image))
-    else:  # Pillow has no pictures of any number of channels
+    else:  # Pillow has no pictures of any number of channels, or of several floats
         for channel in range(image.shape[2]):
             inside[..., channel] = np.asarray(resized(np.ascontiguousarray(image[..., channel])))
     return out
@@ -119,7 +119,7 @@ def one_class_fills(mask: np.ndarray, share: float) -> bool:
 class Example:
     """One weakly augmented image; its colour factors are not applied yet."""
 
-    image: np.ndarray  # (side, side, C) uint8
+    image: np.ndarray  # (side, side, C) levels, uint8 or float32
     mask: np.ndarray  # (side, side) uint8; for unlabelled images 0 inside the image, 255 in the padding
     factors: np.ndarray  # (4,) float32, see views.COLUMNS
 
@@ -136,7 +136,7 @@ def weak(
 ) -> Example:
     """Scale, crop, flip and turn; draw colour factors.
 
-    size: (H, W) of the image. read: read(least) decodes it, (h, w, C) uint8, possibly at a reduced size not below
+    size: (H, W) of the image. read: read(least) decodes it, levels (h, w, C), possibly at a reduced size not below
     `least` (H, W). mask: (H, W) uint8, or None. wanted: a class that should cover SHOWN of the crop; after TRIES
     attempts, the last crop is used.
     """

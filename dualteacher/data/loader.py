@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dualteacher.core import seeds, views
 from dualteacher.core.labels import IGNORE
+from dualteacher.core.transfer import unit_range
 from dualteacher.data import augment
 from dualteacher.data.pack import Pack
 from dualteacher.machine.shared_memory import PREFETCH
@@ -30,8 +31,8 @@ from dualteacher.settings import Augment
 class StepBatch(NamedTuple):
     """One step's batch as loaded; U may be 0.
 
-    labelled (B, C, S, S) uint8, label (B, S, S) uint8, labelled_factors (B, 4) colour factors;
-    unlabelled (U, C, S, S) uint8, inside (U, S, S) bool (False in the padding), unlabelled_factors (U, 4).
+    labelled (B, C, S, S) levels, uint8 or float32, label (B, S, S) uint8, labelled_factors (B, 4) colour factors;
+    unlabelled (U, C, S, S) levels, inside (U, S, S) bool (False in the padding), unlabelled_factors (U, 4).
     """
 
     labelled: Tensor
@@ -60,8 +61,8 @@ class Images(NamedTuple):
 
 def finish(batch: StepBatch) -> Images:
     """Convert to float and apply the colour factors, on the device, for the whole batch."""
-    labelled = views.jitter(batch.labelled.float().div_(255), batch.labelled_factors)
-    unlabelled = batch.unlabelled.float().div_(255)
+    labelled = views.jitter(unit_range(batch.labelled), batch.labelled_factors)
+    unlabelled = unit_range(batch.unlabelled)
     if len(unlabelled):
         unlabelled = views.jitter(unlabelled, batch.unlabelled_factors)
     return Images(labelled, batch.label.long(), unlabelled, batch.inside)

@@ -17,15 +17,16 @@ from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from dualteacher.data.channels import RGB, Channels, shown
+from dualteacher.data.channels import RGB, Channels, levels, shown
 from dualteacher.system import files
 from dualteacher.system.errors import UserError
 
 FORMAT = "3"
 LARGEST = 1 << 28  # pixels of an image, 16,384²; Pillow's default limit is too low for some datasets
 Image.MAX_IMAGE_PIXELS = LARGEST
+PngImagePlugin.MAX_TEXT_CHUNK = 64 << 20  # bytes; image editors store metadata and profiles of more than Pillow's 1 MB
 DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # Pillow, on damaged files
 BATCH_BYTES = 8 << 20  # a record batch is written when it reaches this size …
 BATCH_ROWS = 256  # … or this many rows, which bounds memory
@@ -36,7 +37,7 @@ REMOVE = "remove the file and run the same command again to restore it"
 SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
-        pa.field("image", pa.binary(), nullable=False),  # JPEG or PNG; NumPy's .npy for other than three channels
+        pa.field("image", pa.binary(), nullable=False),  # JPEG or PNG; see `encode_array` for others
         pa.field("mask", pa.binary()),  # PNG of class indices (uint8, 255 = ignore); null: no mask
         pa.field("height", pa.int32(), nullable=False),  # pixels
         pa.field("width", pa.int32(), nullable=False),
@@ -75,14 +76,14 @@ def _description_hash(dataset: str, classes: str, channels: str | None) -> str:
 
 
 def encode_array(pixels: np.ndarray) -> bytes:
-    """Pixels (H, W, C) in NumPy's own format, for channels that no picture format holds."""
+    """Pixels (H, W, C), uint8 or uint16, in NumPy's own format, for channels that no picture format holds."""
     file = io.BytesIO()
     np.lib.format.write_array(file, np.ascontiguousarray(pixels), version=(1, 0), allow_pickle=False)
     return file.getvalue()
 
 
 def decode_image(data: bytes | pa.Buffer, least: tuple[int, int] | None = None) -> np.ndarray:
-    """Encoded image → uint8 (H, W, 3), or (H, W, C) from `encode_array`; one of DECODE_ERRORS if it is damaged.
+    """Encoded image → levels (H, W, 3), or (H, W, C) from `encode_array`; one of DECODE_ERRORS if it is damaged.
 
     With `least` (H, W), a JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is no smaller than `least`, which
     saves most of the work.
@@ -90,9 +91,9 @@ def decode_image(data: bytes | pa.Buffer, least: tuple[int, int] | None = None) 
     file = io.BytesIO(data)
     if file.getbuffer()[: len(ARRAY)] == ARRAY:
         pixels = np.lib.format.read_array(file, allow_pickle=False)
-        if pixels.ndim != 3 or pixels.dtype != np.uint8:
+        if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"an array of {pixels.dtype} {pixels.shape}")
-        return pixels
+        return levels(pixels)
     with Image.open(file) as image:
         if least is not None:
             image.draft(None, (least[1], least[0]))
@@ -192,7 +193,7 @@ class Pack:
         return len(self.ids)
 
     def image(self, i: int, least: tuple[int, int] | None = None) -> np.ndarray:
-        """uint8 (H, W, C), a copy; with `least` perhaps at a reduced size, see `decode_image`."""
+        """Levels (H, W, C), a copy; with `least` perhaps at a reduced size, see `decode_image`."""
         self._verify(i)
         try:
             return decode_image(self.encoded(i), least)

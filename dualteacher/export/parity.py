@@ -104,7 +104,7 @@ def spread(number: int, count: int) -> list[int]:
 
 
 def prepare(image: np.ndarray, inference: Inference) -> np.ndarray:
-    """uint8 (H, W, bands) → float32 (1, bands, H', W'), the network's input; sides ≥ 64 and multiples of 32."""
+    """Levels (H, W, bands) → float32 (1, bands, H', W'), the network's input; sides ≥ 64 and multiples of 32."""
     multiple = lcm(MULTIPLE, inference.multiple)
     height, width = network_size((image.shape[0], image.shape[1]), inference.model_copy(update={"multiple": multiple}))
     size = (max(height, SMALLEST), max(width, SMALLEST))

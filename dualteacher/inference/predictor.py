@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dualteacher.core import upsampling
-from dualteacher.core.transfer import send
+from dualteacher.core.transfer import send, unit_range
 from dualteacher.data.augment import scaled_size
 from dualteacher.data.pack import Pack
 from dualteacher.inference.windows import Grid, mean_scores
@@ -40,13 +40,13 @@ def same_size_runs(pack: Pack, indices: Sequence[int], batch: int) -> Iterator[l
 
 
 def to_tensor(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """uint8 images (H, W, C) of one size → (B, C, H, W) float32 in [0, 1] on the device."""
+    """Levels (H, W, C) of one size → (B, C, H, W) float32 in [0, 1] on the device."""
     return floats(send(torch.from_numpy(np.stack(images)), device))
 
 
 def floats(images: Tensor) -> Tensor:
-    """uint8 (B, H, W, C) → (B, C, H, W) float32 in [0, 1]."""
-    return images.permute(0, 3, 1, 2).float().div_(255)
+    """Levels (B, H, W, C) → (B, C, H, W) float32 in [0, 1]."""
+    return unit_range(images.permute(0, 3, 1, 2))
 
 
 class Predictor:

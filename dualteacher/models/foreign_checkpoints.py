@@ -3,7 +3,7 @@
 Training programs nest their weights: `state_dict`, `student` and `teacher`, `module.`, `model.backbone.`. So a file is
 flattened to dotted keys, and every dotted prefix is a candidate. A candidate fits if, under our names (conversion.py),
 it has every tensor of the backbone in the right shape, and no further layer: a resnet34 has all of a resnet18's tensors
-but must not pass for one.
+but must not pass for one. Its first layer may take any number of channels (band_weights.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from dualteacher.models import backbones, conversion, tensors
+from dualteacher.models import backbones, band_weights, conversion, tensors
 from dualteacher.models.conversion import State
 from dualteacher.system import files
 from dualteacher.system.errors import UserError
@@ -172,6 +172,7 @@ def _below_prefixes(flat: State) -> dict[str, State]:
 
 def _network(backbone: str, prefix: str, state: State, expected: Mapping[str, Tensor]) -> Network:
     converted = conversion.convert(backbone, state)
+    expected = band_weights.for_inputs_of(converted, expected)
     differs = conversion.differences(converted, expected)
     return Network(prefix, {} if differs else converted, conversion.matching(converted, expected), differs)
 

@@ -93,7 +93,8 @@ def origin_in_words(source: Mapping[str, Any]) -> str:
     if source["kind"] == "none":
         return "no weights, random start"
     network = f", network {source['network']}" if source.get("network") else ""
-    return f"{source['tensors']} tensors from {source['file']}{network}"
+    channels = f", for {source['channels']} channels" if source.get("channels") else ""
+    return f"{source['tensors']} tensors from {source['file']}{network}{channels}"
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

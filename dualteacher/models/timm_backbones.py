@@ -137,7 +137,7 @@ def translated(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     weight = state.get(PATCHES)
     if weight is None or not _on_trial(name) or not _free(name)[1]:
         return state
-    network = whole(name)
+    network = whole(name, weight.shape[1]) if weight.ndim == 4 else whole(name)
     rules = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     if rules is None or weight.shape != network.get_parameter(PATCHES).shape:  # timm would resample the patches
         return state
@@ -149,10 +149,10 @@ def translated(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @cache
-def whole(name: str) -> nn.Module:
-    """timm's classification network on the meta device."""
+def whole(name: str, bands: int = 3) -> nn.Module:
+    """timm's classification network for images of `bands` channels, on the meta device."""
     with torch.device("meta"):
-        return timm.create_model(name)
+        return timm.create_model(name, in_chans=bands)
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ import timm
 from dualteacher import settings
 from dualteacher.data.fetch import archives
 from dualteacher.data.fetch.wheel import Wheel
-from dualteacher.models import backbones, conversion, foreign_checkpoints, tensors, timm_backbones
+from dualteacher.models import backbones, band_weights, conversion, foreign_checkpoints, tensors, timm_backbones
 from dualteacher.models.conversion import State, convert
 from dualteacher.models.mix_transformer import VARIANTS
 from dualteacher.system import files, paths
@@ -71,13 +71,16 @@ def prepare_backbone(model: settings.Model, raw: Path) -> dict[str, Any]:
 
     raw: the downloaded wheel, the user's checkpoint, or timm's download cache; unused for `none`, which writes a file
     without tensors. Returns the source, which the file's description records: kind, file, sha256, network in the file,
-    number of tensors. UserError if the source is unavailable or lacks any of the backbone's tensors.
+    number of tensors, input channels if not three. UserError if the source is unavailable or lacks any of the
+    backbone's tensors.
     """
     expected = backbones.expected(model.backbone)  # UserError if unknown
     source, state = _source(model, raw)
     source["tensors"] = conversion.count(state)
     if model.weights != "none":
-        state = conversion.fit(state, expected, source["file"])
+        state = conversion.fit(state, band_weights.for_inputs_of(state, expected), source["file"])
+        if (inputs := band_weights.inputs(state, expected)) != 3:
+            source["channels"] = inputs
     description = {"backbone": model.backbone, "weights": model.weights, "source": source}
     tensors.write(paths.backbone_weights(model.backbone), "backbone", state, description)
     return source

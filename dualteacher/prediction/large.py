@@ -20,14 +20,14 @@ class RowSource(Protocol):
     width: int
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        """Pixels (bottom - top, W, C) uint8; rows above `top` are not requested again."""
+        """Levels (bottom - top, W, C); rows above `top` are not requested again."""
 
 
 class Band(NamedTuple):
     """n finished rows of an image, starting at row `top`."""
 
     top: int
-    pixels: np.ndarray  # (n, W, C) uint8
+    pixels: np.ndarray  # (n, W, C) levels
     labels: np.ndarray  # (n, W) uint8
     confidence: np.ndarray | None  # (n, W) float32, the probability of the label
     probabilities: np.ndarray | None = None  # (C, n, W) float32

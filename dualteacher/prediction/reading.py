@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dualteacher.core.labels import IGNORE
-from dualteacher.data.channels import Channels
+from dualteacher.data.channels import Channels, levels
 from dualteacher.data.formats import images, tiff
 from dualteacher.prediction.inputs import Input
 from dualteacher.prediction.large import Band, RowSource
@@ -41,7 +41,7 @@ class Decoded:
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """(H, W, C) uint8, upright."""
+        """Levels (H, W, C), upright."""
         data, self._data = self._data, None
         assert data is not None
         if self.channels.ordinary:
@@ -51,7 +51,8 @@ class Decoded:
                 stored = images.read_stored(data, self.channels.bands is not None)
             else:
                 stored = images.Stored(data, 8 * data.dtype.itemsize, 1, 1, None, ())
-            pixels, self._missing = images.scaled(stored, self.channels)
+            kept, self._missing = images.scaled(stored, self.channels)
+            pixels = levels(kept)
         self.height, self.width = pixels.shape[:2]  # turned upright
         return pixels
 
@@ -72,7 +73,7 @@ class Scaled:
     def rows(self, top: int, bottom: int) -> np.ndarray:
         values, bits = self.page.bands(top, bottom, self.channels.bands is not None)
         self._top, self._missing = top, self.channels.missing(values, self.page.nodata)
-        return self.channels.take(values, bits)
+        return levels(self.channels.take(values, bits))
 
     def no_data(self, top: int, bottom: int) -> np.ndarray:
         """Of rows that `rows` read last."""

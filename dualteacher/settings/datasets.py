@@ -141,7 +141,8 @@ class Folder(Section):
     block: Literal["image", "folder", "stem"]  # never split between the sets; stem: Roboflow's copies (.rf.) of a photo
     bands: Annotated[list[AtLeastOne], Field(min_length=1, max_length=64)] | None = None  # from 1; null: RGB or grey
     rgb: bool = True  # whether the first three of `bands` are red, green and blue
-    range: Literal["dtype", "percentile"] | Limits | list[Limits] = "dtype"  # of stored values, scaled to 8 bits
+    range: Literal["dtype", "percentile"] | Limits | list[Limits] = "dtype"  # of stored values, scaled to 8 or 16 bits
+    depth: Literal[8, 16] = 8  # bits kept of a value; 16: for differences of less than 1/255 of `range`
     classes: Annotated[list[FolderClass], Field(min_length=2, max_length=MOST_CLASSES)]  # in index order
     ignore: list[MaskValue]  # mask values that belong to no class
     tolerance: NotNegative = 0.0  # other mask values take the nearest one within it, else they are ignored; 0: error

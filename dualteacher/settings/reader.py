@@ -31,6 +31,7 @@ class Settings(Section):
 
     grid: Grid
     watched: Place  # folder whose files both engines watch, for datasets of source `folder`
+    links: dict[Name, Place]  # links to folders in it, which DVC does not follow by itself
     datasets: dict[Name, AnyDataset]
     partition: dict[Name, Partition]
     model: Model

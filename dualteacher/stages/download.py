@@ -9,7 +9,7 @@ from pathlib import Path
 from dualteacher.data import sources
 from dualteacher.data.fetch import manifest
 from dualteacher.data.formats.folder_files import RASTERISED_FOLDER
-from dualteacher.settings import Settings
+from dualteacher.settings import Folder, Settings
 from dualteacher.system import files, paths, walk
 
 logger = logging.getLogger(__name__)
@@ -20,6 +20,7 @@ def run(settings: Settings, dataset: str) -> None:
     place = paths.Dataset(dataset)
     manifest.borrow(place.raw)
     before = walk.listing(settings.watched)
+    _say_unlisted_links(settings, dataset)
     archives = sources.choose(settings.datasets[dataset]).archives()
     fetched = [archive.fetch(place.raw) for archive in archives]
     manifest.write(place.manifest, archives, fetched)
@@ -29,6 +30,22 @@ def run(settings: Settings, dataset: str) -> None:
             logger.info("%s: your own folder, used in place", path)
         else:
             logger.info("%s: %.1f MB, verified", path, path.stat().st_size / 1e6)
+
+
+def _say_unlisted_links(settings: Settings, dataset: str) -> None:
+    """Warn of links to folders that DVC does not know of."""
+    options = settings.datasets[dataset]
+    if not isinstance(options, Folder):
+        return
+    listed = {Path(path) for path in settings.links.values()}
+    if unlisted := [path for path in walk.links(options.folder) if path not in listed]:
+        more = f" (and {len(unlisted) - 1} more)" if len(unlisted) > 1 else ""
+        logger.warning(
+            "%s%s: a link to a folder that is not under `links` in params.yaml, so `dvc repro` does not notice changes"
+            " behind it (Snakemake does); add it, or run `init` again",
+            unlisted[0],
+            more,
+        )
 
 
 def _accept_own_changes(watched: str, before: dict[str, str]) -> None:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+BEHIND_LINKS = ".behind-links"  # in the watched folder: lists of what lies behind links, for DVC
+
 
 def walk(folder: Path | str) -> Iterator[tuple[Path, list[str], list[str]]]:
     """`os.walk` in sorted order that follows links to folders, except one that leads back to a folder around it."""
@@ -14,7 +16,7 @@ def walk(folder: Path | str) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def links(folder: Path | str) -> list[Path]:
-    """The links to folders that `walk` follows. Snakemake's list sees changes behind them, DVC does not."""
+    """The links to folders that `walk` follows. Snakemake's list sees changes behind them; DVC needs them listed."""
     return [parent / name for parent, inner, _ in walk(folder) for name in inner if (parent / name).is_symlink()]
 
 

@@ -16,7 +16,7 @@ from dualteacher.machine.shared_memory import Plan
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 
-BYTES_PER_PIXEL = 4  # RGB, and a mask or the map of what is not padding
+MASK = 1  # bytes per pixel of a mask, or of the map of what is not padding
 
 
 def feed(
@@ -41,7 +41,8 @@ def plan_for(dataset: Augmented, takes: list[Take], workers: int) -> Plan:
     The number changes no batch, only how fast batches come. With too little room, they would stop for ever.
     """
     images = sum(take.share.stop - take.share.start for take in takes)
-    batch = images * dataset.side**2 * BYTES_PER_PIXEL
+    channels = dataset.pack.channels
+    batch = images * dataset.side**2 * (channels.count * (1 if channels.depth == 8 else 4) + MASK)
     plan = shared_memory.fit(workers, batch)
     if plan != Plan(workers):
         logger.warning(

@@ -29,7 +29,7 @@ BASE = "base"
 FEW_LABELS = "few-labels"  # what `init` starts from
 PACKAGED = [Path(__file__).with_name(f"{name}.yaml") for name in (BASE, FEW_LABELS)]  # links; in a wheel, the content
 DEFAULT = "textures"
-WHOLE = ("datasets", "partition")  # sections that an overlay replaces
+WHOLE = ("datasets", "partition", "links")  # sections that an overlay replaces
 PARAMS = Path("params.yaml")
 
 

@@ -196,7 +196,7 @@ def test_progress_bars_are_drawn_where_asked(capfd: pytest.CaptureFixture[str]) 
         ({"masks": ["none.png"] * 5}, "masks[0] = none.png: no such file"),
         ({"images": [np.zeros((3, 48, 64), np.uint8)] * 5}, "images[0]: an array of uint8 (3, 48, 64)"),
         ({"masks": None}, "a folder or a sequence of (image, mask) pairs"),
-        ({"masks": [np.zeros((48, 64), np.uint8)] * 5}, "the masks show 1 class"),
+        ({"masks": [np.zeros((48, 64), np.uint8)] * 5}, "the masks show only one class, value 0"),
     ],
 )
 def test_mistakes_are_one_line(changes: dict[str, Any], told: str) -> None:

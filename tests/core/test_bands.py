@@ -11,10 +11,11 @@ from PIL import Image
 
 from dualteacher import load
 from dualteacher.core import mixing, views
-from dualteacher.data import augment
+from dualteacher.data import augment, loader
 from dualteacher.data.channels import RGB, Channels
 from dualteacher.data.loader import Augmented, Item
-from dualteacher.data.pack import Pack, decode_image, encode_array
+from dualteacher.data.pack import Pack, PackWriter, Sample, decode_image, encode_array
+from dualteacher.inference.predictor import to_tensor
 from dualteacher.models import band_weights, saved, segmenter
 from dualteacher.stages import evaluate, train, warmup
 from dualteacher.system import paths
@@ -80,6 +81,26 @@ def test_crops_of_any_number_of_bands_equal_those_of_colours() -> None:
     np.testing.assert_array_equal(augment.cut_image(image[..., 1:2], crop, pad[1:2]), expected[..., 1:2])
 
 
+def test_crops_of_16_bits_keep_fractions_and_reach_the_network_as_they_are(tmp_path: Path) -> None:
+    fine = Channels((1, 2, 3, 4), depth=16)
+    values = np.random.default_rng(0).integers(0, 65536, (40, 56, 4), dtype=np.uint16)
+    with PackWriter(tmp_path / "p.arrow", "toy", 2, fine) as writer:
+        writer.add(Sample("one", encode_array(values), None, 40, 56))
+    pack = Pack(tmp_path / "p.arrow")
+    assert pack.channels == fine and pack.picture(0).dtype == np.uint8
+    crop, pad = augment.Crop(4, 8, 40, 56, 32), np.zeros(4, np.uint8)
+    cut = augment.cut_image(pack.image(0), crop, pad)
+    np.testing.assert_allclose(cut, values[4:36, 8:40] / 257, rtol=1e-6)
+    options = toy_settings().augment.model_copy(update={"photometric": False})
+    dataset = Augmented(pack, options, 32, pad, 0)
+    examples = [dataset[Item("unlabelled", 0, 0)], dataset[Item("unlabelled", 1, 0)]]
+    batch = loader._Collate(1)(examples)
+    images = loader.finish(batch)
+    np.testing.assert_array_equal(batch.labelled[0].permute(1, 2, 0), examples[0].image)  # not changed in place
+    torch.testing.assert_close(images.labelled, batch.labelled / 255)
+    torch.testing.assert_close(to_tensor([cut], torch.device("cpu"))[0].permute(1, 2, 0), torch.from_numpy(cut) / 255)
+
+
 def test_a_pack_refuses_arrays_that_are_no_images() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 13), dtype=np.uint8)
     np.testing.assert_array_equal(decode_image(encode_array(pixels)), pixels)
@@ -99,7 +120,8 @@ def net(backbone: str, channels: Channels) -> segmenter.Segmenter:
 @pytest.mark.parametrize("channels", [THERMAL, FIVE, Channels((1, 2), rgb=False), Channels((7, 5, 3, 1), rgb=False)])
 def test_bands_that_are_all_alike_give_what_grey_gives_the_rgb_network(backbone: str, channels: Channels) -> None:
     rgb, many = net(backbone, RGB), net(backbone, channels)
-    many.backbone.load_state_dict(band_weights.inflate(rgb.backbone.state_dict(), many.backbone.state_dict(), channels))
+    wanted = many.backbone.state_dict()
+    many.backbone.load_state_dict(band_weights.inflate(rgb.backbone.state_dict(), wanted, channels, ""))
     many.head.load_state_dict(rgb.head.state_dict())
     for network in (rgb, many):  # the same normalisation for all channels
         network.mean.fill_(0.5), network.std.fill_(0.25)
@@ -112,11 +134,11 @@ def test_bands_that_are_all_alike_give_what_grey_gives_the_rgb_network(backbone:
 def test_rgb_bands_keep_their_weights_and_statistics_and_others_get_the_mean() -> None:
     weight = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     wanted = {"first": torch.empty(4, 5, 2, 2), "later": torch.empty(8, 3, 1, 1)}
-    found = band_weights.inflate({"first": weight, "later": torch.ones(8, 3, 1, 1)}, wanted, FIVE)
+    found = band_weights.inflate({"first": weight, "later": torch.ones(8, 3, 1, 1)}, wanted, FIVE, "")
     torch.testing.assert_close(found["first"][:, :3], weight * 0.6)
     torch.testing.assert_close(found["first"][:, 3:], weight.mean(1, keepdim=True).expand(4, 2, 2, 2) * 0.6)
     assert torch.equal(found["later"], torch.ones(8, 3, 1, 1))
-    assert band_weights.inflate({"first": weight}, {"first": weight}, INFRARED)["first"] is weight
+    assert band_weights.inflate({"first": weight}, {"first": weight}, INFRARED, "")["first"] is weight
     assert band_weights.statistics((0.1, 0.2, 0.6), FIVE) == pytest.approx([0.1, 0.2, 0.6, 0.3, 0.3])
     assert band_weights.statistics((0.1, 0.2, 0.6), THERMAL) == pytest.approx([0.3])
 

@@ -78,6 +78,38 @@ def test_a_pack_holds_any_number_of_bands(tmp_path: Path) -> None:
             np.testing.assert_array_equal(pixels, np.rint(values * (255 / 4000)).astype(np.uint8))
 
 
+@pytest.mark.parametrize("bands", [None, [1, 2, 4, 3], [2]])
+def test_sixteen_bits_are_kept_if_asked_for(tmp_path: Path, bands: list[int] | None) -> None:
+    scene(tmp_path)
+    chosen = np.array(bands or [1, 2, 3]) - 1
+    for limits, top in (("dtype", 65535), ([0, 4000], 4000)):
+        content = opened(tmp_path, bands=bands, range=limits, depth=16)
+        for image_id, pixels in stored(content).items():
+            values = deep(int(image_id[-1]))[..., chosen]
+            assert pixels.dtype == np.float32
+            np.testing.assert_allclose(pixels, values * (255 / top), atol=0.5 / 257 + 1e-4)
+
+
+def test_classes_that_8_bits_confuse_differ_in_16(tmp_path: Path) -> None:
+    """Two tissues, 5 of 4,000 units apart."""
+    values = np.where(mask(0) > 0, 1045, 1040).astype(np.int16)
+    data = tiff(values, photometric="minisblack")
+    coarse, fine = (Channels((1,), ((-1000.0, 3000.0),), rgb=False, depth=depth) for depth in (8, 16))
+    assert len(np.unique(images.read_image(data, coarse).pixels)) == 1
+    read = images.read_image(data, fine)
+    np.testing.assert_allclose(np.unique(read.pixels), [2040 * 255 / 4000, 2045 * 255 / 4000], atol=0.002)
+    np.testing.assert_array_equal(pack.decode_image(read.data), read.pixels)
+    np.testing.assert_array_equal(images.read_pixels(data, fine), read.pixels)
+    assert Channels.of(fine.describe()) == fine and "with 16 bits" in str(fine)
+    assert "depth" not in coarse.describe(), "packs and weights of 8 bits stay as they are"
+
+
+def test_of_signed_types_and_few_bits_16_bits_keep_the_whole_range() -> None:
+    for values, bits, top in ((np.int16, 16, 32767), (np.uint16, 12, 4095), (np.uint8, 8, 255), (np.uint16, 16, 65535)):
+        stored_values = np.array([[[0], [top]]], values)
+        assert Channels((1,), depth=16).take(stored_values, bits).tolist() == [[[0], [65535]]]
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
 def test_any_number_type_is_read_with_a_range(dtype: type) -> None:
     values = (deep(1).astype(np.int32) - 1500).astype(dtype)
@@ -134,7 +166,7 @@ def test_impossible_choices_are_refused(tmp_path: Path, changes: dict[str, Any],
 
 
 def test_a_pack_keeps_its_channels_and_is_unchanged_without(tmp_path: Path) -> None:
-    for channels in (RGB, Channels((4, 1, 2), ((0.5, 2.25),)), Channels(None, ((0.0, 1.0),) * 3)):
+    for channels in (RGB, Channels(depth=16), Channels((4, 1, 2), ((0.5, 2.25),)), Channels(None, ((0.0, 1.0),) * 3)):
         with PackWriter(tmp_path / "p.arrow", "d", 2, channels):
             pass
         assert Pack(tmp_path / "p.arrow").channels == channels

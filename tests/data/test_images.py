@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -64,6 +66,18 @@ def test_16_bit_colours():
     read = images.read_image(data)
     np.testing.assert_array_equal(read.pixels, deep >> 8)
     assert read.data != data, "a pack holds 8 bits"
+
+
+@pytest.mark.parametrize("kind", [b"iTXt", b"iCCP"])
+def test_a_png_with_much_metadata_of_an_image_editor(kind):
+    """2 MB, more than Pillow's default."""
+    head = {b"iTXt": b"XML:com.adobe.xmp\0\1\0\0\0", b"iCCP": b"icc\0\0"}[kind]
+    body = kind + head + zlib.compress(bytes(2 << 20))
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    data = encoded(photo(1), "PNG")
+    read = images.read_image(data[:33] + chunk + data[33:])
+    np.testing.assert_array_equal(read.pixels, photo(1))
+    np.testing.assert_array_equal(pack.decode_image(read.data), photo(1))
 
 
 def test_of_several_pictures_the_first_is_read():

@@ -212,7 +212,7 @@ def test_what_cannot_be_understood_is_refused() -> None:
         put(folder / f"images/{i}.png", photo(i))
         put(folder / f"masks/{i}.png", np.zeros((20, 31), np.uint8))
     (folder / "masks/a.png").unlink()
-    assert "the masks show 1 class; at least two are needed" in refused(folder)
+    assert "the masks show only one class, value 0; at least two classes are needed" in refused(folder)
     put(folder / "masks/0.png", photo(0))
     assert "0.png" in refused(folder) or "colours" in refused(folder)
     put(folder / "masks/0.png", np.arange(620, dtype=np.uint16).reshape(20, 31))

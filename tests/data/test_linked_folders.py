@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from pictures import described, fill, photo, put
 
-from dualteacher.commands import init
+from dualteacher import settings
+from dualteacher.commands import init, links
 from dualteacher.data.formats import folder_files
 from dualteacher.data.sources.folder import Folder
 from dualteacher.prediction import inputs
-from dualteacher.system import paths
-from dualteacher.system.walk import links, walk
+from dualteacher.stages import download
+from dualteacher.system import paths, walk
+from dualteacher.system.errors import UserError
 from dualteacher.workflow import engines
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -29,22 +34,43 @@ def linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_init_download_snakemake_and_predict_look_behind_links(linked: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_init_download_snakemake_and_predict_look_behind_links(linked: Path) -> None:
     def listed() -> set[str]:
         return set(json.loads(Folder(described(linked)).archives()[0].fetch(Path()).read_text()))
 
-    settings, told = init.describe(linked)
-    assert (settings["images"], settings["masks"]) == ("images", "masks")
+    found, told = init.describe(linked)
+    assert (found["images"], found["masks"]) == ("images", "masks")
     assert any(line.startswith("links to folders: 2, for example images;") for line in told)
     watched = Path(engines.watch("own_data"))
     before, hashed = watched.read_bytes(), listed()
     assert len(hashed) == 10
-    assert "own_data/mine/images (and 1 more): a link to a folder: Snakemake follows it" in caplog.text
-    assert "`dvc repro` does not notice changes behind it and reruns nothing" in caplog.text
     put(Path("disk/images/photo99.png"), photo(99))
     assert listed() - hashed == {"images/photo99.png"}
     assert engines.watch("own_data") == str(paths.OWN_DATA_LIST) and watched.read_bytes() != before
     assert "images/photo99" in {job.name for job in inputs.collect([linked], Path("out"))}
+
+
+def test_init_lists_links_for_dvc_and_the_download_stage_names_those_that_are_not(
+    linked: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(ROOT / "presets", "presets")
+    init.run(linked, "mine", force=True, quick=True)
+    loaded = settings.load()
+    assert loaded.links == {"link_1": "own_data/mine/images", "link_2": "own_data/mine/masks"}
+    links.run(loaded, "link_1")
+    written = Path("own_data/.behind-links/link_1.txt")
+    before = written.read_bytes()
+    assert b"own_data/mine/images/" in before and b"masks" not in before
+    put(Path("disk/images/photo99.png"), photo(99))
+    links.run(loaded, "link_1")
+    assert written.read_bytes() != before
+    download.run(loaded, "mine")
+    assert "a link to a folder" not in caplog.text
+    (linked / "unlabelled").symlink_to(Path("disk/images").absolute())
+    download.run(loaded, "mine")
+    assert "own_data/mine/unlabelled: a link to a folder that is not under `links` in params.yaml" in caplog.text
+    with pytest.raises(UserError, match=r"--link link_9: params\.yaml has no such entry"):
+        links.run(loaded, "link_9")
 
 
 def test_loops_end_and_broken_links_are_files(linked: Path) -> None:
@@ -52,10 +78,10 @@ def test_loops_end_and_broken_links_are_files(linked: Path) -> None:
     Path("disk/images/back").symlink_to(Path("own_data").absolute())
     (linked / "itself").symlink_to("itself")
     (linked / "around").symlink_to("..")
-    found = [(parent / name).as_posix() for parent, _, inside in walk(linked) for name in inside]
+    found = [(parent / name).as_posix() for parent, _, inside in walk.walk(linked) for name in inside]
     assert len(found) == len(set(found)) and "own_data/mine/itself" in found
     assert {*names} <= {*folder_files.image_files(linked)}
-    assert linked / "around" in links(linked)
+    assert linked / "around" in walk.links(linked)
     depth = max(name.count("/") for name in found)
     assert depth <= 8, "no link is followed into a folder around it"
 

@@ -12,6 +12,7 @@ from pictures import described, encoded, tiff
 from PIL import Image
 
 from dualteacher.core.labels import IGNORE
+from dualteacher.data.channels import Channels
 from dualteacher.data.formats import images, mask_files
 from dualteacher.data.formats.label_map import LabelMap
 
@@ -87,6 +88,36 @@ def test_what_only_pillow_decodes(mode):
     data = encoded(picture, "TIFF", **({"compression": "group4"} if mode == "1" else {}))
     with Image.open(io.BytesIO(data)) as opened:
         np.testing.assert_array_equal(images.read_image(data).pixels, np.asarray(opened.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    "values, bits",
+    [
+        (GREY.astype(np.int16) * 128, "16"),
+        ((GREY >> 1).astype(np.int8), "8"),
+        (GREY.astype(np.uint32) * 257, "32"),
+        (GREY.astype(np.int32) * 257, "32"),
+    ],
+)
+def test_signed_and_32_bit_integers_keep_their_upper_bits(values, bits):
+    read = images.read_image(tiff(values, photometric="minisblack"))
+    expected = GREY & 0xFE if bits == "8" else GREY
+    np.testing.assert_array_equal(read.pixels, np.repeat(expected[..., None], 3, axis=2))
+    assert not read.notes
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.uint32, np.int32])
+def test_small_values_of_many_bits_are_said_to_come_out_black(dtype):
+    data = tiff((GREY >> 1).astype(dtype), photometric="minisblack")
+    for channels in (Channels(), Channels((1,))):
+        (note,) = images.read_image(data, channels).notes
+        assert f"{8 * np.dtype(dtype).itemsize}-bit values reach only" in note and "almost black" in note
+    assert images.read_image(data, Channels((1,), ((0.0, 127.0),))).notes == ()
+
+
+def test_negative_values_are_named():
+    with pytest.raises(images.Unreadable, match=r"holds negative values: save it .* or set `range`"):
+        images.read_image(tiff(GREY.astype(np.int16) - 200, photometric="minisblack"))
 
 
 INDICES = np.random.default_rng(0).integers(0, 4, (40, 56))

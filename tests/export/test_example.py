@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +70,9 @@ STORED = {
     "pictures.tif": (tiff(np.moveaxis(FOUR, 2, 0), photometric="minisblack"), FOUR_BANDS),
     "infrared.jpg": (encoded(PHOTO, "JPEG", 6), Channels(rgb=False)),
     "photo.jpg": (encoded(PHOTO, "JPEG", 6), Channels((3, 2, 1))),
+    "fine.tif": (tiff(FOUR, photometric="rgb", planarconfig="contig"), replace(FOUR_BANDS, depth=16)),
+    "fine_signed.tif": (tiff(FOUR.astype(np.int16), photometric="rgb", planarconfig="contig"), Channels(depth=16)),
+    "signed_type.tif": (tiff(FOUR.astype(np.int16), photometric="rgb", planarconfig="contig"), BY_TYPE),
 }
 
 
@@ -103,4 +107,8 @@ def assert_sees(file: Path, expected: np.ndarray, more: dict[str, Any], monkeypa
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "model.onnx", str(file)])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     (pixels,) = seen
-    np.testing.assert_array_equal(np.rint(pixels.transpose(1, 2, 0) * 255), expected)
+    found = pixels.transpose(1, 2, 0) * 255
+    if expected.dtype == np.uint8:
+        np.testing.assert_array_equal(np.rint(found), expected)
+    else:
+        np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -16,6 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from dualteacher.data.channels import RGB, Channels
 from dualteacher.evaluation import card
 from dualteacher.models import conversion, foreign_checkpoints, saved, tensors, weights
 from dualteacher.models.mix_transformer import MixTransformer
@@ -53,12 +54,12 @@ def under(prefix: str, state: State) -> State:
     return {prefix + key: value for key, value in state.items()}
 
 
-def loaded(content: Any, name: str = "", file: str = "file.pth") -> Segmenter:
+def loaded(content: Any, name: str = "", file: str = "file.pth", channels: Channels = RGB) -> Segmenter:
     """The network that starts from a file of this content."""
     torch.save(content, file)
     section = model(backbone=NET, weights=file + (f"#{name}" if name else ""))
     stage.run(Params(section))
-    return build(section, 3, paths.backbone_weights(NET), drop_path=0.0, seed=0)
+    return build(section, 3, paths.backbone_weights(NET), drop_path=0.0, seed=0, channels=channels)
 
 
 def assert_holds(network: Segmenter, state: State) -> None:
@@ -166,9 +167,9 @@ UNFIT: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda s: {k: v for k, v in s.items() if k != "bn1.bias"},
         r"it gives 67 of 68 tensors; bn1\.bias is missing$",
     ),
-    "four channels": (
-        lambda s: s | {"conv_stem.weight": torch.ones(24, 4, 3, 3)},
-        r"67 of 68 tensors; conv_stem\.weight is \(24, 4, 3, 3\), not \(24, 3, 3, 3\)$",
+    "another first layer": (
+        lambda s: s | {"conv_stem.weight": torch.ones(24, 4, 5, 5)},
+        r"67 of 68 tensors; conv_stem\.weight is \(24, 4, 5, 5\), not \(24, 3, 3, 3\)$",
     ),
     "quantised": (lambda s: s | {"bn1.bias": torch.ones(24, dtype=torch.int8)}, "bn1.bias is int8, not float32"),
     "deeper": (lambda s: s | {"blocks.0.9.conv.weight": torch.ones(2)}, r"blocks\.0\.9\.conv\.weight is unknown"),
@@ -190,6 +191,46 @@ def test_what_gives_fewer_tensors_is_refused(kind: str, net: State) -> None:
         loaded(make(net))
     assert str(caught.value).startswith("file.pth: ") and "\n" not in str(caught.value)
     assert not paths.backbone_weights(NET).exists()
+
+
+FOUR, FIVE = Channels((1, 2, 3, 4)), Channels((4, 3, 2, 8, 12))
+
+
+def test_weights_for_as_many_channels_as_the_images_have_are_taken_as_they_stand(
+    net: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.logger.propagate = True
+    caplog.set_level("INFO")
+    four = {"encoder." + k: v for k, v in (net | {"conv_stem.weight": torch.rand(24, 4, 3, 3)}).items()}
+    network = loaded(four, channels=FOUR)
+    assert_holds(network, {k.removeprefix("encoder."): v for k, v in four.items()})
+    assert "68 tensors from file.pth, network encoder, for 4 channels" in caplog.text
+    saved.save(Path("student.safetensors"), network, {})
+    again = saved.load(Path("student.safetensors"))[0]
+    assert torch.equal(again.backbone.conv_stem.weight, four["encoder.conv_stem.weight"])
+
+
+def test_rgb_weights_are_extended_and_those_for_other_counts_refused(net: State) -> None:
+    found = loaded(net, channels=FOUR).backbone.conv_stem.weight
+    torch.testing.assert_close(found[:, :3], net["conv_stem.weight"] * 0.75)
+    torch.testing.assert_close(found[:, 3], net["conv_stem.weight"].mean(1) * 0.75)
+    four = net | {"conv_stem.weight": torch.rand(24, 4, 3, 3)}
+    for channels, count in ((FIVE, 5), (RGB, 3)):
+        with pytest.raises(UserError, match=rf"^file\.pth: its first layer takes 4 .* images have {count}: ") as caught:
+            loaded(four, channels=channels)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_plain_transformer_for_two_channels_at_another_image_size() -> None:
+    theirs = randomised(timm.create_model("vit_tiny_patch16_224", in_chans=2, img_size=96)).state_dict()
+    torch.save({"state_dict": theirs}, "vit.pth")
+    section = model(backbone="vit_tiny_patch16_224", weights="vit.pth", architecture="dpt")
+    stage.run(Params(section))
+    channels = Channels((3, 1), rgb=False)
+    place = paths.backbone_weights("vit_tiny_patch16_224")
+    found = build(section, 3, place, drop_path=0.0, channels=channels).backbone.state_dict()
+    assert torch.equal(found["model.patch_embed.proj.weight"], theirs["patch_embed.proj.weight"])
+    assert found["model.pos_embed"].shape == (1, 197, 192)
 
 
 def test_a_deeper_network_of_the_same_kind_is_refused() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from dualteacher import settings
+from dualteacher.commands import links
 from dualteacher.reporting import figure_names
 from dualteacher.system import paths
 from dualteacher.workflow import contracts, engines
@@ -26,6 +27,7 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, str]:
     parser = argparse.ArgumentParser()
     parser.add_argument("stage")
     parser.add_argument("--weights", action="store_true")
+    parser.add_argument("--link")
     for name in CELL:
         parser.add_argument(f"--{name}")
     args = parser.parse_args(words)
@@ -38,6 +40,10 @@ def log_of(args: argparse.Namespace, stage: str) -> Path:
 
 def main() -> None:
     args, stage = parse(sys.argv[1:])
+    if args.link:
+        with open("ran.txt", "a") as file:
+            print(f"links {args.link}", file=file)
+        return links.run(settings.load(), args.link)
     params = yaml.safe_load(Path("params.yaml").read_text())
     log = log_of(args, stage)
     with open("ran.txt", "a") as file:

@@ -69,6 +69,25 @@ def test_a_new_photo_reruns_its_dataset_alone(project) -> None:
         assert made.ran() == ["download mine"], command[0]
 
 
+@pytest.mark.slow
+def test_dvc_sees_a_new_photo_behind_a_link(project) -> None:
+    made = project()
+    params = yaml.safe_load((made.root / "params.yaml").read_text())
+    made.edit("datasets", params["datasets"] | {"mine": FOLDER})
+    made.edit("grid", params["grid"] | {"dataset": ["mine"]})
+    made.edit("links", {"link_1": "own_data/mine/images"})
+    elsewhere, link = made.root / "elsewhere", made.root / "own_data/mine/images"
+    elsewhere.mkdir()
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(elsewhere)
+    for number, expected in enumerate([["download mine", "links link_1"]] * 2):
+        (elsewhere / f"{number}.jpg").write_bytes(b"a photo")
+        made("dvc", "repro", "--quiet", "download@mine")
+        assert made.ran() == expected
+    made("dvc", "repro", "--quiet", "download@mine")
+    assert made.ran() == []
+
+
 def test_a_checkpoint_of_ones_own_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a{b}.pth").touch()

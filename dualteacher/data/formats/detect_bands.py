@@ -40,7 +40,7 @@ def guess(folder: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[str]
         found["range"] = "percentile"
         told.append(
             f"values: {deep} of {len(kinds)} images hold more than 8 bits: `range: percentile` scales the 1st to the"
-            " 99th percentile of the training images' values to 8 bits"
+            " 99th percentile of the training images' values to 8 bits; `depth: 16` keeps finer steps"
         )
     return found, told
 

@@ -68,7 +68,7 @@ def guess(root: Path, masks: Sequence[str]) -> GuessedClasses:
     if len(made.classes) < 2:
         left_out = f"; {unusable} masks cannot be used, the first is {census.unusable[0]}" if unusable else ""
         raise UserError(
-            f"{root}: the masks show {len(made.classes)} class; at least two are needed, e.g. a background{left_out}"
+            f"{root}: the masks show {_so_few(made)}; at least two classes are needed, e.g. a background{left_out}"
         )
     made.assumed.append(_rarest(made.classes, census))
     if empty:
@@ -79,6 +79,13 @@ def guess(root: Path, masks: Sequence[str]) -> GuessedClasses:
             " `python -m dualteacher check-data` lists them"
         )
     return made
+
+
+def _so_few(made: GuessedClasses) -> str:
+    """The only class, or why there is none."""
+    if made.classes:
+        return f"only one class, value {made.classes[0]['value']}"
+    return f"no class: all their values ({', '.join(map(str, made.ignore))}) mean no class"
 
 
 def _rarest(classes: Sequence[Mapping[str, Any]], census: mask_census.Census) -> str:

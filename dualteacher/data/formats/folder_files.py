@@ -9,7 +9,7 @@ from pathlib import Path
 from dualteacher.data.formats import file_kinds
 from dualteacher.data.formats.file_kinds import is_image, is_system_folder
 from dualteacher.system.console import logger
-from dualteacher.system.walk import walk
+from dualteacher.system.walk import BEHIND_LINKS, walk
 
 OUTPUTS = {"done.jsonl", "suggest.json"}  # mark folders of outputs (prediction/record.py, labelling/suggestion.py)
 RASTERISED_FOLDER, RASTERISED = "masks-from-", "rasterised.json"  # folder and record of annotations/importer.py
@@ -51,6 +51,7 @@ def _all_files(folder: Path, root: Path) -> Iterator[str]:
             continue
         below = parent.relative_to(root)
         yield from ((below / name).as_posix() for name in names)
+        inner[:] = [name for name in inner if name != BEHIND_LINKS]
         yield from (f"{(below / name).as_posix()}/" for name in inner if is_system_folder(name))
         inner[:] = [name for name in inner if not is_system_folder(name)]
 

@@ -1,9 +1,10 @@
-"""Read image files of any kind as upright 8-bit RGB images; mask_files.py reads masks.
+"""Read image files of any kind as upright images, of 8-bit RGB unless chosen otherwise; mask_files.py reads masks.
 
 An image file that a pack can hold unchanged (JPEG or PNG, 8 bits, RGB or grey, upright) keeps its bytes; any other is
 turned upright by its EXIF orientation and re-encoded losslessly as PNG. 16-bit values keep their upper 8 bits,
 transparency is dropped, and only the first picture of a file is read. With chosen bands or a range of values
-(channels.py), the stored values are read and scaled; a pack holds other than three channels as a NumPy array.
+(channels.py), the stored values are read and scaled; a pack holds other than three channels, and 16 bits, as a NumPy
+array.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dualteacher.data import pack
-from dualteacher.data.channels import RGB, SAVE_AS, Channels
+from dualteacher.data.channels import RGB, SAVE_AS, Channels, levels
 from dualteacher.data.formats import file_kinds, tiff
 from dualteacher.data.formats.errors import Unreadable as Unreadable
 from dualteacher.data.formats.tiff import rgb as rgb
@@ -33,7 +34,7 @@ ORIENTATION = 0x0112  # EXIF tag
 class Picture(NamedTuple):
     """An upright image and the bytes that a pack stores."""
 
-    pixels: np.ndarray  # (H, W, C) uint8
+    pixels: np.ndarray  # (H, W, C) levels
     data: bytes
     orientation: int  # EXIF orientation that was applied; 1: none
     notes: tuple[str, ...]  # unexpected losses
@@ -64,9 +65,10 @@ def read_image(data: bytes, channels: Channels = RGB) -> Picture:
     """Decode an image file; `Unreadable` if any of it is damaged."""
     if not channels.ordinary:
         stored = read_stored(data, channels.bands is not None)
+        dark = _dark(stored.values, stored.bits) if channels.limits is None else ()
         pixels, missing = scaled(stored, channels)
-        data = png(pixels) if channels.count == 3 else pack.encode_array(pixels)
-        return Picture(pixels, data, stored.orientation, stored.notes, missing)
+        data = png(pixels) if channels.count == 3 and channels.depth == 8 else pack.encode_array(pixels)
+        return Picture(levels(pixels), data, stored.orientation, dark + stored.notes, missing)
     pixels, unchanged, orientation, notes = _decoded(data)
     return Picture(rgb(pixels), data if unchanged else png(pixels), orientation, notes)
 
@@ -74,12 +76,12 @@ def read_image(data: bytes, channels: Channels = RGB) -> Picture:
 def read_pixels(data: bytes, channels: Channels = RGB) -> np.ndarray:
     """The pixels of `read_image`, without encoding anything."""
     if not channels.ordinary:
-        return scaled(read_stored(data, channels.bands is not None), channels)[0]
+        return levels(scaled(read_stored(data, channels.bands is not None), channels)[0])
     return rgb(_decoded(data)[0])
 
 
 def scaled(stored: Stored, channels: Channels) -> tuple[np.ndarray, np.ndarray | None]:
-    """Upright (pixels (H, W, C) uint8, where there is no data (H, W) bool; None: nowhere)."""
+    """Upright (pixels (H, W, C) as a pack keeps them, where there is no data (H, W) bool; None: nowhere)."""
     pixels = upright(channels.take(stored.values, stored.bits), stored.remaining)
     missing = upright(channels.missing(stored.values, stored.nodata), stored.remaining)
     return pixels, missing if missing.any() else None
@@ -159,8 +161,14 @@ def stored_values(page: tiff.Page) -> np.ndarray:
 
 
 def _tiff_notes(page: tiff.Page, values: np.ndarray) -> tuple[str, ...]:
-    dark = _too_dark(int(values.min()), int(values.max())) if page.bits == 16 and values.size else ()
-    return dark + page.notes()
+    return _dark(values, page.bits) + page.notes()
+
+
+def _dark(values: np.ndarray, bits: int) -> tuple[str, ...]:
+    """A note on integers of 16 or more bits that use only the lower ones."""
+    if bits < 16 or values.dtype.kind not in "iu" or not values.size:
+        return ()
+    return _too_dark(int(values.min()), int(values.max()), bits)
 
 
 def _check_size(height: int, width: int) -> None:
@@ -168,11 +176,10 @@ def _check_size(height: int, width: int) -> None:
         raise Unreadable(f"has {height}×{width} pixels, more than {LARGEST}: cut it into tiles")
 
 
-def _too_dark(low: float, high: float) -> tuple[str, ...]:
-    """A note on 16-bit values that use only the lower bits."""
+def _too_dark(low: float, high: float, bits: int = 16) -> tuple[str, ...]:
     if high >= 0x1000 or low == high:
         return ()
-    return (f"16-bit values reach only {high:.0f} of 65535: almost black in 8 bits, set `range`",)
+    return (f"{bits}-bit values reach only {high:.0f} of 65535: almost black in 8 bits, set `range`",)
 
 
 @contextmanager

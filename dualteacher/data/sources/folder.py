@@ -28,7 +28,6 @@ from dualteacher.system import console, files, parallel
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
 from dualteacher.system.os_errors import broken_link
-from dualteacher.system.walk import links
 
 CHANGED = "run the download stage again"
 PERCENTILES = (1, 99)  # of `range: percentile`
@@ -71,14 +70,6 @@ class Listing:
         root = Path(self.options.folder)
         if renewed := renewal.renew(self.options):
             logger.warning("%s", renewed)
-        if behind := links(root):
-            more = f" (and {len(behind) - 1} more)" if len(behind) > 1 else ""
-            logger.warning(
-                "%s%s: a link to a folder: Snakemake follows it, but `dvc repro` does not notice changes behind it and"
-                " reruns nothing; after a change, run `dvc repro --force download` first",
-                behind[0],
-                more,
-            )
         names = arrange(scan(self.options), self.options).files()
         jobs = (partial(files.sha256, root / name) for name in names)
         hashes = list(console.progress(parallel.ordered(jobs), "hash", len(names), "file"))
@@ -124,8 +115,9 @@ class FolderContent:
         """The images' channels; `range: percentile` is measured here, on all training images."""
         bands = None if self.options.bands is None else tuple(self.options.bands)
         if self.options.range == "percentile":
-            return self._measured(Channels(bands, rgb=self.options.rgb))
-        return Channels(bands, tuple((low, high) for low, high in self.options.limits) or None, self.options.rgb)
+            return self._measured(Channels(bands, None, self.options.rgb, self.options.depth))
+        limits = tuple((low, high) for low, high in self.options.limits) or None
+        return Channels(bands, limits, self.options.rgb, self.options.depth)
 
     def _measured(self, channels: Channels) -> Channels:
         names = [entry.image for entry in self.layout.train]

@@ -47,7 +47,7 @@ def _spelt(path: object) -> str:
 
 PACK = {
     "image_id": "unique in the file",
-    "image": "encoded as published: JPEG or PNG; for other than three bands a NumPy array (.npy), uint8 (H, W, C)",
+    "image": "encoded as published: JPEG or PNG; for other than three bands or 8 bits a NumPy array (.npy), (H, W, C)",
     "mask": "PNG of class indices, 255: ignored; null: no mask",
     "height": "pixels",
     "width": "pixels",
