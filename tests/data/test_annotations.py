@@ -260,6 +260,33 @@ def test_cvat() -> None:
         assert part in told
 
 
+@pytest.mark.parametrize("flavour", ["Roboflow", "LabelMe"])
+def test_voc_xml_with_polygons(flavour: str) -> None:
+    folder = Path("own_data/mine")
+    photos(folder, "images", 5)
+
+    def polygon(corners: Sequence[float]) -> str:
+        points = enumerate(pairs(corners), start=1)
+        if flavour == "LabelMe":
+            return "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for _, (x, y) in points)
+        return "".join(f"<x{i}>{x}</x{i}><y{i}>{y}</y{i}>" for i, (x, y) in points)
+
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    objects = "".join(
+        f"<object><name>{name}</name><deleted>{int(name == 'gone')}</deleted>{box}"
+        + (f"<polygon>{polygon(corners)}</polygon></object>" if corners else "</object>")
+        for name, corners in (("leaf", LEAF), ("stem", STEM), ("box", []), ("gone", LEAF))
+    )
+    for i in range(3):
+        put(folder / f"images/{i}.xml", f"<annotation><filename>{i}.png</filename>{objects}</annotation>".encode())
+    dataset, told = made(folder)
+    assert [entry.name for entry in dataset.classes] == ["background", "leaf", "stem"]
+    np.testing.assert_array_equal(values(folder / "masks-from-voc-xml/images/0.png"), expected())
+    assert "not taken: boxes (3)" in told and "3 images with masks, 2 without" in told
+    put(folder / "images/1.xml", b"<annotation><object><name>a</name><polygon/></object></annotation>")
+    assert "images/1.xml: not a valid PASCAL VOC XML file: an <annotation> has no <filename>" in refused(folder)
+
+
 def brush(mask: np.ndarray) -> list[int]:
     """Label Studio's bit stream for a mask: runs where pixels repeat, single values elsewhere."""
     flat = np.repeat(mask.ravel().astype(int) * 255, 4)
@@ -511,7 +538,10 @@ def test_classes_that_cover_everything_need_no_background() -> None:
 WRONG = {
     "a video": ({"a.xml": b'<annotations><track id="0"/></annotations>'}, "not a valid CVAT XML file: it holds the"),
     "half an XML": ({"a.xml": b"<annotations>"}, "a.xml: cannot be read as XML"),
-    "VOC": ({"a.xml": b"<annotation><object/></annotation>"}, "a.xml is PASCAL VOC XML, which holds boxes only"),
+    "VOC": (
+        {"a.xml": b"<annotation><object/></annotation>"},
+        "a.xml is PASCAL VOC XML, which holds boxes only, and a box does not say which of its pixels are the object's",
+    ),
     "GeoJSON": ({"a.geojson": b'{"type": "FeatureCollection", "features": []}'}, "map coordinates need GeoTIFF images"),
     "several formats": ({"a.json": coco(["0.png"], [(1, [LEAF])]), "0.txt": b"0 0 0 1 0 1 1"}, "several formats"),
     "not JSON": ({"a.json": b"{"}, "a.json: cannot be read as JSON"),

@@ -11,6 +11,7 @@ from dualteacher.data.formats import images, tiff
 from dualteacher.data.formats.errors import Colored as Colored
 from dualteacher.data.formats.errors import Unreadable
 
+LOSSY, ROUNDING = ("JPEG", "MPO", "WEBP"), 2  # formats whose greys may come back as colours of nearly equal channels
 NO_DATA = int(np.iinfo(np.int32).min)  # stands for NaN in `read_values`
 
 
@@ -46,7 +47,10 @@ def read_values(data: bytes, color: bool) -> Values:
         elif opened.mode in ("RGB", "RGBA"):
             channels = np.asarray(opened)
             _refuse_alpha(channels)
-            grey_as_color, values = True, _grey(channels[..., :3]).astype(np.int32)
+            colors = channels[..., :3]
+            if opened.format in LOSSY and int(np.ptp(colors, axis=2).max(initial=0)) <= ROUNDING:
+                colors = np.asarray(opened.convert("L"))[..., None]
+            grey_as_color, values = True, _grey(colors).astype(np.int32)
         else:
             raise Unreadable(f"holds pixels of mode {opened.mode} where one index per pixel is expected")
     return Values(images.upright(values, remaining), grey_as_color, palette)

@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from dualteacher.data.formats import folder_files
-from dualteacher.data.formats.annotations import coco, cvat, geojson, label_studio, labelme, vector_files, yolo
+from dualteacher.data.formats.annotations import coco, cvat, geojson, label_studio, labelme, vector_files, voc_xml, yolo
 from dualteacher.data.formats.annotations.shapes import Annotations
 from dualteacher.system.errors import UserError
 
@@ -20,7 +20,7 @@ JSON: list[Format] = [
     (labelme.is_labelme, labelme.new, labelme.add),
     (label_studio.is_label_studio, label_studio.new, label_studio.add),
 ]
-XML: list[Format] = [(cvat.is_cvat, cvat.new, cvat.add)]
+XML: list[Format] = [(cvat.is_cvat, cvat.new, cvat.add), (voc_xml.has_polygons, voc_xml.new, voc_xml.add)]
 
 
 SUFFIXES = (".json", ".geojson", ".xml", ".txt", *vector_files.SUFFIXES)
@@ -72,8 +72,11 @@ def read(root: Path, names: Sequence[str]) -> Annotations | None:
 
 def _not_supported(content: Any) -> str | None:
     """Why a known kind of file is of no use."""
-    if isinstance(content, ElementTree.Element) and content.tag == "annotation":
-        return "is PASCAL VOC XML, which holds boxes only: masks are in SegmentationClass, or export polygons as COCO"
+    if voc_xml.is_annotation(content):
+        return (
+            "is PASCAL VOC XML, which holds boxes only, and a box does not say which of its pixels are the object's:"
+            " use the masks in SegmentationClass, or export polygons"
+        )
     return None
 
 
