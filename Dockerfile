@@ -9,7 +9,10 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends git make \
     && rm -rf /var/lib/apt/lists/*
 COPY requirements.lock /opt/requirements.lock
-RUN python -m pip install --no-cache-dir --require-hashes -r /opt/requirements.lock
+# The locked uv, then the lock with it, as workflow/install.py does.
+RUN sed -n '/^uv==/,/[^\\]$/p' /opt/requirements.lock > /opt/uv.txt \
+    && python -m pip install --no-cache-dir --require-hashes -r /opt/uv.txt \
+    && uv pip install --system --no-cache --compile-bytecode --no-deps --require-hashes -r /opt/requirements.lock
 
 ENV HOME=/tmp
 WORKDIR /project

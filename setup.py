@@ -1,4 +1,4 @@
-"""Adds the pipeline's files (Snakefile, workflow/, presets/, …) to the wheel, for `dualteacher new`."""
+"""Adds the pipeline's files (workflow/, presets/, …) to the wheel, for `dualteacher new`."""
 
 import runpy
 import shutil
@@ -11,6 +11,10 @@ SKELETON = runpy.run_path("dualteacher/workflow/skeleton.py")
 
 
 class WithSkeleton(build_py):
+    def get_source_files(self) -> list[str]:
+        """Also the skeleton's, for a source distribution."""
+        return [*super().get_source_files(), *SKELETON["files"](Path())]
+
     def run(self) -> None:
         super().run()
         if self.editable_mode:  # a clone has them

@@ -14,7 +14,7 @@ from dualteacher.workflow import dvc_yaml, presets, skeleton, sources, stamps
 CODE = "# The files that each stage depends on for its code. Written by `dualteacher new`.\n"
 DVC = """\
 # The pipeline for DVC: `dvc repro` runs it, `dvc status` shows what would run.
-# Written by `dualteacher new`. Snakefile and workflow/ run the same commands on the same files.
+# Written by `dualteacher new`. workflow/ runs the same commands on the same files.
 stages:
 """
 

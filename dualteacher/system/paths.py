@@ -1,6 +1,6 @@
 """All paths of the project, relative to its folder, in which every command runs.
 
-Snakefile and dvc.yaml repeat them; a test compares.
+The rules in workflow/ and dvc.yaml repeat them; a test compares.
 """
 
 from __future__ import annotations

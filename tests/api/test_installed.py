@@ -33,11 +33,17 @@ assert model.predict(images[0]).mask.shape == (40, 40) and "miou" in model.metri
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Of programs that find the wheel, in a folder of its own, and no clone."""
+    """Of programs that find the wheel, in a folder of its own, and no clone.
+
+    The wheel is built from the source distribution, as the release's is.
+    """
     folder = tmp_path_factory.mktemp("wheel")
     copy_project(folder / "source")
+    build = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+    subprocess.run([sys.executable, "-c", build], cwd=folder / "source", check=True, stdout=subprocess.DEVNULL)
+    (archive,) = (folder / "source/dist").iterdir()
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
-    subprocess.run([*pip, "--no-build-isolation", "--target", folder / "site", folder / "source"], check=True)
+    subprocess.run([*pip, "--no-build-isolation", "--target", folder / "site", archive], check=True)
     path = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
     return {**os.environ, "PYTHONPATH": str(folder / "site"), "HOME": str(folder), "PATH": path}
 

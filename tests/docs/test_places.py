@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import tomllib
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 
 from dualteacher import settings
 from dualteacher.reporting import figure_names
-from dualteacher.workflow import contracts
+from dualteacher.workflow import contracts, install
 from tests.docs import pages
 from tests.docs.pages import ROOT
 
@@ -74,8 +75,16 @@ def test_a_release_runs_the_tests_that_continuous_integration_runs() -> None:
 def test_both_containers_have_the_same_system_and_packages() -> None:
     docker, apptainer = read("Dockerfile"), read("workflow/dualteacher.def")
     assert re.search(r"^FROM (\S+)", docker, re.M)[1] == re.search(r"^From: (\S+)", apptainer, re.M)[1]
-    install = "python -m pip install --no-cache-dir --require-hashes -r /opt/requirements.lock"
-    assert install in docker and install in apptainer
+    steps = [
+        r"sed -n '/^uv==/,/[^\\]$/p' /opt/requirements.lock > /opt/uv.txt",
+        "python -m pip install --no-cache-dir --require-hashes -r /opt/uv.txt",
+        "uv pip install --system --no-cache --compile-bytecode --no-deps --require-hashes -r /opt/requirements.lock",
+    ]
+    for step in steps:
+        assert step in docker and step in apptainer, step
+    cut = steps[0].replace("/opt/requirements.lock", str(ROOT / "requirements.lock")).partition(" > ")[0]
+    found = subprocess.run(["bash", "-c", cut], check=True, capture_output=True, text=True).stdout
+    assert found == install.locked_uv(read("requirements.lock")) and found.startswith("uv==")
     copied = re.findall(r"^COPY (\S+)", docker, re.M)
     sent = read(".dockerignore").split()
     assert sent[0] == "*" and {f"!{name}" for name in copied} == set(sent[1:])
@@ -116,3 +125,15 @@ def test_a_cloud_job_runs_the_pipeline_on_the_mounted_project(service) -> None:
     assert command == ["snakemake"]
     assert set(folders) == {re.search(r"^WORKDIR (\S+)", read("Dockerfile"), re.M)[1]}
     assert shared_memory >= 2, "GiB"
+
+
+def test_the_snakemake_catalog_finds_what_it_asks_for() -> None:
+    """Its rules: github.com/snakemake/snakemake-workflow-catalog, "Adding workflows"."""
+    assert (ROOT / "workflow/Snakefile").is_file() and list((ROOT / "workflow/rules").glob("*.smk"))
+    assert {"snakemake", "workflow"} <= set(re.findall(r"\w+", read("README.md").lower()))
+    assert read("config/README.md").startswith("# Configuration")
+    usage = yaml.safe_load(read(".snakemake-workflow-catalog.yml"))["usage"]["software-stack-deployment"]
+    snakefile = read("workflow/Snakefile")
+    assert usage["apptainer"] == ("container:" in snakefile) and usage["report"] == ("report:" in snakefile)
+    rules = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "workflow/rules").glob("*.smk"))
+    assert usage["conda"] == ("conda:" in rules) and not usage["apptainer+conda"]

@@ -33,7 +33,15 @@ def made(written, tmp_path, monkeypatch) -> Path:
 @pytest.mark.slow
 def test_the_engines_find_their_files(made):
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
-    theirs = ("Snakefile", "workflow/rules", "workflow/captions", "workflow/schemas", ".dvc", "presets", "profiles")
+    theirs = (
+        "workflow/Snakefile",
+        "workflow/rules",
+        "workflow/captions",
+        "workflow/schemas",
+        ".dvc",
+        "presets",
+        "profiles",
+    )
     generated = {"params.yaml", "workflow/code.yaml", "dvc.yaml"}
     assert {name for name in listed if name.startswith(theirs)} | generated <= {
         path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()
@@ -66,9 +74,12 @@ def test_another_version_of_the_package_is_refused_until_update(made, capsys):
     ):
         stamps.check()
     (made / "params.yaml").write_text("mine: 1\n")
-    (made / "Snakefile").write_text("old\n")
+    (made / "workflow/Snakefile").write_text("old\n")
     new.update(made)
-    assert stamp.read_text() == current and (made / "Snakefile").read_text() == (ROOT / "Snakefile").read_text()
+    assert (
+        stamp.read_text() == current
+        and (made / "workflow/Snakefile").read_text() == (ROOT / "workflow/Snakefile").read_text()
+    )
     assert (made / "params.yaml").read_text() == "mine: 1\n"
     assert capsys.readouterr().out.count(": updated") == 2
     stamps.check()
