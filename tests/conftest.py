@@ -58,11 +58,7 @@ LONGEST = (
 )
 
 
-def pytest_sessionstart(session) -> None:
-    """Compile the CPU's sweeps once, before the workers and the copies of the project all would."""
-    option = session.config.getoption
-    if not hasattr(session.config, "workerinput") and option("numprocesses", None) and option("markexpr") != "gpu":
-        subprocess.run([sys.executable, "-m", "tests.kernels"], cwd=Path(__file__).parents[1], check=True)
+KERNELS = [sys.executable, "-m", "tests.kernels"]
 
 
 @pytest.fixture(scope="session")
@@ -89,12 +85,21 @@ def pytest_xdist_auto_num_workers(config) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Hand out units in the order of collection: each worker makes a module's fixtures once."""
+    """Hand out units in the order of collection: each worker makes a module's fixtures once.
+
+    While the workers collect, the CPU's sweeps are compiled: once, not by all workers and copies of the project.
+    """
     from xdist.scheduler import LoadScopeScheduling
+
+    compiling = subprocess.Popen(KERNELS, cwd=Path(__file__).parents[1])
 
     class Units(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return unit(nodeid)
+
+        def schedule(self) -> None:
+            assert compiling.wait() == 0, KERNELS
+            super().schedule()
 
     config.option.loadscopereorder = False
     return Units(config, log)

@@ -28,10 +28,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "MANY", 5)
     monkeypatch.setattr(report, "LOADED", 8)
     monkeypatch.setattr(throughput, "LESSONS", 1)
-    real = measure.in_a_process_of_its_own  # seconds each: two of the six will do
-    monkeypatch.setattr(
-        report, "in_a_process_of_its_own", lambda what: real(what) if what["program"] in ("ours", "plain") else 1
-    )
+    real = measure.in_a_process_of_its_own  # seconds each: one of the six will do
+    monkeypatch.setattr(report, "in_a_process_of_its_own", lambda what: real(what) if what["program"] == "ours" else 1)
 
 
 @pytest.mark.slow

@@ -20,7 +20,6 @@ import yaml
 
 from dualteacher.system import heartbeat, paths
 from dualteacher.workflow import presets
-from tests.workflow import warm
 from tests.workflow.conftest import ROOT, Project
 
 SCRIPT = Path(__file__).with_name("cluster.sh")
@@ -50,7 +49,7 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
     folder = tmp_path_factory.mktemp("slurm")
     subprocess.run([SCRIPT, "start", folder], check=True)
     try:
-        places = (folder / "bin", warm.programs(), Path(sys.executable).parent, os.environ["PATH"])
+        places = (folder / "bin", Path(sys.executable).parent, os.environ["PATH"])
         yield {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": os.pathsep.join(map(str, places))}
     finally:
         subprocess.run([SCRIPT, "stop", folder], check=True)
@@ -60,6 +59,7 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
 def tiny(tmp_path, cluster) -> Project:
     """A copy with the tiny preset, its training long enough to be caught; the archives if the project has them."""
     made = Project(tmp_path, stub=False)
+    made.warm = False  # Slurm signals the processes below its own
     presets.use("tiny", made.root / "presets", made.root / "params.yaml")
     made.edit("grid.method", ["supervised", "dual_teacher"])
     made.edit("train.steps", STEPS)

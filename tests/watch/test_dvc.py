@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.workflow import warm
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -40,8 +42,8 @@ Path("student.txt").write_text("trained")
 
 def test_the_row_of_a_running_experiment(tmp_path):
     names = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    environment = {**os.environ, **names, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                   "PYTHONPATH": str(ROOT)}  # fmt: skip
+    path = os.pathsep.join([str(warm.programs()), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, **names, "PATH": path, "PYTHONPATH": str(ROOT)}
 
     def run(*command: str) -> str:
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

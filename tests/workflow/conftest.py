@@ -44,7 +44,7 @@ class Project:
     def __init__(self, root: Path, stub: bool) -> None:
         self.root = root
         self.environment: dict[str, str] = {}  # in addition, for its commands
-        self.warm = True  # run them by warm.py: not where Python is started in a locale
+        self.warm = True  # run them by warm.py: not in Slurm, or where Python is started in a locale
         copy_project(root)
         if stub:
             shutil.copy(STUB, root / "dualteacher" / "__main__.py")

@@ -7,6 +7,8 @@ from conftest import ROOT
 
 from dualteacher.workflow import presets
 
+pytestmark = pytest.mark.slow
+
 
 def test_make_alone_lists_every_target(project):
     listed = project()("make").stdout

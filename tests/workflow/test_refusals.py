@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ENTRIES = {
     "snakemake": ["snakemake", "--dry-run"],
     "command": [sys.executable, "-m", "dualteacher", "prepare", "--dataset", "bluemarble"],

@@ -12,6 +12,8 @@ from conftest import ROOT
 
 from dualteacher.workflow import contracts, presets, sources
 
+pytestmark = pytest.mark.slow
+
 # In DVC, a folder stands for the files in it; Snakemake watches own_data only for datasets that lie there.
 FOLDERS = ("results/runs", "results/report/figures", "own_data")
 # Read by the report, and for DVC part of what the runs in results/runs were made from.

@@ -1,10 +1,11 @@
 """A process that has imported torch, Snakemake and DVC, and forks a child for each command: warm.py FOLDER.
 
 FOLDER/bin holds programs for PATH that hand `python -m dualteacher`, `snakemake` and `dvc` over to it, with their
-arguments, environment, folder and streams, and pass on signals. Anything else they run themselves. A command is in a
-process group of its own; $CLIENT_GROUP is that of the program. That saves seconds per command. The
-project's own modules are imported anew each time, from the folder of the command. Snakemake's jobs run the same way: it
-puts the folder of sys.executable before PATH, which is FOLDER/bin for it.
+arguments, environment, folder and streams, and pass on signals; anything else they run themselves. That saves seconds
+per command. The project's own modules are imported anew each time, from the folder of the command.
+
+A command has a process group of its own, which gets the signals; $CLIENT_GROUP is the group of its program. Snakemake
+puts the folder of sys.executable before PATH: FOLDER/bin for it, so its jobs run here too.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ answer = server.makefile()
 child = int(answer.readline())
 def forward(number, frame):
     try:
-        os.kill(child, signal.SIGCONT)
-        os.kill(child, number)
+        os.killpg(child, signal.SIGCONT)
+        os.killpg(child, number)
     except ProcessLookupError:
         pass
 signal.signal(signal.SIGTERM, forward)
@@ -114,19 +115,20 @@ def reap() -> bool:
 
 
 def serve(connection: socket.socket, programs: Path) -> None:
-    """Run one command in a child; answer with its exit code. The child dies with its client."""
+    """Run one command in a child; answer with its exit code. Its process group dies with its client."""
     streams = socket.recv_fds(connection, len(b"streams"), 3)[1]
     request = json.loads(connection.makefile().readline())
     child = os.fork()
     if child == 0:
         connection.close()
         return run(request, streams, programs)
+    os.setpgid(child, child)
     for stream in streams:
         os.close(stream)
     connection.sendall(f"{child}\n".encode())
     ended = os.pidfd_open(child)
     if ended not in select.select([ended, connection], [], [])[0]:
-        os.kill(child, signal.SIGKILL)
+        os.killpg(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
         connection.sendall(f"{code}\n".encode())
