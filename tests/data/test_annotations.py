@@ -557,6 +557,10 @@ WRONG = {
     "another size": ({"0.json": labelme("0.png", [
         {"label": "a", "shape_type": "polygon", "points": [[0, 0], [9, 0], [9, 9]]}
     ]).replace(b"31", b"62")}, "annotated at 20×62 pixels, but the image has 20×31"),
+    "height for width": (
+        {"a.json": coco(["0.png"], [(1, [LEAF])]).replace(b'"height": 20, "width": 31', b'"height": 31, "width": 20')},
+        "0.png: annotated at 31×20 pixels, but the image has 20×31",
+    ),
 }  # fmt: skip
 
 

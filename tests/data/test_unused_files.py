@@ -25,7 +25,7 @@ LOST = {
     "a.csv": "other files",
     "ImageSets/Segmentation/val.txt": file_kinds.LISTS,
     "ImageSets/Segmentation/train.txt": file_kinds.LISTS,
-    "no_ending": "other files",
+    "no_ending": "files without an ending",
     "Thumbs.db": file_kinds.SYSTEM,
     "._a.jpg": file_kinds.SYSTEM,
     "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg": file_kinds.SYSTEM,

@@ -48,6 +48,7 @@ ADVICE = {
     "RAW photos": "develop them to TIFF or PNG",
     "videos": "`predict` reads a video that it is given by name; extract frames to train on them",
     "images of other formats": "convert them to PNG or TIFF",
+    "files without an ending": "give images theirs, such as .jpg",
 }
 
 
@@ -91,6 +92,7 @@ def kind(name: str) -> str:
         "RAW photos": RAW,
         "videos": VIDEOS,
         "images of other formats": OTHER,
+        "files without an ending": {""},
     }
     found = next((kind for kind, endings in kinds.items() if ending in endings), None)
     return found or ("images of other formats" if path.name.lower().endswith(".nii.gz") else "other files")

@@ -192,9 +192,9 @@ def draw(root: Path, entries: Mapping[str, Annotated], values: Mapping[str, int]
 
 def _draw_one(root: Path, name: str, entry: Annotated, values: Mapping[str, int], smaller: bool) -> Drawn:
     try:
-        upright = _upright_size(root / name)
+        upright, turned = _upright_size(root / name)
         size = entry.size or upright
-        if size not in (upright, upright[::-1]):
+        if size != upright and not (turned and size == upright[::-1]):  # or drawn on the picture as stored
             raise Wrong(f"annotated at {size[0]}×{size[1]} pixels, but the image has {upright[0]}×{upright[1]}")
         shapes = [_scaled(shape, size) for shape in entry.shapes] if entry.relative else entry.shapes
         mask = rasterise.paint(shapes, size, values, smaller)
@@ -204,15 +204,15 @@ def _draw_one(root: Path, name: str, entry: Annotated, values: Mapping[str, int]
     return Drawn(name, images.png(mask), Counter({int(value): int(numbers[value]) for value in numbers.nonzero()[0]}))
 
 
-def _upright_size(path: Path) -> Size:
-    """(H, W) after the EXIF orientation, from the header."""
+def _upright_size(path: Path) -> tuple[Size, bool]:
+    """((H, W) after the EXIF orientation, from the header, whether that swaps height and width)."""
     height, width = images.size(path.read_bytes())
     try:
         with Image.open(path) as opened:
             turned = opened.getexif().get(images.ORIENTATION, 1) >= 5
     except (OSError, ValueError, TypeError, SyntaxError):
         turned = False
-    return (width, height) if turned else (height, width)
+    return ((width, height) if turned else (height, width)), turned
 
 
 def _scaled(shape: Shape, size: Size) -> Shape:
