@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from dualteacher import cli
+from dualteacher.data import class_table
+from dualteacher.data.class_table import ClassInfo
+from dualteacher.models import named
 from dualteacher.system import files
 from dualteacher.system.errors import Interrupted, UserError
 
@@ -55,6 +59,18 @@ def test_other_options_or_weights_are_other_predictions(monkeypatch: pytest.Monk
     assert again(monkeypatch, "--no-overlays", "--redo") == 4
     save_network("run/student.safetensors", seed=1)
     assert again(monkeypatch, "--no-overlays") == 4
+
+
+def test_new_colours_are_drawn_and_new_names_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert again(monkeypatch, "--no-overlays") == 4
+    weights = Path("run/student.safetensors")
+    for name, color, predicted in (("sea", (9, 9, 9), 4), ("See", (9, 9, 9), 0)):
+        classes = class_table.as_json([ClassInfo(f"{name} {index}", color) for index in range(3)])
+        named.write(weights, files.sha256(weights), classes)
+        assert again(monkeypatch, "--no-overlays") == predicted, "a name is in no image"
+        with Image.open("out/masks/0.png") as mask:
+            assert mask.getpalette()[:9] == [9] * 9
+        assert {f"{name} 0", f"{name} 1"} < set(pd.read_parquet("out/areas.parquet")["class_name"])
 
 
 def test_predictions_of_other_weights_are_not_in_the_areas() -> None:
