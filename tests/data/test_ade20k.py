@@ -14,6 +14,7 @@ from web import Site, serving
 
 from dualteacher import settings
 from dualteacher.data import official_lists, partition
+from dualteacher.data.class_table import voc_color
 from dualteacher.data.pack import Pack
 from dualteacher.data.sources import ade20k
 from dualteacher.data.sources import published as common
@@ -190,7 +191,7 @@ def test_the_class_table_is_the_published_one() -> None:
     names = ade20k.NAMES.split(", ")
     assert len(set(names)) == 150
     assert [names[i] for i in (0, 12, 20, 149)] == ["wall", "person", "car", "flag"]
-    assert len({common.voc_color(i + 1) for i in range(150)}) == 150
+    assert len({voc_color(i + 1) for i in range(150)}) == 150
 
 
 def test_the_lists_of_the_real_thing_add_up() -> None:
