@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dualteacher import cli, settings
-from dualteacher.data.formats import interpolation
+from dualteacher.data.formats import interpolation, mask_files
 from dualteacher.data.sources.folder import Folder
 from dualteacher.system.errors import UserError
 
@@ -75,15 +75,45 @@ def test_black_and_white_masks_with_grey_edges_have_two_classes(kind: str, optio
 
 
 def test_grey_levels_in_lossy_webp_are_values_in_every_file() -> None:
-    """Its greys come back with channels that differ by 1, in some files and not in others."""
-    fill([encoded(np.uint8(100) * drawn(i), "WEBP", quality=60) for i in range(6)])
+    """Its greys come back with channels that differ by 1 in some files, and an area's level drifts."""
+    large = [drawn(i).repeat(2, 0).repeat(2, 1) for i in range(6)]
+    fill([encoded(np.uint8(100) * mask, "WEBP", quality=60) for mask in large])
     dataset, told = init()
     assert len(dataset.classes) == 3 and "cannot be used" not in told
     assert all(abs(entry.value - 100 * i) <= 3 for i, entry in enumerate(dataset.classes))  # type: ignore[operator]
     done = CliRunner().invoke(cli.app, ["check-data"])
     assert done.exit_code == 0, done.output
     for i, mask in indices(dataset).items():
-        assert ((mask != drawn(i)) & (mask != 255)).mean() < 0.01
+        assert ((mask != large[i]) & (mask != 255)).mean() < 0.01
+    nearly = np.full((16, 16, 3), [100, 100, 101], np.uint8)
+    assert (mask_files.read_values(encoded(nearly, "WEBP", quality=100), color=False).values == 100).all()
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True})):
+        with pytest.raises(mask_files.Colored):
+            mask_files.read_values(encoded(nearly, kind, **options), color=False)
+
+
+@pytest.mark.parametrize("quality", [30, 80])
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_noise_of_lossy_compression_gives_no_classes(kind: str, quality: int) -> None:
+    """Without smooth edges; colours, greys, black and white. Neighbouring indices cannot be told apart."""
+    drawings = [drawn(i).repeat(2, 0).repeat(2, 1) for i in range(6)]
+    for table, expected in (
+        (np.array([0, 100, 200], np.uint8), [0, 100, 200]),
+        (np.array([0, 255, 255], np.uint8), [0, 255]),
+        (COLORS, [0x000000, 0x00C800, 0xC80000]),
+        (np.array([0, 1, 2], np.uint8), None),
+    ):
+        seen, color = interpolation.NOTHING, table.ndim == 2
+        for mask in drawings:
+            read = mask_files.read_values(encoded(table[mask], kind, quality=quality), color)
+            assert read.lossy
+            seen += interpolation.texture(read.values, color)
+        found = interpolation.areas(seen, color, lossy=True)
+        if expected is None or found is None:
+            assert found is expected
+        else:
+            near = interpolation.channels(np.array(found)) - interpolation.channels(np.array(expected))
+            assert len(found) == len(expected) and np.abs(near).max() <= 4
 
 
 def test_jpegs_by_name_are_read_like_those_called_png() -> None:

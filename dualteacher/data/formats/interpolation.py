@@ -17,8 +17,9 @@ EDGE = 0.1  # largest such share of an interpolated value
 BETWEEN = 0.5  # least share of an interpolated value's pixels between a lower and a higher one
 MANY = 64  # values from which on few areas are suspicious; of fewer, all may be thin classes
 FEWEST = 3  # interpolated values
-SAME_VALUE, SAME_COLOR = 3, 12  # lossy compression turns a class's value into others this close,
+SAME_VALUE, SAME_LOSSY, SAME_COLOR = 3, 8, 12  # lossy compression turns a class's value into others this close,
 NOISE, RARER = 24, 20  # or this close and this many times rarer
+APART = 2.5  # times that distance, at least, between the classes of lossy files without interpolated edges
 
 
 class Texture(NamedTuple):
@@ -67,20 +68,31 @@ def are_levels(seen: Texture) -> bool:
     return len(number) >= MANY and 4 * int((flat >= AREA * number).sum()) <= len(number)
 
 
-def areas(seen: Texture, color: bool) -> list[int] | None:
-    """The values that fill areas, if the others are interpolated; None if the masks look like class masks."""
+def areas(seen: Texture, color: bool, lossy: bool = False) -> list[int] | None:
+    """The values that fill areas, if the others are interpolated; None if the masks look like class masks.
+
+    lossy: the files are of a format whose compression changes values, so others may also be noise about those.
+    """
     seen = Texture(seen.values[seen.values >= 0], seen.pixels[seen.values >= 0])  # negative: no data
     number, flat, between = seen.pixels.T
     edge = (flat < EDGE * number) & (between >= BETWEEN * number)
     filled = flat >= AREA * number
-    if edge.sum() < max(FEWEST, int(filled.sum())) or 2 * number[edge].sum() > number.sum():
+    smooth = edge.sum() >= max(FEWEST, int(filled.sum())) and 2 * number[edge].sum() <= number.sum()
+    if not smooth and not lossy:
         return None
     points = channels(seen.values) if color else seen.values[:, None]
-    same = SAME_COLOR if color else SAME_VALUE
+    same = SAME_COLOR if color else SAME_LOSSY if lossy else SAME_VALUE
     kept: list[int] = []
     for place in np.flatnonzero(filled)[np.argsort(-number[filled], kind="stable")].tolist():
         distance = np.linalg.norm(points[kept] - points[place], axis=1)
         rarer = number[kept] >= RARER * number[place]
         if not ((distance <= same) | (distance <= NOISE) & rarer).any():
             kept.append(place)
-    return sorted(int(seen.values[place]) for place in kept) if len(kept) >= 2 else None
+    if len(kept) < 2 or (not smooth and not _stand_apart(points[kept], APART * same)) or len(kept) == len(number):
+        return None
+    return sorted(int(seen.values[place]) for place in kept)
+
+
+def _stand_apart(points: np.ndarray, least: float) -> bool:
+    """Whether no two of the points (n, d) are closer."""
+    return all(np.linalg.norm(points[:i] - points[i], axis=1).min() >= least for i in range(1, len(points)))

@@ -35,6 +35,7 @@ class Mask(NamedTuple):
     pixels: int = 0
     texture: Texture = interpolation.NOTHING
     problem: str = ""
+    lossy: bool = False  # see mask_files.Values
 
 
 @dataclass
@@ -83,7 +84,8 @@ def take(root: Path, names: Sequence[str]) -> Census:
     for mask in usable:
         counts.update(mask.counts)
     seen = _together(usable)
-    areas, levels = interpolation.areas(seen, color=False), interpolation.are_levels(seen)
+    lossy = any(mask.lossy for mask in usable)
+    areas, levels = interpolation.areas(seen, color=False, lossy=lossy), interpolation.are_levels(seen)
     pixels = sum(mask.pixels for mask in usable)
     return Census(False, "", Counter(dict(sorted(counts.items()))), colors, unusable, pixels, areas, levels)
 
@@ -97,7 +99,8 @@ def _of_colors(root: Path, masks: Sequence[Mask], why: str, unusable: list[str])
     places = {mask_files.pack_color(list(color)): place for place, color in enumerate(palette.values())}
     listed = sorted(counts.items(), key=lambda item: (places.get(item[0], len(places)), item[0]))
     seen = _together([mask for mask in masks if mask.kind == "color"])
-    areas, levels = interpolation.areas(seen, color=True), interpolation.are_levels(seen)
+    lossy = any(mask.lossy for mask in masks)
+    areas, levels = interpolation.areas(seen, color=True, lossy=lossy), interpolation.are_levels(seen)
     pixels = sum(mask.pixels for mask in masks)
     return Census(True, why, Counter(dict(listed)), {}, unusable, pixels, areas, levels)
 
@@ -112,9 +115,9 @@ def _mask(root: Path, name: str) -> Mask:
         try:
             read = mask_files.read_values(data, color=False)
         except mask_files.Colored:
-            values = mask_files.read_values(data, color=True).values
-            texture = interpolation.texture(values, color=True).most(KEPT)
-            return Mask(name, "color", _most(values), {}, values.size, texture)
+            read = mask_files.read_values(data, color=True)
+            texture = interpolation.texture(read.values, color=True).most(KEPT)
+            return Mask(name, "color", _most(read.values), {}, read.values.size, texture, lossy=read.lossy)
     except OSError as error:
         return Mask(name, "unusable", {}, {}, problem=f"{error.strerror}")
     except images.Unreadable as error:
@@ -124,7 +127,7 @@ def _mask(root: Path, name: str) -> Mask:
         return Mask(name, "palette", counts, used(read.values, read.palette), read.values.size)
     kind: Kind = "grey" if read.grey_as_color else "plain"
     texture = interpolation.texture(read.values, color=False).most(KEPT)
-    return Mask(name, kind, counts, {}, read.values.size, texture)
+    return Mask(name, kind, counts, {}, read.values.size, texture, lossy=read.lossy)
 
 
 def _most(values: np.ndarray) -> dict[int, int]:

@@ -11,7 +11,7 @@ from dualteacher.data.formats import images, tiff
 from dualteacher.data.formats.errors import Colored as Colored
 from dualteacher.data.formats.errors import Unreadable
 
-LOSSY, ROUNDING = ("JPEG", "MPO", "WEBP"), 2  # formats whose greys may come back as colours of nearly equal channels
+ROUNDING = 2  # greys in lossy formats may come back with channels that differ by this much
 NO_DATA = int(np.iinfo(np.int32).min)  # stands for NaN in `read_values`
 
 
@@ -21,6 +21,7 @@ class Values(NamedTuple):
     values: np.ndarray  # (H, W) integers: indices, or colours as r << 16 | g << 8 | b
     grey_as_color: bool  # an index stored as three equal channels
     palette: tuple[tuple[int, int, int], ...] | None  # the file's colours for its indices
+    lossy: bool = False  # of a format whose compression changes values
 
 
 def read_values(data: bytes, color: bool) -> Values:
@@ -48,12 +49,25 @@ def read_values(data: bytes, color: bool) -> Values:
             channels = np.asarray(opened)
             _refuse_alpha(channels)
             colors = channels[..., :3]
-            if opened.format in LOSSY and int(np.ptp(colors, axis=2).max(initial=0)) <= ROUNDING:
+            if _is_lossy(opened, data) and int(np.ptp(colors, axis=2).max(initial=0)) <= ROUNDING:
                 colors = np.asarray(opened.convert("L"))[..., None]
             grey_as_color, values = True, _grey(colors).astype(np.int32)
         else:
             raise Unreadable(f"holds pixels of mode {opened.mode} where one index per pixel is expected")
-    return Values(images.upright(values, remaining), grey_as_color, palette)
+    return Values(images.upright(values, remaining), grey_as_color, palette, _is_lossy(opened, data))
+
+
+def _is_lossy(opened: Image.Image, data: bytes) -> bool:
+    """Whether the file's compression changes values. A WebP is lossy if its pixels are in a chunk `VP8 `."""
+    if opened.format != "WEBP":
+        return opened.format in ("JPEG", "MPO")
+    at = 12
+    while at + 8 <= len(data):
+        if data[at : at + 4] in (b"VP8 ", b"VP8L"):
+            return data[at : at + 4] == b"VP8 "
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+    return True  # frames of an animation
 
 
 def _refuse_alpha(channels: np.ndarray) -> None:
