@@ -75,6 +75,8 @@ for name in sys.argv[2:]:
     image = bands[0]
     scale = min(max(fit) / max(image.size), min(fit) / min(image.size)) if fit else 1
     size = [max(64, round(side * scale / 32) * 32) for side in image.size]  # as in training, and a multiple of 32
+    fixed = session.get_inputs()[0].shape[2:]
+    size = size if isinstance(fixed[0], str) else fixed[::-1]  # a file of one size has numbers
     pixels = np.stack([np.asarray(band.resize(size, Image.Resampling.BILINEAR), np.float32) for band in bands]) / 255
     output = session.run(None, {"image": pixels[None]})[0][0]
     found = output if output.ndim == 2 else output.argmax(0)

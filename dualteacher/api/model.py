@@ -157,15 +157,17 @@ class Model:
         precision: str = "float32",
         argmax: bool = False,
         pack: str | os.PathLike[str] | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Path:
         """Write model.onnx, model.pt2 and export.json, checked on real images, as `python -m dualteacher export` does.
 
-        pack: images for the check; default: the validation images of the model's project. Returns the folder.
+        pack: images for the check; default: the validation images of the model's project. size: the only height and
+        width that the files take. Returns the folder.
         """
         folder = Path(folder).absolute()
         checked_on = None if pack is None else Path(pack).absolute()
         with contextlib.chdir(self.project or Path.cwd()):
-            if not export.run(self.path, folder, checked_on, precision, argmax):
+            if not export.run(self.path, folder, checked_on, precision, argmax, size):
                 raise UserError(f"{folder}: the exported network disagrees with this one; see export.json there")
         return folder
 

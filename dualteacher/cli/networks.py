@@ -132,6 +132,10 @@ def export(
     ] = Precision.float32,
     argmax: Annotated[bool, typer.Option("--argmax", help="output each pixel's class instead of logits")] = False,
     pack: Annotated[Path | None, typer.Option(help="images for the check; default: the dataset's val.arrow")] = None,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="HEIGHT WIDTH", help="the only image size that the files take; default: any"),
+    ] = None,
 ) -> None:
     """Export a trained network to ONNX and torch.export, for any batch and image size; check it on real images.
 
@@ -140,7 +144,7 @@ def export(
     from dualteacher.commands import export
 
     console.start()
-    if not export.run(weights, output, pack, precision.value, argmax):
+    if not export.run(weights, output, pack, precision.value, argmax, size):
         raise SystemExit(1)
 
 

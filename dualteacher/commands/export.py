@@ -7,22 +7,25 @@ from typing import Any
 
 from dualteacher.export import job as jobs
 from dualteacher.export import network, onnx_file
+from dualteacher.export.network import Size
 from dualteacher.system import files, paths
 from dualteacher.system.console import logger
 
 
-def run(weights: Path, output: Path | None, pack: Path | None, precision: str, argmax: bool) -> bool:
+def run(
+    weights: Path, output: Path | None, pack: Path | None, precision: str, argmax: bool, size: Size | None = None
+) -> bool:
     """Write model.onnx, model.pt2, model-PRECISION.onnx (unless float32) and export.json with the measurements.
 
     weights: a file that training wrote, or a run's folder. pack: images for the check; default: the validation
-    images of the weights' dataset. Removes a float32 file that disagrees with the network on more than 0.1 % of the
-    pixels, and returns False.
+    images of the weights' dataset. size: the only height and width that the files take. Removes a float32 file that
+    disagrees with the network on more than 0.1 % of the pixels, and returns False.
     """
-    job = jobs.open_job(weights, pack, argmax)
+    job = jobs.open_job(weights, pack, argmax, size)
     folder = output or paths.EXPORTS / job.name
     files.check_folder(folder)
     logger.info("%s: converting the network", weights)
-    program = network.program(job.segmenter)
+    program = network.program(job.segmenter, size=size)
     model = onnx_file.from_program(program)
     onnx, torch_file = folder / "model.onnx", folder / "model.pt2"
     found = {onnx: jobs.write_onnx(onnx, job, model), torch_file: jobs.write_program(torch_file, job, program)}

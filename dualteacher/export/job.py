@@ -14,6 +14,7 @@ import torch
 
 from dualteacher.data.pack import Pack
 from dualteacher.export import network, onnx_file, parity
+from dualteacher.export.network import Size
 from dualteacher.export.parity import Parity
 from dualteacher.models import named, saved
 from dualteacher.models.segmenter import Segmenter
@@ -33,10 +34,11 @@ class Job:
     pack: Pack
     inference: Inference
     argmax: bool
+    size: Size | None = None  # height and width, if the files take only one
 
     @cached_property
     def batches(self) -> list[np.ndarray]:
-        return parity.batches(self.pack, self.inference)
+        return parity.batches(self.pack, self.inference, self.size)
 
     @property
     def expected(self) -> parity.Runner:
@@ -61,7 +63,7 @@ class Reduced:
         return self.parity.numbers() | {"miou": self.miou, "miou_float32": self.miou_float32}
 
 
-def open_job(weights: Path, pack: Path | None, argmax: bool) -> Job:
+def open_job(weights: Path, pack: Path | None, argmax: bool, size: Size | None = None) -> Job:
     """Load the network and the images for the check (default: the validation images); UserError if they don't fit."""
     segmenter, description = named.load(saved.find(weights))
     try:
@@ -78,7 +80,7 @@ def open_job(weights: Path, pack: Path | None, argmax: bool) -> Job:
         raise UserError(f"{place}: its classes differ from those of {weights}; use images of the same dataset")
     if images.channels != segmenter.channels:
         raise UserError(f"{place}: its images are {images.channels}, but {weights} takes {segmenter.channels}")
-    return Job(segmenter, description, images, inference, argmax)
+    return Job(segmenter, description, images, inference, argmax, size)
 
 
 def write_onnx(path: Path, job: Job, model: Any) -> Parity:
@@ -102,7 +104,7 @@ def write_program(path: Path, job: Job, program: torch.export.ExportedProgram) -
     largest = None
     if job.argmax:
         largest = parity.compare(job.expected, parity.torch_runner(program.module()), job.batches).largest
-        program = network.program(job.segmenter, argmax=True)
+        program = network.program(job.segmenter, argmax=True, size=job.size)
     with files.atomic(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(program, temporary)
@@ -118,9 +120,9 @@ def write_reduced(path: Path, job: Job, model: Any, precision: str, float32: Pat
         train = paths.Dataset(job.description["cell"]["dataset"]).train
         if not train.exists():
             raise UserError(f"{train}: no such file; int8 needs training images for calibration: run `prepare`")
-        reduced = onnx_file.to_int8(model, parity.calibration(Pack(train), job.inference, CALIBRATION))
+        reduced = onnx_file.to_int8(model, parity.calibration(Pack(train), job.inference, CALIBRATION, job.size))
     compared = write_onnx(path, job, reduced)
     before, after = (
-        parity.miou(onnx_file.runner(file), job.pack, job.inference, file.name) for file in (float32, path)
+        parity.miou(onnx_file.runner(file), job.pack, job.inference, file.name, job.size) for file in (float32, path)
     )
     return Reduced(compared, after, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from dualteacher.system.errors import UserError
 
 MULTIPLE = 32  # image sides must be multiples of this
 SMALLEST = 64  # minimum image side: below, a feature map of side 1 makes torch.export specialise
+Size = tuple[int, int]  # the only height and width that a file takes
 
 
 class Logits(nn.Module):
@@ -37,16 +39,17 @@ class ClassMap(Logits):
         return super().forward(image).argmax(1).to(torch.uint8)
 
 
-def program(segmenter: Segmenter, *, argmax: bool = False) -> torch.export.ExportedProgram:
-    """Logits or Classes for any batch size, and any height and width ≥ 64 that are multiples of 32."""
-    _check_windows(segmenter)
+def program(segmenter: Segmenter, *, argmax: bool = False, size: Size | None = None) -> torch.export.ExportedProgram:
+    """Logits or Classes for any batch size, and any height and width ≥ 64 that are multiples of 32, or only `size`."""
+    _check_size(segmenter, size)
     module = (ClassMap if argmax else Logits)(ready(segmenter))
     dimension = torch.export.Dim
-    height, width = (MULTIPLE * dimension(name, min=SMALLEST // MULTIPLE, max=1024) for name in ("h", "w"))
-    sizes = {0: dimension("batch", min=1, max=4096), 2: height, 3: width}
-    example = torch.zeros(
-        2, segmenter.channels.count, 4 * MULTIPLE, 5 * MULTIPLE
-    )  # torch.export would specialise on equal sizes, or on 1
+    sizes: dict[int, Any] = {0: dimension("batch", min=1, max=4096)}
+    if size is None:
+        height, width = (MULTIPLE * dimension(name, min=SMALLEST // MULTIPLE, max=1024) for name in ("h", "w"))
+        sizes |= {2: height, 3: width}
+    # torch.export would specialise on equal sizes, or on 1
+    example = torch.zeros(2, segmenter.channels.count, *(size or (4 * MULTIPLE, 5 * MULTIPLE)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(module, (example,), dynamic_shapes=(sizes,))
@@ -55,12 +58,19 @@ def program(segmenter: Segmenter, *, argmax: bool = False) -> torch.export.Expor
     return exported
 
 
-def _check_windows(segmenter: Segmenter) -> None:
-    """UserError for Swin: the padding of its windows depends on the size, and torch.export does not finish."""
-    if any(type(module).__name__ == "WindowAttention" for module in segmenter.backbone.modules()):
+def _check_size(segmenter: Segmenter, size: Size | None) -> None:
+    """UserError if a file cannot have this size, or needs one.
+
+    Swin needs one: the padding of its windows depends on the image's size, and torch.export does not finish.
+    """
+    if size is not None and any(side < SMALLEST or side % MULTIPLE for side in size):
+        raise UserError(
+            f"--size {size[0]} {size[1]}: both sides must be multiples of {MULTIPLE}, from {SMALLEST} on; change them"
+        )
+    if size is None and any(type(module).__name__ == "WindowAttention" for module in segmenter.backbone.modules()):
         raise UserError(
             f"export: {segmenter.settings.backbone} has windows that depend on the image's size, which no file for all"
-            " sizes can follow; use `predict`, or train with another model.backbone"
+            " sizes can follow; choose one: --size HEIGHT WIDTH"
         )
 
 

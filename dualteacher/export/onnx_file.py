@@ -29,7 +29,10 @@ IMAGE = "image"
 
 
 def from_program(program: torch.export.ExportedProgram) -> onnx.ModelProto:
-    """The float32 model: image (batch, bands, height, width) → logits (batch, C, height, width)."""
+    """The float32 model: image (batch, bands, height, width) → logits (batch, C, height, width).
+
+    Height and width are free, or those of the program.
+    """
     with _quiet():
         made = torch.onnx.export(
             program, input_names=[IMAGE], output_names=["logits"], opset_version=OPSET, verbose=False
@@ -47,7 +50,9 @@ def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
         entry.doc_string = ""
     for value in (*graph.input, *graph.output):
         for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
-            value.type.tensor_type.shape.dim[axis].dim_param = name
+            dimension = value.type.tensor_type.shape.dim[axis]
+            if not dimension.dim_value:  # else of one size only
+                dimension.dim_param = name
     graph.name = "dualteacher"
     return model
 
@@ -97,8 +102,9 @@ def with_argmax(model: onnx.ModelProto) -> onnx.ModelProto:
     (logits,) = graph.output
     graph.node.append(helper.make_node("ArgMax", [logits.name], ["index"], axis=1, keepdims=0))
     graph.node.append(helper.make_node("Cast", ["index"], ["classes"], to=TensorProto.UINT8))
+    sides = logits.type.tensor_type.shape.dim[2:]
+    shape = ["batch", *(side.dim_value or side.dim_param for side in sides)]
     del graph.output[:]
-    shape = ["batch", "height", "width"]
     graph.output.append(helper.make_tensor_value_info("classes", TensorProto.UINT8, shape))
     return model
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from dualteacher.data.pack import Pack
 from dualteacher.evaluation.confusion import ConfusionMatrix
-from dualteacher.export.network import MULTIPLE, SMALLEST
+from dualteacher.export.network import MULTIPLE, SMALLEST, Size
 from dualteacher.inference.predictor import network_size, to_tensor
 from dualteacher.settings import Inference
 from dualteacher.system import console
@@ -82,18 +82,22 @@ def compare(expected: Runner, found: Runner, batches: Sequence[np.ndarray], larg
     return parity
 
 
-def batches(pack: Pack, inference: Inference) -> list[np.ndarray]:
-    """Evenly spaced images of the pack: one alone, the rest in pairs of equal size, and the last batch enlarged."""
-    images = [prepare(pack.image(i), inference) for i in spread(len(pack), IMAGES)]
+def batches(pack: Pack, inference: Inference, size: Size | None = None) -> list[np.ndarray]:
+    """Evenly spaced images of the pack: one alone, the rest in pairs of equal size, and the last batch enlarged.
+
+    size: of all of them, if the file takes only one.
+    """
+    images = [prepare(pack.image(i), inference, size) for i in spread(len(pack), IMAGES)]
     made = [images[0]]
     rest = images[1:]
     while rest:
         same = [image for image in rest if image.shape == rest[0].shape][:2]
         rest = [image for image in rest if not any(image is other for other in same)]
         made.append(np.concatenate(same))
-    height, width = made[-1].shape[2:]
-    size = (height + MULTIPLE, width + 2 * MULTIPLE)
-    made.append(F.interpolate(torch.from_numpy(made[-1]), size, mode="bilinear", align_corners=False).numpy())
+    if size is None:
+        height, width = made[-1].shape[2:]
+        larger = (height + MULTIPLE, width + 2 * MULTIPLE)
+        made.append(F.interpolate(torch.from_numpy(made[-1]), larger, mode="bilinear", align_corners=False).numpy())
     return made
 
 
@@ -103,31 +107,32 @@ def spread(number: int, count: int) -> list[int]:
     return list(range(0, number, step))
 
 
-def prepare(image: np.ndarray, inference: Inference) -> np.ndarray:
+def prepare(image: np.ndarray, inference: Inference, size: Size | None = None) -> np.ndarray:
     """Levels (H, W, bands) → float32 (1, bands, H', W'), the network's input; sides ≥ 64 and multiples of 32."""
-    multiple = lcm(MULTIPLE, inference.multiple)
-    height, width = network_size((image.shape[0], image.shape[1]), inference.model_copy(update={"multiple": multiple}))
-    size = (max(height, SMALLEST), max(width, SMALLEST))
+    if size is None:
+        wanted = inference.model_copy(update={"multiple": lcm(MULTIPLE, inference.multiple)})
+        height, width = network_size((image.shape[0], image.shape[1]), wanted)
+        size = (max(height, SMALLEST), max(width, SMALLEST))
     pixels = to_tensor([image], torch.device("cpu"))
     if size != image.shape[:2]:
         pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
     return pixels.numpy()
 
 
-def miou(run: Runner, pack: Pack, inference: Inference, name: str) -> float:
+def miou(run: Runner, pack: Pack, inference: Inference, name: str, size: Size | None = None) -> float:
     """mIoU on all images with masks, each predicted whole; classes are resized by nearest neighbour."""
     matrix = ConfusionMatrix(pack.num_classes)
     with_mask = [i for i in range(len(pack)) if pack.has_mask(i)]
     for i in console.progress(with_mask, f"mIoU of {name}", unit="image"):
         mask = pack.mask(i)
         assert mask is not None
-        found = torch.from_numpy(classes(run(prepare(pack.image(i), inference))).astype(np.int64))
+        found = torch.from_numpy(classes(run(prepare(pack.image(i), inference, size))).astype(np.int64))
         if found.shape[1:] != mask.shape:
             found = F.interpolate(found[None].float(), mask.shape, mode="nearest-exact")[0].long()
         matrix.update(mask[None], found)
     return matrix.scores()["miou"]
 
 
-def calibration(pack: Pack, inference: Inference, count: int) -> Iterator[np.ndarray]:
+def calibration(pack: Pack, inference: Inference, count: int, size: Size | None = None) -> Iterator[np.ndarray]:
     """Training images to calibrate int8 ranges."""
-    return (prepare(pack.image(i), inference) for i in spread(len(pack), count))
+    return (prepare(pack.image(i), inference, size) for i in spread(len(pack), count))

@@ -22,6 +22,7 @@ class FreeAttention(Attention):
         table = resized(self.relative_position_bias_table, self.window_size, self.grid)
         height, width = self.grid
         tokens = height * width + 1
+        table = table.roll(EXTRA, 0)  # a row's number after the last position would be fixed in an exported file
         bias = table[relative_positions(height, width, table.device).flatten()]
         return bias.view(tokens, tokens, -1).permute(2, 0, 1).contiguous()[None]
 
@@ -54,10 +55,9 @@ def resized(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor
 
 
 def relative_positions(height: int, width: int, device: torch.device) -> Tensor:
-    """Row of the bias table for each pair of tokens, (1 + h w, 1 + h w), as timm numbers them."""
+    """Row of the bias table for each pair of tokens, (1 + h w, 1 + h w): timm's numbers, from the rolled table."""
     y, x = (axis.flatten() for axis in ndgrid(*(torch.arange(n, device=device) for n in (height, width))))
     down, right = y[:, None] - y + height - 1, x[:, None] - x + width - 1
-    last = (2 * height - 1) * (2 * width - 1)
-    inner = F.pad(down * (2 * width - 1) + right, (1, 0), value=last + 1)
-    first = F.pad(torch.full_like(inner[:1, 1:], last), (1, 0), value=last + 2)
+    inner = F.pad(down * (2 * width - 1) + right + EXTRA, (1, 0), value=1)
+    first = F.pad(torch.zeros_like(inner[:1, 1:]), (1, 0), value=2)
     return torch.cat([first, inner])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
 from onnx import TensorProto, helper
 
@@ -16,6 +17,7 @@ from dualteacher.data.pack import Pack, PackWriter, Sample
 from dualteacher.export import network, onnx_file, parity
 from dualteacher.export.parity import Parity
 from dualteacher.inference.predictor import Predictor
+from dualteacher.models import timm_backbones
 from dualteacher.models.segmenter import build
 from dualteacher.settings import Inference
 from dualteacher.system.errors import UserError
@@ -60,10 +62,51 @@ def test_a_plain_transformer_in_onnx_takes_any_size_and_batch(backbone, architec
             assert np.abs(found - wanted).max() < 1e-3 * wanted.std()
 
 
-def test_swin_is_refused_in_one_line():
-    segmenter = build(model(backbone="swin_tiny_patch4_window7_224"), 5, None, drop_path=0.0, seed=0)
-    with pytest.raises(UserError, match="swin_tiny_patch4_window7_224 has windows that depend on the image's size"):
+SWIN = "swin_tiny_patch4_window7_224"
+
+
+def test_swin_without_a_size_is_refused_in_one_line():
+    segmenter = build(model(backbone=SWIN), 5, None, drop_path=0.0, seed=0)
+    with pytest.raises(UserError, match=f"{SWIN} has windows that depend on the image's size.*--size HEIGHT WIDTH"):
         network.program(segmenter)
+    for size in ((100, 64), (32, 64)):
+        with pytest.raises(
+            UserError, match=rf"--size {size[0]} {size[1]}: both sides must be multiples of 32, from 64"
+        ):
+            network.program(segmenter, size=size)
+
+
+@pytest.mark.slow
+def test_swin_of_one_size_in_onnx_takes_any_batch(tmp_path, monkeypatch):
+    """With one block a stage; 96 by 128 pixels are no multiple of its windows of 28."""
+    create, small = timm.create_model, {"embed_dim": 24, "depths": (1, 1, 1, 2), "num_heads": (1, 2, 3, 4)}
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: create(name, **(small | options)))
+    timm_backbones._free.cache_clear()
+    segmenter = build(model(backbone=SWIN), 5, None, drop_path=0.0, seed=0)
+    timm_backbones._free.cache_clear()
+    randomised(segmenter)
+    size = (96, 128)
+    made = onnx_file.from_program(network.program(segmenter, size=size))
+    onnx_file.write(tmp_path / "swin.onnx", made, {})
+    onnx_file.write(tmp_path / "classes.onnx", onnx_file.with_argmax(made), {})
+    for value in (made.graph.input[0], made.graph.output[0]):
+        assert [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim][2:] == [96, 128]
+    run, expected = onnx_file.runner(tmp_path / "swin.onnx"), parity.torch_runner(network.Logits(segmenter))
+    for batch in (1, 3):
+        image = np.random.default_rng(0).random((batch, 3, *size), np.float32)
+        wanted = expected(image)
+        assert np.abs(run(image) - wanted).max() < 1e-3 * wanted.std()
+    labels = onnx_file.runner(tmp_path / "classes.onnx")(image)
+    assert labels.shape == (3, *size) and (labels == wanted.argmax(1)).mean() > 0.999
+
+
+def test_images_for_a_file_of_one_size_have_it(tmp_path):
+    pack = Pack(write_pack(tmp_path / "val.arrow", 5, seed=0, sizes=((48, 64), (56, 40))))
+    made = parity.batches(pack, WHOLE, (96, 64))
+    assert {batch.shape[2:] for batch in made} == {(96, 64)} and sum(len(batch) for batch in made) == 5
+    assert parity.prepare(pack.image(0), WHOLE, (64, 128)).shape == (1, 3, 64, 128)
+    masks = iter([pack.mask(i) for i in range(5)])
+    assert parity.miou(lambda images: next(masks)[None], pack, WHOLE, "truth", (96, 64)) == 1.0
 
 
 def logits(*values: list[float]) -> np.ndarray:

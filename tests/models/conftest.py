@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from dualteacher import settings
+from dualteacher.models import conversion, timm_backbones
 
 
 def model(**changes: Any) -> settings.Model:
@@ -32,6 +35,21 @@ def model(**changes: Any) -> settings.Model:
 def _one_thread() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+TINY = {"embed_dim": 48, "depth": 4, "num_heads": 4}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """timm makes every network with TINY's sizes."""
+    create, caches = timm.create_model, (timm_backbones._free, timm_backbones.whole, conversion._timm_names)
+    for cache in caches:
+        cache.cache_clear()
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: create(name, **(TINY | options)))
+    yield
+    for cache in caches:
+        cache.cache_clear()
 
 
 def randomised(network: nn.Module) -> nn.Module:

@@ -1,0 +1,50 @@
+"""DINOv2's features are those of Hugging Face's own network, from the file that it writes; random weights.
+
+Needs `transformers`, which is not in the lock: `pip install transformers` to run it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dualteacher.models import weights
+from dualteacher.models.segmenter import build
+from dualteacher.system import paths
+
+from .conftest import TINY, model, randomised
+
+transformers = pytest.importorskip("transformers", reason="not in the lock: pip install transformers")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kind", "registers"),
+    [("vit_small_patch14_dinov2", "Dinov2", 0), ("vit_small_patch14_reg4_dinov2", "Dinov2WithRegisters", 4)],
+)
+def test_features_are_those_of_transformers(
+    tiny: None,
+    backbone: str,
+    kind: str,
+    registers: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=TINY["embed_dim"], num_hidden_layers=TINY["depth"], num_attention_heads=TINY["num_heads"],
+        image_size=518, patch_size=14, **({"num_register_tokens": registers} if registers else {}),
+    )  # fmt: skip
+    theirs = randomised(getattr(transformers, f"{kind}Model")(config))
+    theirs.save_pretrained(tmp_path)
+    section = model(backbone=backbone, architecture="dpt", weights="model.safetensors")
+    weights.prepare_backbone(section, tmp_path / "model.safetensors")
+    segmenter = build(section, 3, paths.backbone_weights(backbone), drop_path=0.0).eval()
+    image = torch.rand(2, 3, 518, 518)
+    with torch.no_grad():
+        normalised = (image - segmenter.mean) / segmenter.std
+        blocks = theirs(pixel_values=normalised, output_hidden_states=True).hidden_states[1:]
+        for ours, block in zip(segmenter.features(image), blocks, strict=True):
+            wanted = theirs.layernorm(block)[:, 1 + registers :].transpose(1, 2).unflatten(2, (37, 37))
+            torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
