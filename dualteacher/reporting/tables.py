@@ -219,7 +219,7 @@ def _note(baseline: str) -> str:
         " held-out labelled images (see column epoch). best epoch: chosen on the validation images, so optimistic."
         f" Δ: difference to {spoken(baseline)} in points, paired by seed, with two 95 % intervals of its mean:"
         " Student's t, and expanded percentile bootstrap (too narrow for few seeds; none below 3). bound: trained on"
-        " other labels. parameters: of the trained networks."
+        " other labels. parameters: of the trained networks, with what is frozen."
     )
 
 

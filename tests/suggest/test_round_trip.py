@@ -35,7 +35,7 @@ CELL = paths.Cell("sample", "all", "dual_teacher", 0)  # as the page has it
 UNLABELLED, NEW = 11, 4
 
 
-def mine(changes: dict[str, Any] | None = None) -> settings.Settings:
+def mine(changes: dict[str, Any] | None = None, model: dict[str, Any] | None = None) -> settings.Settings:
     """A folder with six images that have masks and more that have none, prepared, with an untrained student."""
     for i in range(6):
         put(Path(f"photos/images/a{i}.png"), photo(i))
@@ -43,7 +43,7 @@ def mine(changes: dict[str, Any] | None = None) -> settings.Settings:
     for i in range(UNLABELLED):
         put(Path(f"photos/more/day 1/b{i:02d}.jpg"), encoded(photo(20 + i), "JPEG"))
     own = described(Path("photos"), unlabelled="more", **(changes or {}))
-    raw = toy_settings().model_dump(mode="json")
+    raw = toy_settings(**({"model": model, "inference": {"multiple": 1}} if model else {})).model_dump(mode="json")
     raw["datasets"] = {"sample": own.model_dump(mode="json")}
     raw["grid"] |= {"dataset": ["sample"], "partition": ["all"]}
     raw["partition"] = {"all": raw["partition"]["some"] | {"count": "all"}}
@@ -94,9 +94,14 @@ COLORS = {
 }
 
 
-@pytest.mark.parametrize("changes", [None, COLORS])
-def test_corrected_masks_come_back_as_labelled_images(changes: dict[str, Any] | None) -> None:
-    loaded = mine(changes)
+FROZEN = {"backbone": "test_vit", "architecture": "dpt", "freeze": "backbone"}
+
+
+@pytest.mark.parametrize(("changes", "model"), [(None, None), (COLORS, None), (None, FROZEN)])
+def test_corrected_masks_come_back_as_labelled_images(
+    changes: dict[str, Any] | None, model: dict[str, Any] | None
+) -> None:
+    loaded = mine(changes, model)
     assert masks() == 6
     command(*options(CELL, NEW, "mixed", "next"))
     rows = table("next")

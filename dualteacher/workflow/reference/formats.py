@@ -120,7 +120,7 @@ images_per_second | number or null |
 peak_memory_bytes | int | of the GPU or, on a CPU, of the process
 student_images | int | images through a network with gradient
 teacher_images | int | images that were only pseudo-labelled
-parameters | int | of all trained networks
+parameters | int | of all trained networks, with what is frozen
 device | text |
 threads | int |
 cores | int |
