@@ -70,6 +70,29 @@ HUGGING_FACE_DINOV2: Rules = (
 )
 
 
+# Hugging Face's DINOv3 → Facebook's names, which timm translates.
+HUGGING_FACE_DINOV3: Rules = (
+    (re.compile(r"^embeddings\.patch_embeddings\."), lambda match: "patch_embed.proj."),
+    (re.compile(r"^embeddings\.register_tokens$"), lambda match: "storage_tokens"),
+    (re.compile(r"^embeddings\."), lambda match: ""),
+    (re.compile(r"^(?:model\.)?layer\."), lambda match: "blocks."),
+    (re.compile(r"\.attention\.q_proj\."), lambda match: ".attn.query."),
+    (re.compile(r"\.attention\.k_proj\."), lambda match: ".attn.key."),
+    (re.compile(r"\.attention\.v_proj\."), lambda match: ".attn.value."),
+    (re.compile(r"\.attention\.o_proj\."), lambda match: ".attn.proj."),
+    (re.compile(r"\.layer_scale([12])\.lambda1$"), lambda match: f".ls{match[1]}.gamma"),
+)
+PLAIN_MLP: Rules = (
+    (re.compile(r"\.mlp\.up_proj\."), lambda match: ".mlp.fc1."),
+    (re.compile(r"\.mlp\.down_proj\."), lambda match: ".mlp.fc2."),
+)
+GATED_MLP: Rules = (
+    (re.compile(r"\.mlp\.gate_proj\."), lambda match: ".mlp.w1."),
+    (re.compile(r"\.mlp\.up_proj\."), lambda match: ".mlp.w2."),
+    (re.compile(r"\.mlp\.down_proj\."), lambda match: ".mlp.w3."),
+)
+
+
 def convert(backbone: str, state: State) -> State:
     """One network's backbone tensors under our names, without heads and classifiers.
 
@@ -110,6 +133,15 @@ def _convert_timm(backbone: str, state: State) -> State:
     expected, whole = _timm_names(backbone)
     if "embeddings.patch_embeddings.projection.weight" in state:
         state = _join_attention(_renamed(state, HUGGING_FACE_DINOV2))
+    elif "embeddings.patch_embeddings.weight" in state:
+        mlp = GATED_MLP if any(".mlp.gate_proj." in key for key in state) else PLAIN_MLP
+        state = _renamed(state, HUGGING_FACE_DINOV3 + mlp)
+        state |= {  # the key's bias is zero and left out
+            key.replace(".query.", ".key."): torch.zeros_like(value)
+            for key, value in state.items()
+            if key.endswith(".attn.query.bias")
+        }
+        state = _join_attention(state)
     state = timm_backbones.translated(backbone, state)
     renamed: State = {}
     for key, value in state.items():

@@ -1,4 +1,4 @@
-"""DINOv2's features are those of Hugging Face's own network, from the file that it writes; random weights.
+"""DINOv2's and DINOv3's features are those of Hugging Face's own network, from the file that it writes; random weights.
 
 Needs `transformers`, which is not in the lock: `pip install transformers` to run it.
 """
@@ -11,12 +11,19 @@ import pytest
 import torch
 
 from dualteacher.models import weights
-from dualteacher.models.segmenter import build
+from dualteacher.models.segmenter import Segmenter, build
 from dualteacher.system import paths
 
 from .conftest import TINY, model, randomised
 
 transformers = pytest.importorskip("transformers", reason="not in the lock: pip install transformers")
+
+
+def started(backbone: str, folder: Path) -> Segmenter:
+    """A network that starts from the model.safetensors of a folder."""
+    section = model(backbone=backbone, architecture="dpt", weights="model.safetensors")
+    weights.prepare_backbone(section, folder / "model.safetensors")
+    return build(section, 3, paths.backbone_weights(backbone), drop_path=0.0).eval()
 
 
 @pytest.mark.parametrize(
@@ -38,13 +45,44 @@ def test_features_are_those_of_transformers(
     )  # fmt: skip
     theirs = randomised(getattr(transformers, f"{kind}Model")(config))
     theirs.save_pretrained(tmp_path)
-    section = model(backbone=backbone, architecture="dpt", weights="model.safetensors")
-    weights.prepare_backbone(section, tmp_path / "model.safetensors")
-    segmenter = build(section, 3, paths.backbone_weights(backbone), drop_path=0.0).eval()
+    segmenter = started(backbone, tmp_path)
     image = torch.rand(2, 3, 518, 518)
     with torch.no_grad():
         normalised = (image - segmenter.mean) / segmenter.std
         blocks = theirs(pixel_values=normalised, output_hidden_states=True).hidden_states[1:]
         for ours, block in zip(segmenter.features(image), blocks, strict=True):
             wanted = theirs.layernorm(block)[:, 1 + registers :].transpose(1, 2).unflatten(2, (37, 37))
+            torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "gated", "biases"),
+    [
+        ("vit_small_patch16_dinov3", False, False),
+        ("vit_small_patch16_dinov3_qkvb", False, True),
+        ("vit_small_plus_patch16_dinov3", True, False),
+    ],
+)
+def test_dinov3_too(
+    tiny: None, backbone: str, gated: bool, biases: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm's networks without `qkvb` leave out the biases of query and value, which are zero in the published files."""
+    monkeypatch.chdir(tmp_path)
+    config = transformers.DINOv3ViTConfig(
+        hidden_size=TINY["embed_dim"], num_hidden_layers=TINY["depth"], num_attention_heads=TINY["num_heads"],
+        intermediate_size=4 * TINY["embed_dim"], num_register_tokens=4, patch_size=16,
+        use_gated_mlp=gated, hidden_act="silu" if gated else "gelu",
+    )  # fmt: skip
+    theirs = randomised(transformers.DINOv3ViTModel(config))
+    for name, parameter in theirs.named_parameters():
+        if name.endswith(("q_proj.bias", "v_proj.bias")) and not biases:
+            torch.nn.init.zeros_(parameter)
+    theirs.save_pretrained(tmp_path)
+    segmenter = started(backbone, tmp_path)
+    image = torch.rand(2, 3, 96, 64)
+    with torch.no_grad():
+        normalised = (image - segmenter.mean) / segmenter.std
+        blocks = theirs(pixel_values=normalised, output_hidden_states=True).hidden_states[1:]
+        for ours, block in zip(segmenter.features(image), blocks, strict=True):
+            wanted = theirs.norm(block)[:, 5:].transpose(1, 2).unflatten(2, (6, 4))
             torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)

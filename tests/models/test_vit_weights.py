@@ -114,10 +114,31 @@ def dinov3(state: State) -> State:
     return names | {"mask_token": torch.zeros(1, 384), "rope_embed.periods": torch.ones(16)}
 
 
-def test_dinov3() -> None:
+def hugging_face_dinov3(state: State) -> State:
+    """The names in facebook/dinov3-vit*: no bias of the key; those of query and value are zero."""
+    shorter = {"patch_embed.proj.": "embeddings.patch_embeddings.", "attn.proj": "attention.o_proj",
+               "mlp.fc1": "mlp.up_proj", "mlp.fc2": "mlp.down_proj", "ls1.gamma": "layer_scale1.lambda1",
+               "ls2.gamma": "layer_scale2.lambda1", "storage_tokens": "embeddings.register_tokens",
+               "cls_token": "embeddings.cls_token", "mask_token": "embeddings.mask_token"}  # fmt: skip
+    names: State = {}
+    for key, value in dinov3(state).items():
+        key = key.replace("blocks.", "layer.")
+        for ours, other in shorter.items():
+            key = key.replace(ours, other)
+        if key.endswith("attn.qkv.weight"):
+            start = key.replace("attn.qkv.weight", "attention.")
+            names |= {f"{start}{part}_proj.weight": w.clone() for part, w in zip("qkv", value.chunk(3), strict=True)}
+            names |= {f"{start}{part}_proj.bias": torch.zeros(len(value) // 3) for part in "qv"}
+        elif "rope" not in key:
+            names[key] = value
+    return names
+
+
+@pytest.mark.parametrize("names", [dinov3, hugging_face_dinov3])
+def test_dinov3(names: Callable[[State], State]) -> None:
     backbone = "vit_small_patch16_dinov3"
     theirs = whole(backbone)
-    assert_features(loaded(dinov3(theirs.state_dict()), backbone), theirs, sides=(64, 80))
+    assert_features(loaded(names(theirs.state_dict()), backbone), theirs, sides=(64, 80))
 
 
 @pytest.mark.parametrize(
