@@ -9,6 +9,8 @@ from timm.models._features import FeatureGetterNet
 from timm.models.beit import Attention, Beit
 from torch import Tensor
 
+from dualteacher.models import bicubic
+
 EXTRA = 3  # biases without a position: class token to patches, patches to class token, class token to itself
 
 
@@ -50,7 +52,7 @@ def resized(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor
     positions, extra = table[:-EXTRA], table[-EXTRA:]
     before, after = ([2 * side - 1 for side in grid] for grid in (old, new))
     plane = positions.T.reshape(1, -1, *before)
-    plane = F.interpolate(plane.float(), after, mode="bicubic", align_corners=False).to(table.dtype)
+    plane = bicubic.interpolate(plane.float(), after, mode="bicubic", align_corners=False).to(table.dtype)
     return torch.cat([plane.flatten(2)[0].T, extra])
 
 

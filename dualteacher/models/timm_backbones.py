@@ -20,6 +20,7 @@ from timm.models._registry import is_model_in_modules
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
+from dualteacher.models import bicubic
 from dualteacher.models.beit import FreeBeit
 from dualteacher.models.mix_transformer import VARIANTS
 from dualteacher.system.errors import UserError
@@ -27,6 +28,7 @@ from dualteacher.system.errors import UserError
 BLOCKS = 4  # feature maps of a plain ViT
 FREE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})  # timm's ways to say so
 PATCHES = "patch_embed.proj.weight"
+bicubic.install()
 FAILURES = (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError, AttributeError, IndexError)
 
 
