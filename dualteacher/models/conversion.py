@@ -135,7 +135,7 @@ def _convert_timm(backbone: str, state: State) -> State:
         state = _join_attention(_renamed(state, HUGGING_FACE_DINOV2))
     elif "embeddings.patch_embeddings.weight" in state:
         mlp = GATED_MLP if any(".mlp.gate_proj." in key for key in state) else PLAIN_MLP
-        state = _renamed(state, HUGGING_FACE_DINOV3 + mlp)
+        state = _renamed(state, [*HUGGING_FACE_DINOV3, *mlp])
         state |= {  # the key's bias is zero and left out
             key.replace(".query.", ".key."): torch.zeros_like(value)
             for key, value in state.items()
