@@ -212,7 +212,7 @@ def test_a_run_without_its_images_is_refused_in_one_line(tmp_path, monkeypatch):
 
 def test_the_example_is_short_and_stands_alone():
     text = (Path(__file__).parents[2] / "examples" / "run_onnx.py").read_text()
-    assert len(text.splitlines()) <= 80
+    assert len(text.splitlines()) <= 90
     assert "import dualteacher" not in text and "from dualteacher" not in text
 
 
