@@ -80,7 +80,8 @@ def unit(nodeid: str) -> str:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config) -> int:
     """One worker more than there are cores: some tests wait for the network, for Slurm or for a signal."""
-    return len(os.sched_getaffinity(0)) + 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
+    return cores + 1
 
 
 @pytest.hookimpl(optionalhook=True)
