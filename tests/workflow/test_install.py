@@ -6,10 +6,16 @@ import os
 import subprocess
 import sys
 
+import numba
 import pytest
+import torch
 from conftest import ROOT
 
-from dualteacher.workflow import install
+from dualteacher.core import upsampling
+from dualteacher.core.losses import supervised_loss
+from dualteacher.core.upsampling import cpu, numba_kernels
+from dualteacher.evaluation.confusion import ConfusionMatrix
+from dualteacher.workflow import install, precompile
 
 LISTED = """\
 :env:.find-links='~/wheels /other'
@@ -74,12 +80,13 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     entries = [f"{name}==1.0 \\\n    --hash=sha256:{'0' * 64}\n" for name in ("pillow", "uv")]
     (tmp_path / "requirements.lock").write_text("".join(entries))
-    for name in ("uv", "pip"):
+    for name in ("uv", "pip", "precompile"):
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
         program.write_text(
             f"""#!/bin/sh
 echo "{name} $* constraint=$UV_CONSTRAINT" >> calls
+[ {name} != precompile ] || echo "dont_write=$PYTHONDONTWRITEBYTECODE" >> calls
 case "$*" in
   *"cache dir") echo "$PWD";;
   *"config list") echo "global.constraint='$PWD/c.txt'";;
@@ -92,6 +99,7 @@ esac
     monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
     monkeypatch.delenv("UV_CONSTRAINT", raising=False)
     monkeypatch.setattr(install, "PIP", (str(tmp_path / "bin" / "pip"),))
+    monkeypatch.setattr(install, "PRECOMPILE", (str(tmp_path / "bin" / "precompile"),))
     monkeypatch.setattr(install, "LOG", tmp_path / "install.log")
     return tmp_path
 
@@ -122,6 +130,44 @@ def test_pip_installs_where_uv_fails(folder, failing, monkeypatch, capsys):
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
     assert notes == ["note: uv cannot install them (No way: why); pip does, which takes longer"]
     assert any(line.startswith("pip install --progress-bar off --require-hashes") for line in called(folder))
+
+
+def test_bytecode_is_compiled_ahead_also_where_imports_do_not_write_it(folder, monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert install.main() == 0
+    compiled = [line for line in called(folder) if line.startswith(("precompile", "dont_write="))]
+    whats = ["precompile bytecode constraint=", "precompile kernels constraint="]
+    assert sorted(compiled) == ["dont_write=", "dont_write=", *whats]
+    monkeypatch.setenv("FAIL", "bytecode")
+    assert install.main() == 0  # it only saves time
+    assert "note: could not compile ahead (see " in capsys.readouterr().out
+
+
+def test_the_kernels_of_the_jobs_are_compiled_ahead(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    seen = set()
+
+    def note(module, name):
+        kernel = getattr(module, name)
+
+        def noted(*arguments):
+            seen.add((name, *map(numba.typeof, arguments)))
+            return kernel(*arguments)
+
+        monkeypatch.setattr(module, name, noted)
+
+    for name in ("entropies", "labels", "largest"):
+        note(cpu, name)
+    note(numba_kernels, "count_pairs")
+    precompile.kernels()
+    compiled = set(seen)
+    seen.clear()
+    logits = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    label, mask = torch.zeros(2, 32, 32, dtype=torch.int64), torch.zeros(2, 32, 32, dtype=torch.uint8)
+    supervised_loss(logits, label).backward()
+    upsampling.label_and_confidence(logits, (32, 32))
+    ConfusionMatrix(3).update(mask, upsampling.argmax(logits, (32, 32)))
+    assert len(seen) == 4 and seen <= compiled
 
 
 def test_an_installation_that_fails_is_one_line(folder, monkeypatch, capsys):
