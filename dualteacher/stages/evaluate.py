@@ -40,6 +40,7 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
     classes = class_table.read(dataset)
     trained_beside = description.get("images_sha256", {}).get("val", val.content_hash)  # missing in older files
     if not model.num_classes == val.num_classes == len(classes) or trained_beside != val.content_hash:
+        val.check()  # damage is another matter
         raise UserError(f"{cell.student}: its classes or images differ from those of {val.path}; train it again")
     description["classes"] = class_table.as_json(classes)
     model.to(device)

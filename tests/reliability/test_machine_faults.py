@@ -24,6 +24,7 @@ OUTPUT = {  # of a stage: whether it is there says whether the stage has done it
     "download": "data/toy/raw/manifest.json",
     "weights": "data/weights/mobilenetv2_100.safetensors",
     "prepare": "data/toy/train.arrow",
+    "classes": "data/toy/contact_sheet.png",
     "partition": "data/toy/partitions/some/seed0.parquet",
     "warmup": "results/runs/toy/some/warmup/seed0/student.safetensors",
     "train": f"{RUN}/student.safetensors",
