@@ -131,7 +131,7 @@ def test_another_archive_than_the_published_one_is_refused(params: Params, tmp_p
     other = as_zip(tmp_path / "other.zip", ade20k_members())
     with pytest.raises(UserError, match=r"other\.zip: sha1 is"):
         download.run(params(archive=str(other), lists=False), "ade20k")
-    with pytest.raises(UserError, match=r"archive = gone\.zip: no such file or folder"):
+    with pytest.raises(UserError, match=r"under datasets: archive = gone\.zip: no such file or folder"):
         download.run(params(archive="gone.zip", lists=False), "ade20k")
 
 
