@@ -43,7 +43,8 @@ class Local:
             verify(path, self.published.digest, self.published.algorithm)
         elif not path.exists():
             raise UserError(
-                f"params.yaml, under datasets: {self.key} = {self.path}: no such file or folder; correct it, or set it to null"
+                f"params.yaml, under datasets: {self.key} = {self.path}: no such file or folder;"
+                " correct it, or set it to null"
             )
         return path
 
