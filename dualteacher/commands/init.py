@@ -57,7 +57,10 @@ def run(folder: Path, name: str | None, force: bool, quick: bool) -> None:
     print(f"{PARAMS}: written for dataset {name}, assuming:")
     for line in told + more:
         print(f"  {line}")
-    print("If this is right, run `python -m dualteacher check-data`; if not, edit params.yaml.")
+    print(
+        "If this is right, run `python -m dualteacher check-data`, then `snakemake --cores all`;"
+        " if not, edit params.yaml."
+    )
 
 
 def check_replaceable(force: bool) -> None:

@@ -21,14 +21,15 @@ def run(settings: Settings, dataset: str) -> None:
     manifest.borrow(place.raw)
     before = walk.listing(settings.watched)
     _say_unlisted_links(settings, dataset)
-    archives = sources.choose(settings.datasets[dataset]).archives()
+    options = settings.datasets[dataset]
+    archives = sources.choose(options).archives()
     fetched = [archive.fetch(place.raw) for archive in archives]
     manifest.write(place.manifest, archives, fetched)
     _accept_own_changes(settings.watched, before)
     for path in fetched:
         if path.is_dir():
             logger.info("%s: your own folder, used in place", path)
-        else:
+        elif not isinstance(options, Folder):  # which says itself what it hashed
             logger.info("%s: %.1f MB, verified", path, path.stat().st_size / 1e6)
 
 

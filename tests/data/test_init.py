@@ -68,6 +68,7 @@ def test_settings_that_work_and_what_was_assumed() -> None:
         "height 20…22, width 30…31 pixels",
     ):
         assert part in told
+    assert "placeholders" not in told, "the names are classes.txt's"
     kept = presets.load("few-labels", ROOT / "presets")
     written = yaml.safe_load(Path("params.yaml").read_text())
     assert {key: written[key] for key in ("model", "mixing", "loss", "optimizer", "methods")} == {

@@ -158,6 +158,7 @@ def test_colour_masks_whose_first_shows_only_background(background: str) -> None
     dataset, told = init()
     assert [entry.value for entry in dataset.classes] == [[0, 0, 0], [0, 200, 0], [200, 0, 0]]
     assert "masks: 3 colours, each taken as a class" in told
+    assert "class names: class_0, … are placeholders" in told
     check(0)
 
 

@@ -71,6 +71,9 @@ def guess(root: Path, masks: Sequence[str]) -> GuessedClasses:
             f"{root}: the masks show {_so_few(made)}; at least two classes are needed, e.g. a background{left_out}"
         )
     made.assumed.append(_rarest(made.classes, census))
+    if not named:
+        first = made.classes[0]["name"]
+        made.assumed.append(f"class names: {first}, … are placeholders; rename in params.yaml, now or after training")
     if empty:
         made.assumed.append(f"{empty} pixels of the masks hold NaN: ignored")
     if unusable:

@@ -74,6 +74,7 @@ class Listing:
         jobs = (partial(files.sha256, root / name) for name in names)
         hashes = list(console.progress(parallel.ordered(jobs), "hash", len(names), "file"))
         files.write_json(folder / "files.json", dict(zip(names, hashes, strict=True)))
+        logger.info("%s: hashes of the %d files used", root, len(names))
         return folder / "files.json"
 
     def describe(self) -> dict[str, str]:
