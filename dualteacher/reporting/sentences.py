@@ -220,6 +220,8 @@ def pseudo_labels(method: str, runs: Sequence[Run]) -> str:
     if table.empty:
         return ""
     coverage, kept, every = (table[name].mean() for name in ("probe_coverage", "probe_accuracy", "probe_accuracy_all"))
+    if math.isnan(kept):  # nothing kept, or no hidden masks to compare with
+        return f"{spoken(method)}: at the last check, {percent(coverage)} % of the probe pixels are kept."
     return (
         f"{spoken(method)}: at the last check, {percent(coverage)} % of the probe pixels are kept;"
         f" {percent(kept)} % of those are correct, compared with {percent(every)} % of all pixels."

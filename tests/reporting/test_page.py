@@ -52,6 +52,16 @@ def test_a_sheet_says_where_params_yaml_is_no_longer_what_the_run_had(loaded: re
     assert "method.ema_decay: 0.99, now 0.5" in changed["run-bluemarble-eighth-dual_teacher-0"]
 
 
+def test_the_precision_that_auto_chose_is_no_change(loaded: results.Results) -> None:
+    cell = {"cell": ["bluemarble", "eighth", "supervised", 0], "runtime": {"precision": "float32"}}
+    told = {}
+    for precision in ("auto", "bfloat16"):
+        runtime = loaded.settings.runtime.model_copy(update={"precision": precision})
+        later = replace(loaded, settings=loaded.settings.model_copy(update={"runtime": runtime}))
+        told[precision] = runs._changed(cell, later)
+    assert told == {"auto": [], "bfloat16": ["runtime.precision: float32, now bfloat16"]}
+
+
 def test_a_log_cannot_break_or_bloat_the_page(made: Path, tmp_path: Path) -> None:
     text = (made / "results/report/index.html").read_text(encoding="utf-8")
     assert "step 40/40 &lt;b&gt;" in text and "step 40/40 <b>" not in text

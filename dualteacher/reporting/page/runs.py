@@ -95,6 +95,8 @@ def _changed(parameters: dict[str, Any], results: Results) -> list[str]:
     """Parameters of the run that differ from the current params.yaml: "train.steps: 300, now 600"."""
     everything = results.settings.model_dump(mode="json")
     now = everything | {"method": everything["methods"].get(parameters["cell"][2])}
+    if everything["runtime"]["precision"] == "auto":  # the run records what auto chose
+        now.pop("runtime")
     found = []
     for section, values in parameters.items():
         if section in now and isinstance(values, dict) and isinstance(now[section], dict):
