@@ -1,6 +1,6 @@
 """Recipes for few labels, each alone and together, at one budget: a warm-up and as many steps for every method.
 
-    python docs/study/gain/run.py tiles DUBAI TILES      cut tiles; places 1, 3 and 4 are for validation
+    python docs/study/gain/run.py tiles DUBAI TILES      cut tiles; whole places are for validation (`FOLDS`)
     python docs/study/gain/run.py run DATA RECIPE SEED   one row of results.csv
     python docs/study/gain/run.py table                  tables.md, from results.csv
 
@@ -28,7 +28,7 @@ from dualteacher.system import paths
 from dualteacher.workflow import presets
 
 TILE = 128  # pixels, at half resolution
-VALIDATION = ("place1", "place3", "place4")
+FOLDS = {1: ("place1", "place3", "place4"), 2: ("place2", "place5", "place6")}  # the places of the validation tiles
 LABELS = 40
 CLASSES = {
     "building": [60, 16, 152],
@@ -60,6 +60,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "full_align": {"alignment": 1.0},
     "turns": {"period_at_least": 50},
     "average": {"evaluate.weights": "average"},
+    "teachers": {"evaluate.weights": "teachers"},
     "ramp": {"ramp_steps": 100},
     "light": {"unlabelled_weight": 0.25, "consistency_weight": 0.05},
     "constant": {"optimizer.power": 0.0},
@@ -83,11 +84,11 @@ def parse(recipe: str) -> tuple[str, dict[str, Any]]:
     return method, changes
 
 
-def cut(source: Path, target: Path, side: int = TILE, scale: int = 2) -> None:
+def cut(source: Path, target: Path, side: int = TILE, scale: int = 2, fold: int = 1) -> None:
     """Photographs and masks at 1/`scale` of their resolution, in whole tiles of `side` pixels."""
     for path in sorted((source / "images").glob("place*/*.jpg")):
         place = path.parent.name
-        split = "validation" if place in VALIDATION else "training"
+        split = "validation" if place in FOLDS[fold] else "training"
         image = Image.open(path).convert("RGB")
         mask = Image.open(source / "masks" / place / f"{path.stem}.png").convert("RGB")
         size = (image.width // scale, image.height // scale)
@@ -103,15 +104,17 @@ def cut(source: Path, target: Path, side: int = TILE, scale: int = 2) -> None:
                     picture.crop((left, top, left + side, top + side)).save(out)
 
 
-def dataset(data: str) -> tuple[str, dict[str, Any]]:
-    """The name and the settings of a data set."""
+def dataset(data: str, fold: int = 1) -> tuple[str, dict[str, Any]]:
+    """The name and the settings of a data set. Fold 2 has other validation images."""
+    suffix = "" if fold == 1 else str(fold)
     if data == "bluemarble":
         return data, presets.load("bluemarble")["datasets"][data]
     if data == "landcover":
-        return data, presets.load("landcover")["datasets"][data]
+        described = presets.load("landcover")["datasets"][data]
+        return data + suffix, described if fold == 1 else described | {"block": 128}
     if data == "textures":
         return data, presets.load("control")["datasets"][data]
-    return "dubai", {
+    return "dubai" + suffix, {
         "source": "folder", "folder": str(Path(data).resolve()), "images": "training_images",
         "masks": "training_masks", "mask_suffix": "", "unlabelled": None,
         "validation": {"share": None, "images": "validation_images", "masks": "validation_masks"},
@@ -131,15 +134,16 @@ class Budget(NamedTuple):
     labels: int = LABELS
     crop: int | None = None  # pixels; None: of the data set's preset
     device: str = "cpu"
+    fold: int = 1
 
 
 def configure(data: str, recipe: str, seed: int, budget: Budget) -> settings.Settings:
     """presets/base.yaml with the data set, the budget and the recipe."""
     method, changes = parse(recipe)
     entry = recipe.replace("+", "_")
-    name, described = dataset(data)
+    name, described = dataset(data, budget.fold)
     raw = presets.load("bluemarble")
-    if name == "landcover":
+    if data == "landcover":
         raw["batch"]["crop"] = raw["inference"]["window"] = 64
         raw["inference"]["stride"] = 48
     raw["datasets"] = {name: described}
@@ -202,9 +206,10 @@ def row(data: str, recipe: str, seed: int, budget: Budget, work: Path) -> dict[s
             f"{c.class_name.replace(' ', '_')}:{100 * c.iou:.1f}" for c in classes.itertuples() if np.isfinite(c.iou)
         ),
         "seconds": json.loads(cell.cost.read_text())["seconds"],
-        "command": f"run.py run {data if data == name else 'TILES'} {recipe} {seed} --steps {steps}"
+        "command": f"run.py run {'TILES' if name.startswith('dubai') else data} {recipe} {seed} --steps {steps}"
         + (f" --labels {labels}" if labels != LABELS else "")
-        + (f" --crop {budget.crop}" if budget.crop else ""),
+        + (f" --crop {budget.crop}" if budget.crop else "")
+        + (f" --fold {budget.fold}" if budget.fold > 1 else ""),
     }  # fmt: skip
 
 
@@ -261,6 +266,7 @@ def main() -> None:
     tiles.add_argument("source", type=Path)
     tiles.add_argument("target", type=Path)
     tiles.add_argument("--side", type=int, default=TILE, help="of a tile, pixels")
+    tiles.add_argument("--fold", type=int, choices=FOLDS, default=1, help="which places are for validation")
     tiles.add_argument("--scale", type=int, default=2, help="by which the photographs are reduced")
     run = commands.add_parser("run")
     run.add_argument("data")
@@ -270,6 +276,7 @@ def main() -> None:
     run.add_argument("--labels", type=int, default=LABELS)
     run.add_argument("--crop", type=int, help="pixels; by default the data set's")
     run.add_argument("--device", default="cpu")
+    run.add_argument("--fold", type=int, choices=FOLDS, default=1, help="2: other validation images")
     run.add_argument("--work", type=Path, default=Path("study"))
     run.add_argument("--table", type=Path, default=TABLE)
     commands.add_parser("table")
@@ -279,11 +286,11 @@ def main() -> None:
         TABLE.with_name("tables.md").write_text(head + markdown(pd.read_csv(TABLE)), encoding="utf-8")
         return
     if asked.command == "tiles":
-        cut(asked.source, asked.target, asked.side, asked.scale)
+        cut(asked.source, asked.target, asked.side, asked.scale, asked.fold)
         return
     table = asked.table.resolve()
     rows = pd.read_csv(table) if table.exists() else pd.DataFrame({"command": []})
-    budget = Budget(asked.steps, asked.labels, asked.crop, asked.device)
+    budget = Budget(asked.steps, asked.labels, asked.crop, asked.device, asked.fold)
     made = row(asked.data, asked.recipe, asked.seed, budget, asked.work.resolve())
     if made["command"] not in set(rows["command"]):
         rows = pd.read_csv(table) if table.exists() else pd.DataFrame()
