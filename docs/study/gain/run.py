@@ -241,6 +241,45 @@ def markdown(rows: pd.DataFrame) -> str:
     return "\n".join(text)
 
 
+RECIPES = {method: f"{method}+frozen+gentle+weights" for method in METHODS}
+RECIPES |= {"supervised": "supervised+frozen+weights", "dual_teacher": RECIPES["dual_teacher"] + "+turns"}
+BUDGETS = {"dubai": (300, LABELS), "landcover": (200, LABELS), "textures": (250, 12)}  # steps, labels
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """Tables across the data sets: each option added to the recipe, and the recipe at other lengths and labels."""
+    found = {
+        (str(data), int(steps), int(labels), str(recipe)): of.set_index("seed")
+        for (data, steps, labels, recipe), of in rows.groupby(["data", "steps", "labels", "recipe"], sort=False)
+    }
+    text = []
+    for method in ("dual_teacher", "supervised"):
+        recipe = RECIPES[method]
+        text += [f"### {recipe}: what an option adds\n", "Points of mIoU, paired by seed.\n"]
+        text += [f"| option | {' | '.join(BUDGETS)} |", "|---|" + "--:|" * len(BUDGETS)]
+        for option in OPTIONS:
+            other = recipe.replace("weights", option) if option == "effective" else f"{recipe}+{option}"
+            cells = [
+                difference(found[data, *budget, other], found.get((data, *budget, recipe)))
+                if (data, *budget, other) in found
+                else ""
+                for data, budget in BUDGETS.items()
+            ]
+            if any(cells):
+                text.append(f"| {option} | {' | '.join(cells)} |")
+        text.append("")
+    text += ["### Lengths and labels\n", "mIoU in %, mean over the seeds that both have; the recipe's settings.\n"]
+    text += ["| data | labels | steps | seeds | supervised | Dual Teacher | Δ |", "|---|--:|--:|--:|--:|--:|--:|"]
+    for data, steps, labels in sorted({key[:3] for key in found}, key=lambda key: (key[0], key[2], key[1])):
+        base, ours = (found.get((data, steps, labels, RECIPES[name])) for name in ("supervised", "dual_teacher"))
+        if base is None or ours is None:
+            continue
+        both = base.index.intersection(ours.index)
+        scores = f"{100 * base.miou[both].mean():.1f} | {100 * ours.miou[both].mean():.1f}"
+        text.append(f"| {data} | {labels} | {steps} | {len(both)} | {scores} | {difference(ours, base)} |")
+    return "\n".join([*text, "", ""])
+
+
 def difference(rows: pd.DataFrame, base: pd.DataFrame | None) -> str:
     """Mean difference in mIoU over the seeds that both have, with Student's t interval; "" if there are none."""
     found = (100 * (rows.miou - base.miou)).dropna() if base is not None else pd.Series(dtype=float)
@@ -282,8 +321,9 @@ def main() -> None:
     commands.add_parser("table")
     asked = parser.parse_args()
     if asked.command == "table":
+        rows = pd.read_csv(TABLE)
         head = "# Few labels: every row\n\nMade by `run.py table`; [README.md](README.md) explains the options.\n\n"
-        TABLE.with_name("tables.md").write_text(head + markdown(pd.read_csv(TABLE)), encoding="utf-8")
+        TABLE.with_name("tables.md").write_text(head + summary(rows) + markdown(rows), encoding="utf-8")
         return
     if asked.command == "tiles":
         cut(asked.source, asked.target, asked.side, asked.scale, asked.fold)
