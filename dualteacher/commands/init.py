@@ -72,14 +72,18 @@ def check_replaceable(force: bool) -> None:
 
 
 def write(text: str, origin: str) -> bool:
-    """Check the settings and write params.yaml; return whether there was one, which is kept as params.yaml.bak."""
+    """Check the settings and write params.yaml; return whether the old one was kept as params.yaml.bak.
+
+    The same settings once more leave params.yaml.bak alone, which may hold edited ones.
+    """
     settings.parse(strict_yaml.parse(text, origin), origin)
-    there = PARAMS.exists()
-    if there:
+    made = (SEAL.format(_digest(text.encode())) + text).encode()
+    replaced = PARAMS.exists() and PARAMS.read_bytes() != made
+    if replaced:
         shutil.copy2(PARAMS, PARAMS.with_suffix(".yaml.bak"))
     with files.atomic(PARAMS) as temporary:
-        temporary.write_text(SEAL.format(_digest(text.encode())) + text, encoding="utf-8")
-    return there
+        temporary.write_bytes(made)
+    return replaced
 
 
 def _is_preset(path: Path) -> bool:

@@ -89,6 +89,8 @@ def test_edited_settings_are_only_replaced_when_asked() -> None:
     assert "--force" in refused(folder)
     made(folder, "--force")
     assert Path("params.yaml.bak").read_text() == edited
+    made(folder)
+    assert Path("params.yaml.bak").read_text() == edited, "the same settings again replace nothing"
 
 
 def test_a_folder_elsewhere_is_watched_where_it_is(tmp_path: Path) -> None:

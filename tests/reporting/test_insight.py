@@ -163,6 +163,13 @@ def test_figures_say_what_they_show_and_draw_nothing_without_data(loaded: Result
     assert insight_figures.snapshots("s", unseen.by_method("bluemarble", "eighth"), "bluemarble", []).panels == []
 
 
+def test_pseudo_labels_without_masks_to_compare_with_have_no_accuracy(loaded: Results) -> None:
+    unknown = {"probe_coverage": 0.25, "probe_accuracy": np.nan, "probe_accuracy_all": np.nan}
+    runs = with_runs(loaded, history=lambda run: run.history.assign(**unknown)).runs
+    told = sentences.pseudo_labels("dual_teacher", runs)
+    assert "25.0 % of the probe pixels are kept" in told and "—" not in told and "nan" not in told
+
+
 def test_pseudo_labels_of_methods_without_a_teacher_are_drawn(loaded: Results) -> None:
     def history(run):
         return run.history.assign(teacher=np.nan, distance_active=np.nan, distance_waiting=np.nan)

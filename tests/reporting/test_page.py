@@ -53,13 +53,14 @@ def test_a_sheet_says_where_params_yaml_is_no_longer_what_the_run_had(loaded: re
 
 
 def test_the_precision_that_auto_chose_is_no_change(loaded: results.Results) -> None:
-    cell = {"cell": ["bluemarble", "eighth", "supervised", 0], "runtime": {"precision": "float32"}}
+    cell = {"cell": ["bluemarble", "eighth", "supervised", 0], "runtime": {"precision": "float32", "threads": 99}}
     told = {}
     for precision in ("auto", "bfloat16"):
         runtime = loaded.settings.runtime.model_copy(update={"precision": precision})
         later = replace(loaded, settings=loaded.settings.model_copy(update={"runtime": runtime}))
         told[precision] = runs._changed(cell, later)
-    assert told == {"auto": [], "bfloat16": ["runtime.precision: float32, now bfloat16"]}
+    threads = f"runtime.threads: 99, now {loaded.settings.runtime.threads}"
+    assert told == {"auto": [threads], "bfloat16": ["runtime.precision: float32, now bfloat16", threads]}
 
 
 def test_a_log_cannot_break_or_bloat_the_page(made: Path, tmp_path: Path) -> None:
