@@ -75,7 +75,7 @@ check: $(READY) ## check lint, formatting, types and the workflow
 	ruff check .
 	ruff format --check .
 	mypy
-	snakefmt --line-length 110 --check workflow
+	snakefmt --line-length 110 --check Snakefile workflow
 	snakemake --lint
 
 .PHONY: gpu-check

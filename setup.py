@@ -1,4 +1,4 @@
-"""Adds the pipeline's files (workflow/, presets/, …) to the wheel, for `dualteacher new`."""
+"""Adds the pipeline's files (Snakefile, workflow/, presets/, …) to the wheel, for `dualteacher new`."""
 
 import runpy
 import shutil

@@ -49,7 +49,7 @@ def new(
     ] = None,
     update: Annotated[bool, typer.Option("--update", help="update a project to the installed package")] = False,
 ) -> None:
-    """Write a project's files: workflow/, dvc.yaml, params.yaml, presets/, profiles/.
+    """Write a project's files: Snakefile, workflow/, dvc.yaml, params.yaml, presets/, profiles/.
 
     For a package installed by pip; a clone is a project already. In the new folder, run `snakemake --cores all` or
     `dvc repro`. After an upgrade, `new --update .` replaces the files that belong to the release, and the stages whose

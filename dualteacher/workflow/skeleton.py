@@ -13,7 +13,7 @@ PACKAGED = "skeleton"  # their folder in the installed package
 OWNED = (".dvc/config", ".dvcignore", ".gitignore", "profiles/*/config.yaml", "*data/README.md", "results/README.md")
 # Belong to the release: `new --update` replaces them. dvc.yaml, workflow/code* and params.yaml are generated.
 RELEASED = (
-    *(".dvc/.gitignore", ".dvc/plots/*.json", "presets/*.yaml"),
+    *("Snakefile", ".dvc/.gitignore", ".dvc/plots/*.json", "presets/*.yaml"),
     *("workflow/Snakefile", "workflow/rules/*.smk", "workflow/captions/**/*.rst", "workflow/schemas/*.yaml"),
 )
 
@@ -27,7 +27,7 @@ def home() -> Path:
     """Where this package's skeleton lies: in the installed package, or the clone."""
     package = Path(__file__).parents[1]
     for place in (package / PACKAGED, package.parent):
-        if (place / "workflow" / "Snakefile").is_file():
+        if (place / "Snakefile").is_file():
             return place
     from dualteacher.system.errors import UserError
 

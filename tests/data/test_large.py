@@ -136,7 +136,7 @@ def stop_in_the_middle(folder: Path, end: signal.Signals) -> bool:
 @pytest.fixture
 def project_copy(tmp_path: Path) -> Iterator[Path]:
     """What the engines need of the project."""
-    for name in ("workflow", "profiles", "dualteacher", "dvc.yaml"):
+    for name in ("Snakefile", "workflow", "profiles", "dualteacher", "dvc.yaml"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -213,6 +213,7 @@ def test_the_counting_of_a_known_network() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ade20k-631-mit_b1", "voc-blended-1_16-resnet50", "cityscapes-1_16-resnet101"])
 def test_snakemake_plans_a_preset_before_there_is_any_data(name: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Snakefile", tmp_path)
     for item in ("workflow", "profiles", "dualteacher"):
         shutil.copytree(ROOT / item, tmp_path / item, ignore=shutil.ignore_patterns("__pycache__"))
     presets.use(name, params=tmp_path / "params.yaml")

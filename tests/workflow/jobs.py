@@ -16,7 +16,7 @@ def snakemake_jobs() -> dict:
         workflow_api = api.workflow(
             resource_settings=ResourceSettings(cores=1),
             config_settings=ConfigSettings(),
-            snakefile=Path("workflow/Snakefile").resolve(),
+            snakefile=Path("Snakefile").resolve(),
         )
         workflow_api.dag(DAGSettings(forceall=True))
         workflow = workflow_api._workflow

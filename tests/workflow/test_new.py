@@ -34,6 +34,7 @@ def made(written, tmp_path, monkeypatch) -> Path:
 def test_the_engines_find_their_files(made):
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
     theirs = (
+        "Snakefile",
         "workflow/Snakefile",
         "workflow/rules",
         "workflow/captions",

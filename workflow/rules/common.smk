@@ -17,7 +17,7 @@ engines.set_environment()
 GRID = settings.Grid(**config["grid"])
 
 # Source files that affect each stage's results. As inputs, they trigger reruns when edited.
-CODE = yaml.safe_load(Path(workflow.basedir, "code.yaml").read_text(encoding="utf-8"))
+CODE = yaml.safe_load(Path(str(workflow.current_basedir), "../code.yaml").read_text(encoding="utf-8"))
 
 
 wildcard_constraints:
