@@ -183,6 +183,8 @@ def build(
             logger.warning(f"model.freeze = {model.freeze} freezes random weights; set model.weights")
         if model.weights != "none":
             expected = segmenter.backbone.state_dict()
-            state = band_weights.inflate(state, expected, channels, segmenter.pretrained["file"])
+            state = band_weights.inflate(
+                state, expected, channels, segmenter.pretrained.get("file", str(backbone_weights))
+            )
             segmenter.backbone.load_state_dict(conversion.fit(state, expected, str(backbone_weights)))
     return segmenter

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from dualteacher.data import loader
+from dualteacher.data.channels import RGB
 from dualteacher.machine import interrupt, shared_memory
 from dualteacher.machine.distributed import World
 from dualteacher.machine.interrupt import StopWaiting, listening
@@ -248,6 +249,10 @@ def test_room_is_that_of_the_file_system(monkeypatch, tmp_path):
     assert found is not None and found.total == state.f_blocks * state.f_frsize and 0 < found.free <= found.total
 
 
+def dataset(side: int) -> SimpleNamespace:
+    return SimpleNamespace(side=side, pack=SimpleNamespace(channels=RGB))
+
+
 @pytest.mark.parametrize(
     ("free", "plan", "words"), [(70, Plan(2, 1), "2 of them, 1 batches ahead"), (20, Plan(0), "none")]
 )
@@ -258,7 +263,7 @@ def test_a_run_with_little_shared_memory_loads_with_fewer_processes_and_says_so(
     stream = loader.Stream("labelled", np.arange(4), 0)
     takes = [loader.Take(stream, 8, slice(0, 8)), loader.Take(stream, 8, slice(0, 8))]  # 16 images of 512²: 16 MB
     with caplog.at_level(logging.WARNING, "dualteacher"):
-        list(feed.feed(SimpleNamespace(side=512), takes, 0, 1, 4, torch.device("cpu")))
+        list(feed.feed(dataset(512), takes, 0, 1, 4, torch.device("cpu")))
     assert asked == {"workers": plan.workers, "prefetch": plan.prefetch, "pin": False}
     (message,) = caplog.messages
     assert f"/dev/shm: {free} of 64 MB free, too little for runtime.workers = 4 with batches of 16 MB" in message
@@ -268,5 +273,5 @@ def test_a_run_with_little_shared_memory_loads_with_fewer_processes_and_says_so(
 def test_enough_room_is_not_mentioned(monkeypatch, caplog):
     monkeypatch.setattr(shared_memory, "room", lambda: Room(64 * MB, 64 * MB))
     takes = [loader.Take(loader.Stream("labelled", np.arange(4), 0), 2, slice(0, 2))]
-    assert feed.plan_for(SimpleNamespace(side=64), takes, 4) == Plan(4) and not caplog.messages
+    assert feed.plan_for(dataset(64), takes, 4) == Plan(4) and not caplog.messages
     assert Path(shared_memory.FOLDER) == Path("/dev/shm")

@@ -54,6 +54,7 @@ def finished(spawner: Spawner, tmp_path_factory: pytest.TempPathFactory) -> Proj
         ["download", "--dataset", "bluemarble"],
         ["download", "--weights"],
         ["prepare", "--dataset", "bluemarble"],
+        ["classes", "--dataset", "bluemarble"],
     ]
     cells = [[stage, *SPLIT, "--method", method] for method in METHODS for stage in ("train", "evaluate")]
     spawner(made.root, *before, ["partition", *SPLIT], ["warmup", *SPLIT], *cells, ["report"])

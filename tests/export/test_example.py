@@ -99,6 +99,9 @@ def assert_sees(file: Path, expected: np.ndarray, more: dict[str, Any], monkeypa
         def get_modelmeta(self) -> SimpleNamespace:
             return SimpleNamespace(custom_metadata_map={"dualteacher": json.dumps(about)})
 
+        def get_inputs(self) -> list[SimpleNamespace]:
+            return [SimpleNamespace(shape=["batch", 3, "height", "width"])]
+
         def run(self, _: None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
             seen.append(given["image"][0])
             return [np.zeros((1, 1, *given["image"].shape[2:]), np.float32)]

@@ -112,7 +112,6 @@ def test_optimiser_groups(backbone: str, architecture: str) -> None:
         ({"backbone": "tf_efficientnet_lite_0"}, "did you mean tf_efficientnet_lite0"),
         ({"backbone": "mit_b6"}, "did you mean mit_b"),
         ({"backbone": "resnet50.nonsense"}, "no such pretrained tag"),
-        ({"backbone": "beit_base_patch16_224"}, "one fixed size"),
         ({"backbone": "levit_128"}, "one fixed size|needs feature maps at strides 4, 8, 16, 32, this backbone has"),
         ({"backbone": "fastvit_t8", "architecture": "deeplabv3plus"}, "at output stride 16"),
     ],

@@ -28,7 +28,7 @@ def test_only_what_is_drawn_depends_on_names_and_colours() -> None:
 def test_dvc_tracks_the_class_table_where_it_is_drawn_and_nowhere_else() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     table = "data/${item.dataset}/classes.json"
-    using = {name.partition("_")[0] for name, stage in stages.items() if table in stage["deps"]}
+    using = {name.partition("_")[0] for name, stage in stages.items() if table in stage.get("deps", [])}
     assert using == {"evaluate"}, "the report follows: it depends on all runs"
     assert {name for name, stage in stages.items() if "datasets.${item.dataset}" in stage["params"]} == {
         *READ_AS,
