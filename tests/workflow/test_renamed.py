@@ -30,7 +30,7 @@ def test_dvc_tracks_the_class_table_where_it_is_drawn_and_nowhere_else() -> None
     table = "data/${item.dataset}/classes.json"
     using = {name.partition("_")[0] for name, stage in stages.items() if table in stage.get("deps", [])}
     assert using == {"evaluate"}, "the report follows: it depends on all runs"
-    assert {name for name, stage in stages.items() if "datasets.${item.dataset}" in stage["params"]} == {
+    assert {name for name, stage in stages.items() if "datasets.${item.dataset}" in stage.get("params", [])} == {
         *READ_AS,
         "classes",
     }

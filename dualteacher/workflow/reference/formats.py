@@ -71,7 +71,7 @@ stride | number | of the logits, pixels; 1.75 for DPT on patches of 14
 normalisation | mapping | mean and std, RGB in [0, 1]; applied inside the network
 pretrained | mapping | the backbone's start: kind, file, sha256, network in it, number of tensors
 encoder | mapping | only if the backbone is frozen and not in the file: sha256 of its tensors
-classes | list | only in files of `Model.save`: index, name, color of each class
+classes | list | only if written by `Model.save`: index, name, color of each class
 crop | int | side of the training crop, pixels
 inference | mapping | section `inference` of the settings
 cell | mapping | dataset, partition, method, seed
