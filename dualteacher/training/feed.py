@@ -25,13 +25,17 @@ def feed(
     """Batches of steps `first` … `last - 1`. A worker's UserError is raised again in one line."""
     plan = plan_for(dataset, takes, workers)
     pin = device.type == "cuda"
+    source = loader.batches(dataset, takes, first, last, workers=plan.workers, prefetch=plan.prefetch, pin=pin)
+    iterator = iter(source)
     try:
-        yield from loader.batches(dataset, takes, first, last, workers=plan.workers, prefetch=plan.prefetch, pin=pin)
+        yield from iterator
     except UserError as error:  # torch prepends the worker's traceback to the message
         raise UserError(str(error).rpartition("UserError: ")[2]) from None
     except StopWaiting:
         if plan.workers:
             _kill_loaders()
+            # A process killed in a critical section never releases its lock, for which torch would wait for ever.
+            vars(iterator)["_shutdown"] = True
         raise
 
 

@@ -270,6 +270,24 @@ def test_a_run_with_little_shared_memory_loads_with_fewer_processes_and_says_so(
     assert f"loading with {words}" in message and "docker run --shm-size" in message
 
 
+def test_a_stop_does_not_wait_for_locks_of_killed_loader_processes(monkeypatch):
+    """Whoever is killed inside `Event.is_set` keeps the lock that the DataLoader's shutdown needs."""
+    stream = loader.Stream("labelled", np.arange(4), 0)
+
+    class Stopped:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise StopWaiting
+
+    stopped = Stopped()
+    monkeypatch.setattr(loader, "batches", lambda *_, **__: stopped)
+    with pytest.raises(StopWaiting):
+        list(feed.feed(dataset(8), [loader.Take(stream, 2, slice(0, 2))], 0, 1, 1, torch.device("cpu")))
+    assert stopped._shutdown
+
+
 def test_enough_room_is_not_mentioned(monkeypatch, caplog):
     monkeypatch.setattr(shared_memory, "room", lambda: Room(64 * MB, 64 * MB))
     takes = [loader.Take(loader.Stream("labelled", np.arange(4), 0), 2, slice(0, 2))]
