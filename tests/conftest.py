@@ -58,7 +58,7 @@ LONGEST = (
 )
 
 
-KERNELS = [sys.executable, "-m", "tests.kernels"]
+KERNELS = [sys.executable, "-c", "from dualteacher.workflow import precompile; precompile.kernels()"]
 
 
 @pytest.fixture(scope="session")

@@ -68,4 +68,13 @@ def report() -> None:
     run_stage("report")
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (*(download, prepare, classes, partition, warmup, train, evaluate, report),)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    download,
+    prepare,
+    classes,
+    partition,
+    warmup,
+    train,
+    evaluate,
+    report,
+)

@@ -13,6 +13,7 @@ from dualteacher.data import partition
 from dualteacher.data.pack import Pack
 from dualteacher.labelling import choice
 from dualteacher.labelling.observe import VIEWS, Observer
+from dualteacher.models import saved
 from dualteacher.system import files, paths
 from dualteacher.system.console import logger
 from dualteacher.system.errors import UserError
@@ -34,8 +35,7 @@ def open_data(cell: paths.Cell, description: dict[str, Any]) -> tuple[Pack, part
     """Return the training images and their roles; UserError if they have changed since the network was trained."""
     table = paths.Partition(cell.dataset, cell.partition, cell.seed).table
     pack, roles = Pack(paths.Dataset(cell.dataset).train), partition.read(table)
-    trained_on = description.get("images_sha256", {}).get("train", pack.content_hash)  # missing in older files
-    if files.sha256(table) != description["partition_sha256"] or trained_on != pack.content_hash:
+    if files.sha256(table) != description["partition_sha256"] or not saved.knows(description, "train", pack):
         raise UserError(f"{cell.student}: {table} or its images have changed since training; train again")
     return pack, roles
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dualteacher import settings
 from dualteacher.data.channels import RGB, Channels
+from dualteacher.data.pack import Pack
 from dualteacher.models import conversion, tensors
 from dualteacher.models.segmenter import Segmenter, build
 from dualteacher.system import paths
@@ -47,6 +48,12 @@ def save(path: Path, segmenter: Segmenter, description: Mapping[str, Any], *, wh
         state = segmenter.trained_state()
         about["encoder"] = {"sha256": _hash(segmenter.backbone.state_dict())}
     tensors.write(path, "segmenter", state, about)
+
+
+def knows(description: Mapping[str, Any], split: str, pack: Pack) -> bool:
+    """Whether a network was trained beside just these images and masks; True for older files, which do not say."""
+    recorded = description.get("images_sha256", {}).get(split)
+    return recorded is None or recorded == pack.content_hash
 
 
 def names_encoder(segmenter: Segmenter) -> bool:

@@ -38,8 +38,7 @@ def run(settings: Settings, dataset: str, partition: str, method: str, seed: int
     model, description = saved.load(cell.student)
     val = Pack(paths.Dataset(dataset).val)
     classes = class_table.read(dataset)
-    trained_beside = description.get("images_sha256", {}).get("val", val.content_hash)  # missing in older files
-    if not model.num_classes == val.num_classes == len(classes) or trained_beside != val.content_hash:
+    if not model.num_classes == val.num_classes == len(classes) or not saved.knows(description, "val", val):
         val.check()  # damage is another matter
         raise UserError(f"{cell.student}: its classes or images differ from those of {val.path}; train it again")
     description["classes"] = class_table.as_json(classes)

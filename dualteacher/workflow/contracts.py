@@ -117,7 +117,8 @@ CONTRACTS = (
         inputs=(DATA.val, DATA.classes, SPLIT.table, CELL.student, CELL.history, BACKBONE),  # read if it is frozen
         outputs=(
             *(CELL.metrics, CELL.per_class, CELL.per_image, CELL.confusion, CELL.model_card, CELL.gallery),
-            *(CELL.pictures, CELL.classes),
+            CELL.pictures,
+            CELL.classes,
         ),
         params=("inference", "evaluate", "runtime.precision"),
     ),

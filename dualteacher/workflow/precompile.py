@@ -28,22 +28,27 @@ def bytecode() -> None:
 
 
 def kernels() -> None:
-    """Run the Numba kernels of training and evaluation once; Numba keeps them. GPUs do not use them."""
+    """Call each Numba kernel once, with the types that training and evaluation use; Numba keeps them."""
+    import numpy as np
+
+    from dualteacher.core.upsampling import cpu, numba_kernels
+
+    logits, label = np.zeros((1, 2, 2, 3), np.float32), np.zeros((1, 4, 4), np.int64)
+    for weight in (None, np.ones((1, 4, 4), np.float32)):
+        cpu.cross_entropy(logits, label, weight, 255)
+    for with_confidence in (False, True):
+        cpu.label_and_confidence(logits, (4, 4), with_confidence)
+    cpu.enlarge(logits, (4, 4))
+    numba_kernels.count_pairs(np.zeros(4, np.uint8), np.zeros(4, np.int64), 3, 255, np.zeros(11, np.int64))
+
+
+def kernels_of_jobs() -> None:
+    """`kernels`, unless the jobs run on a GPU, which does not use them."""
     import torch
 
-    if torch.cuda.is_available():
-        return
-    from dualteacher.core import upsampling
-    from dualteacher.core.upsampling import numba_kernels
-
-    logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
-    label = torch.zeros(1, 16, 16, dtype=torch.int64)
-    upsampling.cross_entropy_sum(logits, label)[0].backward()
-    upsampling.label_and_confidence(logits, (16, 16))
-    found = upsampling.argmax(logits, (16, 16)).flatten()
-    target, counts = torch.zeros(256, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64)
-    numba_kernels.count_pairs(target.numpy(), found.numpy(), 2, 255, counts.numpy())
+    if not torch.cuda.is_available():
+        kernels()
 
 
 if __name__ == "__main__":
-    {"bytecode": bytecode, "kernels": kernels}[sys.argv[1]]()
+    {"bytecode": bytecode, "kernels": kernels_of_jobs}[sys.argv[1]]()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,30 @@ from dualteacher.data.class_table import ClassInfo
 from dualteacher.data.pack import Pack, PackWriter, Sample, encode_array
 from dualteacher.models import segmenter, weights
 from dualteacher.system import files, paths
+from dualteacher.training import loop
 from dualteacher.workflow import presets
 
 ROOT = Path(__file__).parent.parent.parent
 CLASSES = [ClassInfo("ground", (120, 90, 60)), ClassInfo("disc", (200, 30, 30)), ClassInfo("bar", (30, 30, 200))]
+
+
+class Stopped(Exception):
+    pass
+
+
+@contextmanager
+def stopped_at(step: int) -> Iterator[None]:
+    """The run inside is killed instead of saving its checkpoint of this step."""
+    original = loop.checkpoint
+
+    def checkpoint(job, optimizer, progress):
+        if progress.step == step:
+            raise Stopped
+        return original(job, optimizer, progress)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(loop, "checkpoint", checkpoint)
+        yield
 
 
 def png(array: np.ndarray) -> bytes:

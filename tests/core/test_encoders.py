@@ -17,9 +17,8 @@ from dualteacher.models import conversion, saved, timm_backbones
 from dualteacher.models.segmenter import build
 from dualteacher.stages import evaluate, train, warmup
 from dualteacher.system import paths
-from dualteacher.training import loop
 
-from .conftest import prepare, toy_settings
+from .conftest import prepare, stopped_at, toy_settings
 
 # backbone: head, and the sizes that timm makes it with; test_plain_transformer.py and test_frozen.py have a plain ViT
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -61,17 +60,7 @@ def test_it_trains_resumes_to_the_byte_evaluates_and_predicts(section, freeze, t
     for path in (CELL.student, CELL.history):
         path.unlink()
 
-    class Stop(Exception):
-        pass
-
-    def interrupt(job, optimizer, progress):
-        if progress.step == 3:
-            raise Stop
-        return checkpoint(job, optimizer, progress)
-
-    checkpoint = loop.checkpoint
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(loop, "checkpoint", interrupt)
+    with stopped_at(3):
         train.run(settings, "toy", "some", CELL.method, 0)
     assert list(paths.CHECKPOINTS.rglob("step000000002.pt"))
     train.run(settings, "toy", "some", CELL.method, 0)

@@ -12,9 +12,8 @@ from dualteacher.models import saved
 from dualteacher.settings import Settings
 from dualteacher.stages import train, warmup
 from dualteacher.system import paths
-from dualteacher.training import loop
 
-from .conftest import prepare, toy_settings
+from .conftest import prepare, stopped_at, toy_settings
 from .test_training import hashes, run_all
 
 
@@ -28,24 +27,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 @pytest.mark.parametrize("method", ["dual_teacher", "unimatch", "unimatch_v2"])
-def test_a_stopped_run_ends_with_the_same_bytes(project, method, monkeypatch) -> None:
+def test_a_stopped_run_ends_with_the_same_bytes(project, method) -> None:
     expected = run_all(project, method)
     eager = project.model_copy(update={"runtime": project.runtime.model_copy(update={"checkpoint_minutes": 0.0})})
-    original = loop.checkpoint
-
-    class Stop(Exception):
-        pass
-
-    def interrupt(job, optimizer, progress):
-        if progress.step == 3:
-            raise Stop
-        return original(job, optimizer, progress)
-
     cell = paths.Cell("toy", "some", method, 0)
     for path in (cell.student, cell.history):
         path.unlink()
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(loop, "checkpoint", interrupt)
+    with stopped_at(3):
         train.run(eager, "toy", "some", method, 0)
     assert list(paths.CHECKPOINTS.rglob("step000000002.pt"))
     train.run(project, "toy", "some", method, 0)

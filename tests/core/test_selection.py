@@ -23,7 +23,7 @@ from dualteacher.stages import evaluate, train, warmup
 from dualteacher.system import paths
 from dualteacher.training import calibration, loop, run, snapshots
 
-from .conftest import toy_settings, write_pack
+from .conftest import stopped_at, toy_settings, write_pack
 
 
 def prepare(settings: Settings, held_out: int) -> Pack:
@@ -108,22 +108,12 @@ def test_resume_keeps_the_best_epoch(project, monkeypatch):
     expected = [path.read_bytes() for path in outputs]
     history = pd.read_parquet(where.history)
     best = history["held_out_miou"].idxmax()
-    original = loop.checkpoint
     stop = max(2 * (int(best) + 1) + 1, 3)  # after the best epoch, in the middle of another, unless it is the last
-
-    class Stop(Exception):
-        pass
-
-    def interrupt(job, optimizer, progress):
-        if progress.step == min(stop, 7) + 1 or progress.step == 7:
-            raise Stop
-        return original(job, optimizer, progress)
 
     for path in outputs:
         path.unlink()
     eager = project.model_copy(update={"runtime": project.runtime.model_copy(update={"checkpoint_minutes": 0.0})})
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(loop, "checkpoint", interrupt)
+    with stopped_at(min(stop + 1, 7)):
         train.run(eager, "toy", "some", "fixmatch", 0)
     assert list(paths.CHECKPOINTS.rglob("*.pt"))
     train.run(project, "toy", "some", "fixmatch", 0)

@@ -29,7 +29,7 @@ from dualteacher.training.checkpoint import Mark, Store, mark_of
 from dualteacher.training.job import steps_per_epoch, total_steps
 from dualteacher.training.optimizer import rate_factor
 
-from .conftest import ROOT, prepare, toy_settings, without_norm
+from .conftest import ROOT, prepare, stopped_at, toy_settings, without_norm
 
 CELL = ("toy", "some", "dual_teacher", 0)
 
@@ -133,28 +133,16 @@ def test_the_mean_of_the_teachers_is_what_is_kept(project, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["supervised", "mean_teacher", "dual_teacher", "dual_teacher_balanced"])
-def test_resume_at_every_step_is_exact(project, method, monkeypatch):
+def test_resume_at_every_step_is_exact(project, method):
     """Stop a run after each step in turn; what it then finishes is the undisturbed run's bytes."""
     if method == "dual_teacher_balanced":  # running sums and the moving average are saved too
         project = averaged(project)
     expected = run_all(project, method)
     eager = project.model_copy(update={"runtime": project.runtime.model_copy(update={"checkpoint_minutes": 0.0})})
-    original = loop.checkpoint
-
-    class Stop(Exception):
-        pass
-
     for stop in (1, 3, 4):
-
-        def interrupt(job, optimizer, progress, stop=stop):
-            if progress.step == stop + 1:
-                raise Stop
-            return original(job, optimizer, progress)
-
         for path in (paths.Cell("toy", "some", method, 0).student, paths.Cell("toy", "some", method, 0).history):
             path.unlink()
-        with monkeypatch.context() as patch, pytest.raises(Stop):
-            patch.setattr(loop, "checkpoint", interrupt)
+        with stopped_at(stop + 1):
             train.run(eager, "toy", "some", method, 0)
         assert list(paths.CHECKPOINTS.rglob(f"step{stop:09d}.pt"))
         train.run(project, "toy", "some", method, 0)

@@ -26,6 +26,20 @@ def started(backbone: str, folder: Path) -> Segmenter:
     return build(section, 3, paths.backbone_weights(backbone), drop_path=0.0).eval()
 
 
+def same_maps(
+    segmenter: Segmenter, theirs: torch.nn.Module, norm: torch.nn.Module, extra: int, grid: tuple[int, int]
+) -> None:
+    """Each block's map is theirs, normalised. extra: tokens before those of the patches."""
+    patch = segmenter.backbone.model.patch_embed.patch_size[0]
+    image = torch.rand(2, 3, grid[0] * patch, grid[1] * patch)
+    with torch.no_grad():
+        normalised = (image - segmenter.mean) / segmenter.std
+        blocks = theirs(pixel_values=normalised, output_hidden_states=True).hidden_states[1:]
+        for ours, block in zip(segmenter.features(image), blocks, strict=True):
+            wanted = norm(block)[:, extra:].transpose(1, 2).unflatten(2, grid)
+            torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("backbone", "kind", "registers"),
     [("vit_small_patch14_dinov2", "Dinov2", 0), ("vit_small_patch14_reg4_dinov2", "Dinov2WithRegisters", 4)],
@@ -45,14 +59,7 @@ def test_features_are_those_of_transformers(
     )  # fmt: skip
     theirs = randomised(getattr(transformers, f"{kind}Model")(config))
     theirs.save_pretrained(tmp_path)
-    segmenter = started(backbone, tmp_path)
-    image = torch.rand(2, 3, 518, 518)
-    with torch.no_grad():
-        normalised = (image - segmenter.mean) / segmenter.std
-        blocks = theirs(pixel_values=normalised, output_hidden_states=True).hidden_states[1:]
-        for ours, block in zip(segmenter.features(image), blocks, strict=True):
-            wanted = theirs.layernorm(block)[:, 1 + registers :].transpose(1, 2).unflatten(2, (37, 37))
-            torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
+    same_maps(started(backbone, tmp_path), theirs, theirs.layernorm, 1 + registers, (37, 37))
 
 
 @pytest.mark.parametrize(
@@ -78,11 +85,4 @@ def test_dinov3_too(
         if name.endswith(("q_proj.bias", "v_proj.bias")) and not biases:
             torch.nn.init.zeros_(parameter)
     theirs.save_pretrained(tmp_path)
-    segmenter = started(backbone, tmp_path)
-    image = torch.rand(2, 3, 96, 64)
-    with torch.no_grad():
-        normalised = (image - segmenter.mean) / segmenter.std
-        blocks = theirs(pixel_values=normalised, output_hidden_states=True).hidden_states[1:]
-        for ours, block in zip(segmenter.features(image), blocks, strict=True):
-            wanted = theirs.norm(block)[:, 5:].transpose(1, 2).unflatten(2, (6, 4))
-            torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
+    same_maps(started(backbone, tmp_path), theirs, theirs.norm, 5, (6, 4))

@@ -22,14 +22,13 @@ def load() -> None:
     import torch
 
     from dualteacher import commands, stages
-    from dualteacher.workflow import sources
-    from tests import kernels
+    from dualteacher.workflow import precompile, sources
 
     for package in (commands, stages):
         for module in pkgutil.iter_modules(package.__path__):
             import_module(f"{package.__name__}.{module.name}")
     torch.set_num_threads(1)  # a child of a process with a thread pool may hang
-    kernels.load()
+    precompile.kernels()
     for stage in ("warmup", "train"):
         sources.closure(stage, Path(__file__).parents[2])
 

@@ -107,6 +107,8 @@ def cut(source: Path, target: Path, side: int = TILE, scale: int = 2, fold: int 
 def dataset(data: str, fold: int = 1) -> tuple[str, dict[str, Any]]:
     """The name and the settings of a data set. Fold 2 has other validation images."""
     suffix = "" if fold == 1 else str(fold)
+    if suffix and data in ("bluemarble", "textures"):
+        raise SystemExit(f"{data}: has no second fold")
     if data == "bluemarble":
         return data, presets.load("bluemarble")["datasets"][data]
     if data == "landcover":

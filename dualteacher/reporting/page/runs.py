@@ -94,15 +94,16 @@ def _yaml(parameters: dict[str, Any]) -> str:
 def _changed(parameters: dict[str, Any], results: Results) -> list[str]:
     """Parameters of the run that differ from the current params.yaml: "train.steps: 300, now 600"."""
     everything = results.settings.model_dump(mode="json")
+    if everything["runtime"]["precision"] == "auto":  # the run records what that chose
+        everything["runtime"]["precision"] = parameters.get("runtime", {}).get("precision")
     now = everything | {"method": everything["methods"].get(parameters["cell"][2])}
-    chosen = {"precision"} if everything["runtime"]["precision"] == "auto" else set()  # the run records the choice
     found = []
     for section, values in parameters.items():
         if section in now and isinstance(values, dict) and isinstance(now[section], dict):
             found += [
                 f"{section}.{key}: {value}, now {now[section].get(key, 'absent')}"
                 for key, value in values.items()
-                if value != now[section].get(key) and not (section == "runtime" and key in chosen)
+                if value != now[section].get(key)
             ]
     return found
 
